@@ -1,0 +1,1 @@
+"""The upstream protocols: one module per stack and transport."""

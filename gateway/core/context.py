@@ -1,0 +1,46 @@
+"""What accompanies one request on its way through the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+PHASES = ("decode", "queue", "upstream", "encode")
+
+
+@dataclass(slots=True)
+class Timings:
+    """Where one request's time went, in seconds, by phase: decode, queue, upstream, encode."""
+
+    started: float = field(default_factory=perf_counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time of the body to phase `name`, whether it ends or raises."""
+        begin = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - begin
+
+    def server_timing(self) -> str:
+        """The value of the `Server-Timing` header (W3C Server Timing), durations in milliseconds."""
+        total = perf_counter() - self.started
+        parts = [f"{name};dur={self.seconds.get(name, 0.0) * 1e3:.3f}" for name in PHASES]
+        return ", ".join([*parts, f"total;dur={total * 1e3:.3f}"])
+
+
+@dataclass(slots=True)
+class CallContext:
+    """One call: who asked through which protocol, until when, and where its time went.
+
+    `deadline` is an instant of the gateway's `Clock`, in seconds.
+    """
+
+    request_id: str
+    protocol: str
+    deadline: float
+    timings: Timings = field(default_factory=Timings)

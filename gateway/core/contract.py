@@ -1,0 +1,256 @@
+"""The data contract of a model: what goes in, what comes out, and how far two variants may differ.
+
+Written as `contract.json` when a model is exported; read by the gateway, the TorchServe handler, the load
+tests and the parity check.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, TensorSpec
+from gateway.core.tensor import DATATYPES, FLOAT_DATATYPES, Tensor
+
+SCHEMA = 1
+
+
+class ContractError(ValueError):
+    """Raised when a contract file is not one, naming the file's field and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Two outputs agree where |a - b| <= atol + rtol * |b|."""
+
+    atol: float = 1e-5
+    rtol: float = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far the variants' outputs were apart on the test set, measured at export.
+
+    `max_scaled` is max |a - b| / (1 + |b|); `argmax_agreement` is a share of 1, None for a regression.
+    """
+
+    passed: bool
+    max_abs: float
+    max_scaled: float
+    argmax_agreement: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelContract:
+    """One model's tensors and limits. `batch_cap` is None where dimension 0 is not a batch.
+
+    `variants` maps the name of an export to the stack that serves it.
+    """
+
+    name: str
+    version: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch_cap: int | None = None
+    finite: Literal["required", "allowed"] = "required"
+    class_labels: tuple[str, ...] = ()
+    tolerance: Tolerance = Tolerance()
+    parity: Parity | None = None
+    variants: Mapping[str, str] | None = None
+
+    def to_json(self) -> str:
+        """The text of `contract.json`."""
+        document: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
+        for side in ("inputs", "outputs"):
+            document[side] = [spec.as_json() for spec in getattr(self, side)]
+        return json.dumps(document, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str = "contract.json") -> ModelContract:
+        """Reads `contract.json`; raises ContractError naming `source` and the field at fault."""
+        try:
+            document = json.loads(text)
+        except ValueError as exc:
+            raise ContractError(f"{source}: not JSON: {exc}") from exc
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise ContractError(f"{source}: expected an object with schema {SCHEMA}")
+        try:
+            parity = document.get("parity")
+            contract = cls(
+                name=str(document["name"]),
+                version=int(document["version"]),
+                inputs=_specs(document, "inputs"),
+                outputs=_specs(document, "outputs"),
+                batch_cap=document.get("batch_cap"),
+                finite=cast(Literal["required", "allowed"], document.get("finite", "required")),
+                class_labels=tuple(document.get("class_labels") or ()),
+                tolerance=Tolerance(**(document.get("tolerance") or {})),
+                parity=Parity(**parity) if parity else None,
+                variants=document.get("variants"),
+            )
+        except KeyError as exc:
+            raise ContractError(f"{source}: field {exc} is missing") from exc
+        except (TypeError, ValueError) as exc:
+            raise ContractError(f"{source}: {exc}") from exc
+        if contract.finite not in ("required", "allowed"):
+            raise ContractError(f"{source}: finite is '{contract.finite}'; expected 'required' or 'allowed'")
+        return contract
+
+    @classmethod
+    def load(cls, path: Path) -> ModelContract:
+        """Reads the file at `path`; raises ContractError where it is missing or not a contract."""
+        try:
+            return cls.from_json(path.read_bytes(), str(path))
+        except OSError as exc:
+            raise ContractError(f"{path}: {exc.strerror}; `twinserve models build` writes contracts") from exc
+
+    def metadata(self, versions: tuple[int, ...]) -> ModelMetadata:
+        """The model metadata that clients see."""
+        return ModelMetadata(self.name, versions, "twinserve", self.inputs, self.outputs)
+
+    def input(self, name: str) -> TensorSpec:
+        """The input called `name`; raises INVALID_INPUT listing the inputs there are."""
+        for spec in self.inputs:
+            if spec.name == name:
+                return spec
+        expected = ", ".join(f"'{spec.name}'" for spec in self.inputs)
+        raise GatewayError(
+            Cause.INVALID_INPUT, f"model '{self.name}' has no input '{name[:64]}'; its inputs are {expected}"
+        )
+
+    def check_request(self, request: InferenceRequest) -> InferenceRequest:
+        """The request with its inputs in the contract's order; raises INVALID_INPUT naming what does not fit."""
+        by_name: dict[str, Tensor] = {}
+        for tensor in request.inputs:
+            if tensor.name in by_name:
+                raise GatewayError(Cause.INVALID_INPUT, f"input '{tensor.name}' is given twice")
+            by_name[tensor.name] = tensor
+            self._check_input(self.input(tensor.name), tensor)
+        for spec in self.inputs:
+            if spec.name not in by_name:
+                raise GatewayError(
+                    Cause.INVALID_INPUT,
+                    f"input '{spec.name}' is missing; model '{self.name}' expects {_described(spec)}",
+                )
+        self._check_batch(request.inputs)
+        known = {spec.name for spec in self.outputs}
+        for name in request.wanted:
+            if name not in known:
+                expected = ", ".join(f"'{name}'" for name in sorted(known))
+                raise GatewayError(
+                    Cause.INVALID_INPUT, f"model '{self.name}' has no output '{name[:64]}'; its outputs are {expected}"
+                )
+        return replace(request, inputs=tuple(by_name[spec.name] for spec in self.inputs))
+
+    def check_response(self, request: InferenceRequest, response: InferenceResponse) -> InferenceResponse:
+        """The response with the wanted outputs in order; raises UPSTREAM_BAD_REPLY where it breaks the contract."""
+        by_name = {tensor.name: tensor for tensor in response.outputs}
+        wanted = request.wanted or tuple(spec.name for spec in self.outputs)
+        specs = {spec.name: spec for spec in self.outputs}
+        outputs = []
+        for name in wanted:
+            tensor = by_name.get(name)
+            if tensor is None:
+                raise _bad_reply(self.name, f"output '{name}' is missing")
+            spec = specs[name]
+            if tensor.datatype != spec.datatype or not _shape_fits(tensor.shape, spec.shape):
+                raise _bad_reply(
+                    self.name,
+                    f"output '{name}' is {tensor.datatype} {list(tensor.shape)}; the contract says {_described(spec)}",
+                )
+            if self.batch_cap is not None and tensor.shape[0] != request.inputs[0].shape[0]:
+                raise _bad_reply(
+                    self.name, f"output '{name}' has {tensor.shape[0]} rows for {request.inputs[0].shape[0]} asked"
+                )
+            if self.finite == "required" and not _all_finite(tensor):
+                raise _bad_reply(self.name, f"output '{name}' holds NaN or infinity")
+            outputs.append(tensor)
+        return replace(response, outputs=tuple(outputs))
+
+    def differences(self, metadata: ModelMetadata) -> list[str]:
+        """Where a backend's own metadata disagrees with this contract, both sides named; empty where it agrees."""
+        found = []
+        for side, ours, theirs in (
+            ("input", self.inputs, metadata.inputs),
+            ("output", self.outputs, metadata.outputs),
+        ):
+            others = {spec.name: spec for spec in theirs}
+            for spec in ours:
+                other = others.pop(spec.name, None)
+                if other is None:
+                    found.append(f"{side} '{spec.name}': the contract has {_described(spec)}, the server has none")
+                elif other.datatype != spec.datatype or not _shapes_agree(spec.shape, other.shape):
+                    found.append(
+                        f"{side} '{spec.name}': the contract has {_described(spec)}, the server {_described(other)}"
+                    )
+            found += [
+                f"{side} '{name}': unknown to the contract, the server has {_described(other)}"
+                for name, other in others.items()
+                if side == "input"
+            ]
+        return found
+
+    def _check_input(self, spec: TensorSpec, tensor: Tensor) -> None:
+        if tensor.datatype != spec.datatype:
+            raise GatewayError(
+                Cause.INVALID_INPUT, f"input '{spec.name}' is {tensor.datatype}; expected {spec.datatype}"
+            )
+        if not _shape_fits(tensor.shape, spec.shape):
+            raise GatewayError(
+                Cause.INVALID_INPUT,
+                f"input '{spec.name}' has shape {list(tensor.shape)}; expected {list(spec.shape)} (-1: any size)",
+            )
+        if self.finite == "required" and not _all_finite(tensor):
+            raise GatewayError(
+                Cause.INVALID_INPUT,
+                f"input '{spec.name}' holds NaN or infinity; model '{self.name}' takes finite values",
+            )
+
+    def _check_batch(self, inputs: Sequence[Tensor]) -> None:
+        if self.batch_cap is None:
+            return
+        rows = {tensor.shape[0] for tensor in inputs}
+        if len(rows) > 1:
+            raise GatewayError(Cause.INVALID_INPUT, f"inputs differ in rows: {sorted(rows)}; dimension 0 is the batch")
+        if rows and max(rows) > self.batch_cap:
+            raise GatewayError(
+                Cause.INVALID_INPUT, f"{max(rows)} rows; model '{self.name}' takes at most {self.batch_cap} a request"
+            )
+
+
+def _specs(document: Mapping[str, Any], side: str) -> tuple[TensorSpec, ...]:
+    specs = []
+    for item in document[side]:
+        if item["datatype"] not in DATATYPES:
+            raise ContractError(f"{side}: unknown datatype '{item['datatype']}'")
+        specs.append(TensorSpec(str(item["name"]), item["datatype"], tuple(int(dim) for dim in item["shape"])))
+    if not specs:
+        raise ContractError(f"{side}: at least one tensor is expected")
+    return tuple(specs)
+
+
+def _shape_fits(shape: Sequence[int], spec: Sequence[int]) -> bool:
+    return len(shape) == len(spec) and all(want in (-1, dim) for dim, want in zip(shape, spec, strict=True))
+
+
+def _shapes_agree(ours: Sequence[int], theirs: Sequence[int]) -> bool:
+    # A dimension that either side leaves open agrees with anything.
+    return len(ours) == len(theirs) and all(-1 in (a, b) or a == b for a, b in zip(ours, theirs, strict=True))
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    return tensor.datatype not in FLOAT_DATATYPES or bool(np.isfinite(tensor.array).all())
+
+
+def _described(spec: TensorSpec) -> str:
+    return f"{spec.datatype} {list(spec.shape)}"
+
+
+def _bad_reply(model: str, what: str) -> GatewayError:
+    return GatewayError(Cause.UPSTREAM_BAD_REPLY, f"the model server's reply for '{model}' breaks its contract: {what}")

@@ -1,0 +1,47 @@
+"""How the layers report what happened, without knowing what counts it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gateway.core.errors import Cause
+
+
+class Observer(Protocol):
+    """Told once about each request and each upstream call. Implementations must not raise or block."""
+
+    def request_finished(
+        self, *, model: str, version: int | None, stack: str, protocol: str, cause: Cause | None, seconds: float
+    ) -> None:
+        """A client's request ended; `cause` is None for a result. Unknown models come as ''."""
+        ...
+
+    def attempt_finished(self, *, model: str, endpoint: str, stack: str, cause: Cause | None, seconds: float) -> None:
+        """One upstream call ended."""
+        ...
+
+    def endpoint_seen(self, *, endpoint: str, stack: str, server: str, stand_in: bool) -> None:
+        """An endpoint answered and said what it is."""
+        ...
+
+    def slots_changed(self, *, endpoint: str, busy: int, queued: int) -> None:
+        """The endpoint's taken slots or its queue changed."""
+        ...
+
+
+class NullObserver:
+    """Counts nothing."""
+
+    def request_finished(
+        self, *, model: str, version: int | None, stack: str, protocol: str, cause: Cause | None, seconds: float
+    ) -> None:
+        """Ignored."""
+
+    def attempt_finished(self, *, model: str, endpoint: str, stack: str, cause: Cause | None, seconds: float) -> None:
+        """Ignored."""
+
+    def endpoint_seen(self, *, endpoint: str, stack: str, server: str, stand_in: bool) -> None:
+        """Ignored."""
+
+    def slots_changed(self, *, endpoint: str, busy: int, queued: int) -> None:
+        """Ignored."""

@@ -1,0 +1,1 @@
+"""The gRPC front ends, one grpc.aio server."""

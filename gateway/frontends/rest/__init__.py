@@ -1,0 +1,1 @@
+"""The REST front ends, one FastAPI application."""

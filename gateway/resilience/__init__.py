@@ -1,0 +1,1 @@
+"""Middleware that keeps one request, or one endpoint, from harming the others."""

@@ -1,0 +1,1 @@
+"""Locust measures both stacks, direct and through the gateway."""

@@ -1,0 +1,1 @@
+"""Train, convert, export and verify the models; torch and tensorflow live here."""

@@ -1,0 +1,1 @@
+"""One module per variant that a trained model is exported to."""

@@ -1,0 +1,1 @@
+"""The model servers and how to run them."""

@@ -1,0 +1,1 @@
+"""TensorFlow Serving: its configuration, and the stand-in for where it cannot run."""

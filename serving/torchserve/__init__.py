@@ -1,0 +1,1 @@
+"""Our TorchServe: its handler and configuration."""

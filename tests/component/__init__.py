@@ -1,0 +1,1 @@
+"""The whole gateway in one process, with fake model servers."""

@@ -1,0 +1,1 @@
+"""One case table over every front end and every backend."""

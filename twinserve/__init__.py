@@ -1,0 +1,1 @@
+"""The command line: composes the verbs of the other packages."""

@@ -1,0 +1,67 @@
+"""`python -m gateway --config gateway.yaml`: one worker, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from gateway import __version__
+from gateway.core.contract import ContractError, ModelContract
+from gateway.server import Addresses, load_contracts, serve
+from gateway.settings import Settings, SettingsError, load
+from gateway.telemetry.logging import configure
+
+# The status that uvicorn too ends with when a start fails.
+EXIT_NOT_STARTED = 3
+
+logger = logging.getLogger("gateway")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the gateway; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="gateway", description="One door in front of TorchServe and TensorFlow Serving."
+    )
+    parser.add_argument(
+        "--config", type=Path, default=Path("gateway.yaml"), help="the configuration (default: %(default)s)"
+    )
+    parser.add_argument("--version", action="version", version=f"twinserve gateway {__version__}")
+    options = parser.parse_args(arguments)
+    try:
+        settings = load(options.config)
+        configure(settings.log_level, sys.stderr)
+        contracts = load_contracts(settings)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, contracts))
+    except (SettingsError, ContractError) as exc:
+        print(f"gateway: {exc}", file=sys.stderr)
+        return EXIT_NOT_STARTED
+    return 0
+
+
+async def _serve(settings: Settings, contracts: dict[str, ModelContract]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, contracts, stop, _announce)
+
+
+def _announce(addresses: Addresses) -> None:
+    logger.info(
+        "listening on http://%s:%d and grpc://%s:%d",
+        addresses.host,
+        addresses.rest_port,
+        addresses.host,
+        addresses.grpc_port,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""From a model to an endpoint: the policy picks among the targets that are fit, and the endpoint's stack is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from gateway.core.backend import Handler, compose
+from gateway.core.context import CallContext
+from gateway.core.contract import ModelContract
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, ServedBy
+from gateway.core.tensor import Tensor
+from gateway.routing.endpoint import Endpoint, Status, Target, Verdict
+from gateway.routing.health import HealthMonitor
+from gateway.routing.policies import eligible
+
+# A refusal by an endpoint's own gate: nothing was sent, so the next candidate is asked at no cost.
+REFUSED_AT_THE_GATE = frozenset({Cause.OVERLOADED, Cause.NOT_READY})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One model: its contract, where it is served, and its version labels."""
+
+    contract: ModelContract
+    targets: tuple[Target, ...]
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+class Router:
+    """Sends each request to one endpoint. Holds no state of its own beside the prepared handlers."""
+
+    def __init__(self, routes: Mapping[str, Route], endpoints: Mapping[str, Endpoint], health: HealthMonitor) -> None:
+        self._routes = dict(routes)
+        self._endpoints = dict(endpoints)
+        self._health = health
+        self._handlers = {
+            (name, index): compose(
+                _call(endpoints[target.endpoint], target, route.contract), *endpoints[target.endpoint].middleware
+            )
+            for name, route in self._routes.items()
+            for index, target in enumerate(route.targets)
+        }
+
+    def models(self) -> tuple[str, ...]:
+        """The models that have a route."""
+        return tuple(self._routes)
+
+    def route(self, model: str) -> Route:
+        """The route of a model; raises MODEL_NOT_FOUND."""
+        try:
+            return self._routes[model]
+        except KeyError:
+            raise GatewayError(Cause.MODEL_NOT_FOUND, f"unknown model '{model[:128]}'") from None
+
+    def resolve(self, spec: ModelSpec) -> ModelSpec:
+        """`spec` with its label turned into a version; raises LABEL_NOT_FOUND, SIGNATURE_NOT_FOUND."""
+        route = self.route(spec.name)
+        if spec.signature_name not in (None, "", "serving_default"):
+            raise GatewayError(
+                Cause.SIGNATURE_NOT_FOUND,
+                f"model '{spec.name}' has no signature '{spec.signature_name[:64]}'; it has 'serving_default'",
+            )
+        if spec.label is None:
+            return spec
+        if spec.label not in route.labels:
+            known = ", ".join(f"'{label}'" for label in route.labels) or "none"
+            raise GatewayError(
+                Cause.LABEL_NOT_FOUND, f"model '{spec.name}' has no label '{spec.label[:64]}'; its labels: {known}"
+            )
+        version = route.labels[spec.label]
+        if spec.version not in (None, version):
+            raise GatewayError(
+                Cause.INVALID_INPUT, f"version {spec.version} and label '{spec.label}' (version {version}) contradict"
+            )
+        return replace(spec, version=version, label=None)
+
+    def versions(self, model: str) -> tuple[int, ...]:
+        """The versions that some fit endpoint can answer with, newest first."""
+        verdicts = (self._health.verdict(target) for target in self.route(model).targets)
+        found = {version for verdict in verdicts if verdict.status is Status.READY for version in verdict.versions}
+        return tuple(sorted(found, reverse=True))
+
+    def model_ready(self, spec: ModelSpec) -> bool:
+        """Whether an unpinned request for `spec` would find a fit endpoint."""
+        route = self.route(spec.name)
+        return any(
+            verdict.status is Status.READY and spec.version in (None, *verdict.versions)
+            for verdict in (self._health.verdict(target) for target in route.targets)
+        )
+
+    async def dispatch(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
+        """Sends the request to the first fit target that its policy and its selection allow."""
+        route = self.route(request.model.name)
+        targets = eligible(route.contract, route.targets, self._endpoints, request.selection)
+        fit = self._fit(request.model, targets)
+        refusal: GatewayError | None = None
+        for target, verdict in fit:
+            endpoint = self._endpoints[target.endpoint]
+            handler = self._handlers[(request.model.name, route.targets.index(target))]
+            try:
+                response = await handler(request, context)
+            except GatewayError as exc:
+                if exc.cause not in REFUSED_AT_THE_GATE:
+                    raise
+                refusal = exc
+                continue
+            # TensorFlow Serving's REST answers do not name their version: it is then the newest one, by its own policy.
+            stated = (response.version, request.model.version, *verdict.versions)
+            version = next(number for number in stated if number is not None)
+            return replace(
+                response,
+                model=request.model.name,
+                version=version,
+                id=request.id,
+                served_by=ServedBy(endpoint.name, endpoint.stack, endpoint.server, version),
+            )
+        raise refusal if refusal is not None else self._none_fit(request.model, targets)
+
+    def _fit(self, spec: ModelSpec, targets: list[Target]) -> list[tuple[Target, Verdict]]:
+        verdicts = [(target, self._health.verdict(target)) for target in targets]
+        ready = [(target, verdict) for target, verdict in verdicts if verdict.status is Status.READY]
+        if spec.version is None:
+            return ready
+        having = [(target, verdict) for target, verdict in ready if spec.version in verdict.versions]
+        if ready and not having:
+            found = ", ".join(map(str, ready[0][1].versions))
+            raise GatewayError(
+                Cause.VERSION_NOT_FOUND, f"model '{spec.name}' has no version {spec.version}; its versions: {found}"
+            )
+        return having
+
+    def _none_fit(self, spec: ModelSpec, targets: list[Target]) -> GatewayError:
+        reasons = "; ".join(
+            f"endpoint '{target.endpoint}' is {verdict.status.value}: {verdict.reason}"
+            for target, verdict in ((target, self._health.verdict(target)) for target in targets)
+        )
+        return GatewayError(
+            Cause.NOT_READY, f"no endpoint can answer for model '{spec.name}' now: {reasons}", retry_after_s=1.0
+        )
+
+
+def _call(endpoint: Endpoint, target: Target, contract: ModelContract) -> Handler:
+    """The innermost handler: the server's own names go out, the contract's come back, checked."""
+    theirs = dict(target.names)
+    ours = {their: own for own, their in theirs.items()}
+
+    def renamed(tensors: tuple[Tensor, ...], names: Mapping[str, str]) -> tuple[Tensor, ...]:
+        if not names:
+            return tensors
+        return tuple(Tensor(names.get(item.name, item.name), item.datatype, item.array) for item in tensors)
+
+    async def call(request: InferenceRequest, context: CallContext) -> InferenceResponse:
+        version = request.model.version if request.model.version is not None else target.version
+        spec = replace(request.model, name=target.model, version=version)
+        sent = replace(
+            request,
+            model=spec,
+            inputs=renamed(request.inputs, theirs),
+            wanted=tuple(theirs.get(name, name) for name in request.wanted),
+        )
+        response = await endpoint.backend.infer(sent, context)
+        return contract.check_response(request, replace(response, outputs=renamed(response.outputs, ours)))
+
+    return call

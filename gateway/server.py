@@ -1,0 +1,216 @@
+"""The composition root of one worker: settings -> backends -> endpoints -> router -> data plane -> front ends.
+
+The one place where the parts meet: each receives values, none receives the settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from gateway.backends import registry as backends
+from gateway.core.backend import Backend
+from gateway.core.clock import Clock, SystemClock
+from gateway.core.contract import ModelContract
+from gateway.core.observer import Observer
+from gateway.dataplane import DataPlane
+from gateway.frontends.edge import Limits
+from gateway.frontends.grpc.server import create_server
+from gateway.frontends.rest.app import create_app
+from gateway.resilience.concurrency_limit import ConcurrencyLimit
+from gateway.resilience.deadline import deadline
+from gateway.routing.endpoint import Endpoint, Target
+from gateway.routing.health import HealthMonitor
+from gateway.routing.router import Route, Router
+from gateway.settings import EndpointSettings, LimitSettings, ModelSettings, Settings, SettingsError
+from gateway.telemetry.metrics import PrometheusObserver, render
+from gateway.telemetry.middleware import attempt_metrics
+
+logger = logging.getLogger(__name__)
+
+# Room for the protocol's own bytes around tensors of the largest allowed size.
+REPLY_OVERHEAD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the gateway really listens."""
+
+    host: str
+    rest_port: int
+    grpc_port: int
+
+
+def load_contracts(settings: Settings) -> dict[str, ModelContract]:
+    """The contract of every configured model; raises ContractError or SettingsError naming the file."""
+    contracts = {}
+    for name, model in settings.models.items():
+        contract = ModelContract.load(model.contract)
+        if contract.name != name:
+            raise SettingsError(f"models.{name}: {model.contract} is the contract of '{contract.name}'")
+        contracts[name] = contract
+    return contracts
+
+
+async def serve(
+    settings: Settings,
+    contracts: Mapping[str, ModelContract],
+    stop: asyncio.Event,
+    on_listening: Callable[[Addresses], None] = lambda _: None,
+) -> None:
+    """Serves until `stop` is set, then drains. `on_listening` is told the addresses once both ports are open.
+
+    Raises SettingsError where a port is taken. Every task started here has ended when this returns.
+    """
+    clock = SystemClock()
+    metrics = CollectorRegistry()
+    observer = PrometheusObserver(metrics)
+    async with AsyncExitStack() as cleanup:
+        endpoints = {
+            name: await cleanup.enter_async_context(_connected(name, spec, settings, contracts, clock, observer))
+            for name, spec in settings.endpoints.items()
+        }
+        routes = {name: _route(model, contracts[name]) for name, model in settings.models.items()}
+        health = HealthMonitor(
+            endpoints.values(),
+            {name: (route.contract, route.targets) for name, route in routes.items()},
+            observer=observer,
+        )
+        data_plane = DataPlane(Router(routes, endpoints, health), deadline(clock))
+        limits = _limits(settings.limits)
+        app = create_app(
+            data_plane, limits=limits, observer=observer, clock=clock, render_metrics=lambda: render(metrics)
+        )
+        grpc_server = create_server(data_plane, limits=limits, observer=observer, clock=clock)
+        listener = cleanup.enter_context(_listener(settings.server.host, settings.server.rest_port))
+        try:
+            grpc_port = grpc_server.add_insecure_port(f"{settings.server.host}:{settings.server.grpc_port}")
+        except RuntimeError as exc:
+            raise _taken(settings.server.host, settings.server.grpc_port, "grpc_port") from exc
+        rest_server = _RestServer(app, settings.server.drain_seconds)
+        await cleanup.enter_async_context(_running(health.run(), "health"))
+        await grpc_server.start()
+        cleanup.push_async_callback(grpc_server.stop, settings.server.drain_seconds)
+        data_plane.start()
+        on_listening(Addresses(settings.server.host, listener.getsockname()[1], grpc_port))
+        await _serve_rest_until(stop, rest_server, listener, data_plane)
+
+
+async def _serve_rest_until(
+    stop: asyncio.Event, server: _RestServer, listener: socket.socket, data_plane: DataPlane
+) -> None:
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="rest")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        logger.info("draining")
+        data_plane.drain()
+        stopping.cancel()
+        server.should_exit = True
+        await serving
+
+
+class _RestServer(uvicorn.Server):
+    """uvicorn without signal handlers of its own: signals belong to the process, not to one of its servers."""
+
+    def __init__(self, app: FastAPI, drain_seconds: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ws="none",
+                timeout_graceful_shutdown=max(1, round(drain_seconds)),
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+@asynccontextmanager
+async def _connected(
+    name: str,
+    spec: EndpointSettings,
+    settings: Settings,
+    contracts: Mapping[str, ModelContract],
+    clock: Clock,
+    observer: Observer,
+) -> AsyncIterator[Endpoint]:
+    backend: Backend = backends.connect(
+        stack=spec.stack,
+        transport=spec.transport,
+        rest=spec.rest,
+        grpc=spec.grpc,
+        management=spec.management,
+        server=spec.server,
+        contracts=contracts,
+        max_reply_bytes=settings.limits.body_bytes + REPLY_OVERHEAD_BYTES,
+        clock=clock,
+    )
+    limit = ConcurrencyLimit(name, slots=spec.slots, queue=spec.queue, observer=observer)
+    try:
+        yield Endpoint(name, spec.stack, backend, (limit, attempt_metrics(observer, endpoint=name, stack=spec.stack)))
+    finally:
+        await backend.close()
+
+
+@asynccontextmanager
+async def _running(coroutine: object, name: str) -> AsyncIterator[None]:
+    task: asyncio.Task[None] = asyncio.create_task(coroutine, name=name)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _route(model: ModelSettings, contract: ModelContract) -> Route:
+    targets = tuple(
+        Target(target.endpoint, target.model or contract.name, target.version, target.names, target.variant)
+        for target in model.targets
+    )
+    return Route(contract, targets, model.labels)
+
+
+def _limits(limits: LimitSettings) -> Limits:
+    return Limits(
+        body_bytes=limits.body_bytes,
+        json_bytes=limits.json_bytes,
+        in_flight=limits.in_flight,
+        in_flight_bytes=limits.in_flight_bytes,
+        timeout_s=limits.timeout_ms / 1e3,
+        max_timeout_s=limits.max_timeout_ms / 1e3,
+    )
+
+
+@contextmanager
+def _listener(host: str, port: int) -> Iterator[socket.socket]:
+    """A bound socket: a taken port is a clear message here, and an exit inside uvicorn."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as exc:
+            raise _taken(host, port, "rest_port") from exc
+        yield listener
+
+
+def _taken(host: str, port: int, field: str) -> SettingsError:
+    return SettingsError(f"cannot listen on {host}:{port}; choose another server.{field}")

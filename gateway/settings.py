@@ -1,0 +1,182 @@
+"""The gateway's configuration: one file, `gateway.yaml`, and the only reader of it and of the environment.
+
+Every field can be set in the environment too, as `GATEWAY_SERVER__REST_PORT=8000`; the environment wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class SettingsError(ValueError):
+    """Raised for a configuration that cannot be used; the text names the file, the field and what is allowed."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ServerSettings(_Frozen):
+    """Where the gateway listens."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on; the default is reachable from this machine only."""
+    rest_port: Port = 8000
+    """The port of the REST front ends, `/metrics` and `/docs`; 0 takes any free one."""
+    grpc_port: Port = 8001
+    """The port of the gRPC front ends; 0 takes any free one."""
+    drain_seconds: PositiveFloat = 20
+    """How long requests in flight may take to finish after SIGTERM."""
+
+
+class LimitSettings(_Frozen):
+    """What one client, or all of them together, may ask of the gateway."""
+
+    body_bytes: PositiveInt = 67108864
+    """The largest request, over REST and gRPC."""
+    json_bytes: PositiveInt = 8388608
+    """The largest JSON body; parsing holds the event loop, so larger tensors belong to the gRPC door."""
+    in_flight: PositiveInt = 1024
+    """How many requests may be in the gateway at once."""
+    in_flight_bytes: PositiveInt = 536870912
+    """How many bytes the bodies of all requests in flight may take together."""
+    timeout_ms: PositiveInt = 30000
+    """The deadline of a request that names none."""
+    max_timeout_ms: PositiveInt = 120000
+    """The longest deadline that a client may ask for."""
+
+
+class EndpointSettings(_Frozen):
+    """One address of a model server."""
+
+    stack: Literal["torchserve", "tfserving", "noop"]
+    """What speaks there; `noop` answers zeros from the contract, to measure the gateway itself."""
+    transport: Literal["rest", "grpc"] = "rest"
+    """Which of the server's two protocols requests travel by."""
+    rest: str | None = None
+    """The base URL of the REST port, such as http://127.0.0.1:8080."""
+    grpc: str | None = None
+    """The address of the gRPC port, such as 127.0.0.1:7070."""
+    management: str | None = None
+    """TorchServe's management URL, such as http://127.0.0.1:8081: read only, for readiness and versions."""
+    server: str | None = None
+    """What to call a TensorFlow Serving, which does not say its version, such as `TensorFlow Serving 2.20.0`."""
+    slots: PositiveInt = 4
+    """How many calls may run there at once."""
+    queue: Annotated[int, Field(ge=0)] = 256
+    """How many calls may wait for a slot; the next one is refused."""
+
+    @model_validator(mode="after")
+    def _has_addresses(self) -> Self:
+        needed = {"torchserve": ("rest", "management"), "tfserving": (self.transport,), "noop": ()}[self.stack]
+        if self.stack == "torchserve" and self.transport == "grpc":
+            needed = (*needed, "grpc")
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"stack {self.stack} over {self.transport} also needs: {', '.join(missing)}")
+        return self
+
+
+class TargetSettings(_Frozen):
+    """Where a model is served."""
+
+    endpoint: str
+    """The name of an entry under `endpoints`."""
+    model: str | None = None
+    """The model's name there, where it differs."""
+    version: int | None = None
+    """The one version to use there; without it the server's newest."""
+    names: dict[str, str] = {}
+    """The server's own tensor names, by the contract's, where they differ."""
+    variant: str | None = None
+    """The export that this server runs, where the contract does not say it."""
+
+
+class ModelSettings(_Frozen):
+    """One model's route."""
+
+    contract: Path
+    """The model's contract.json."""
+    policy: Literal["failover"] = "failover"
+    """How a target is chosen: the first fit one, in listed order, within the first target's stack."""
+    targets: Annotated[tuple[TargetSettings, ...], Field(min_length=1)]
+    """Where it is served, the preferred one first."""
+    labels: dict[str, int] = {}
+    """Version labels, such as stable: 1."""
+
+
+class Settings(BaseSettings):
+    """The whole configuration."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="GATEWAY_",
+        env_nested_delimiter="__",
+        use_attribute_docstrings=True,
+    )
+
+    server: ServerSettings = ServerSettings()
+    """Where the gateway listens."""
+    limits: LimitSettings = LimitSettings()
+    """What clients may ask of it."""
+    endpoints: Annotated[dict[str, EndpointSettings], Field(min_length=1)]
+    """The model servers, by a name of your own."""
+    models: dict[str, ModelSettings] = {}
+    """The models, by the name that clients use."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe log line written."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, whose content arrives as the init source."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _targets_exist(self) -> Self:
+        for name, model in self.models.items():
+            for target in model.targets:
+                if target.endpoint not in self.endpoints:
+                    known = ", ".join(self.endpoints)
+                    raise ValueError(f"models.{name}: unknown endpoint '{target.endpoint}'; there are {known}")
+        return self
+
+
+def load(path: Path) -> Settings:
+    """Reads `path` and the environment; raises SettingsError. Relative contract paths start at the file's folder."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as exc:
+        raise SettingsError(f"{path}: {exc.strerror}") from exc
+    except yaml.YAMLError as exc:
+        raise SettingsError(f"{path}: not YAML: {exc}") from exc
+    if not isinstance(document, dict):
+        raise SettingsError(f"{path}: expected a mapping with `endpoints` and `models`")
+    _anchor_contracts(document, path.parent)
+    try:
+        return Settings(**document)
+    except ValidationError as exc:
+        lines = [f"  {'.'.join(map(str, error['loc'])) or 'file'}: {error['msg']}" for error in exc.errors()]
+        raise SettingsError("\n".join([f"{path}: not a usable configuration", *lines])) from exc
+
+
+def _anchor_contracts(document: Mapping[str, Any], folder: Path) -> None:
+    models = document.get("models")
+    for model in models.values() if isinstance(models, dict) else ():
+        if isinstance(model, dict) and isinstance(model.get("contract"), str):
+            model["contract"] = str(folder / model["contract"])

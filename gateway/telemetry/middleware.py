@@ -1,0 +1,45 @@
+"""Counts upstream calls, each once, below everything that queues or retries."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+
+from gateway.core.backend import Handler, Middleware
+from gateway.core.context import CallContext
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, InferenceResponse
+from gateway.core.observer import Observer
+
+
+def attempt_metrics(observer: Observer, *, endpoint: str, stack: str) -> Middleware:
+    """Reports each call to `endpoint` with its cause and time, and adds the time to phase `upstream`."""
+
+    def wrap(inner: Handler) -> Handler:
+        async def handle(request: InferenceRequest, context: CallContext) -> InferenceResponse:
+            begin = perf_counter()
+            cause: Cause | None = Cause.INTERNAL
+            try:
+                with context.timings.phase("upstream"):
+                    response = await inner(request, context)
+                cause = None
+            except GatewayError as exc:
+                cause = exc.cause
+                raise
+            except asyncio.CancelledError:
+                # Whoever cancelled knows better which of the two it was; upstream saw an abandoned call either way.
+                cause = Cause.CLIENT_GONE
+                raise
+            finally:
+                observer.attempt_finished(
+                    model=request.model.name,
+                    endpoint=endpoint,
+                    stack=stack,
+                    cause=cause,
+                    seconds=perf_counter() - begin,
+                )
+            return response
+
+        return handle
+
+    return wrap

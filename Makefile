@@ -1,0 +1,62 @@
+# Every target prepares what it needs; `make help` lists them.
+SHELL := /bin/bash -o pipefail
+.DEFAULT_GOAL := help
+.PHONY: help setup demo models up down test lint check-protos protos bench-idle clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/pip install --disable-pip-version-check
+# What pip tells, cut to what takes long: the large downloads and the installation.
+QUIETER := sed -nE 's/^ *((Downloading|Using cached) .*[0-9]{2}\.[0-9] MB.*)/  \1/p; s/^Installing collected packages.*/  Installing .../p'
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+setup: $(READY)  ## A virtual environment in .venv with everything pinned
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	 || { echo "twinserve needs Python 3.11 (TorchServe supports nothing newer). Found: $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up $(VENV): PyTorch, TensorFlow, TorchServe, a Java runtime and the rest."
+	@echo "Downloads about 1.2 GB (4.5 GB where pip picks PyTorch's CUDA build; see TORCH_INDEX_URL in the README),"
+	@echo "takes 3.6 GB of disk and 2 to 6 minutes. The next time this step is skipped."
+	@begin=$$SECONDS; $(PYTHON) -m venv $(VENV) \
+	 && if [ -n "$$TORCH_INDEX_URL" ]; then $(PIP) -c constraints.txt --index-url "$$TORCH_INDEX_URL" torch 2>/dev/null | $(QUIETER); fi \
+	 && $(PIP) -c constraints.txt -e '.[dev]' 2> $(VENV)/pip-errors.log | $(QUIETER) \
+	 || { grep -E 'ERROR|error:' $(VENV)/pip-errors.log >&2; echo "The installation failed; the whole output of errors is in $(VENV)/pip-errors.log" >&2; exit 1; }; \
+	 touch $(READY); echo "Ready after $$((SECONDS - begin)) s."
+
+demo: setup  ## The main job: train, convert, export, verify, serve, predict, load, report
+	@$(BIN)/twinserve demo
+
+models: setup  ## Train and export the models into artifacts/models
+	@$(BIN)/twinserve models build
+
+up: setup  ## Start TorchServe, TF Serving (or its stand-in) and the gateway in the background
+	@$(BIN)/twinserve up --detach
+
+down:  ## Stop what `make up` started
+	@[ ! -x $(BIN)/twinserve ] || $(BIN)/twinserve down
+
+test: setup  ## All tests, real servers included (the models are built first where they are missing)
+	@$(BIN)/pytest -q
+
+lint: setup check-protos  ## Formatting, lint, types and import rules
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+protos: setup  ## Regenerate gateway/_generated from gateway/protos
+	@$(BIN)/python gateway/protos/generate.py
+
+check-protos: protos  ## Fail where gateway/_generated is not what gateway/protos gives
+	@git diff --exit-code --stat -- gateway/_generated
+
+bench-idle: setup  ## The gateway's start time and idle memory
+	@$(BIN)/python -m tests.bench_idle
+
+clean: down  ## Remove the virtual environment, the artifacts and every cache
+	@rm -rf $(VENV) artifacts build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,129 @@
+"""Contracts: the file, the checks on requests and replies, and the comparison with a server's metadata."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gateway.core.contract import ContractError, ModelContract, Parity
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, InferenceResponse, TensorSpec
+from tests.builders import contract, doubled, request, tensor
+
+
+def test_a_contract_survives_its_file() -> None:
+    """What is written is what is read."""
+    written = contract(parity=Parity(True, 1e-6, 1e-7, 1.0), class_labels=("a", "b"))
+    assert ModelContract.from_json(written.to_json()) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{", "not JSON"),
+        ("[]", "schema 1"),
+        ('{"schema": 2}', "schema 1"),
+        ('{"schema": 1, "name": "m", "version": 1, "outputs": []}', "'inputs' is missing"),
+        ('{"schema": 1, "name": "m", "version": 1, "inputs": [], "outputs": []}', "at least one tensor"),
+        (contract().to_json().replace("FP32", "FLOAT"), "unknown datatype 'FLOAT'"),
+        (contract().to_json().replace("required", "maybe"), "finite is 'maybe'"),
+    ],
+)
+def test_a_wrong_contract_file_is_named_with_its_fault(text: str, expected: str) -> None:
+    """The message names the file and what was expected."""
+    with pytest.raises(ContractError, match=expected) as caught:
+        ModelContract.from_json(text, "somewhere/contract.json")
+    assert "somewhere/contract.json" in str(caught.value)
+
+
+def test_a_missing_contract_says_how_to_make_one(tmp_path: Path) -> None:
+    """The message names the command that writes contracts."""
+    with pytest.raises(ContractError, match="twinserve models build"):
+        ModelContract.load(tmp_path / "contract.json")
+
+
+REQUESTS: list[tuple[InferenceRequest, str]] = [
+    (replace(request(), inputs=()), "input 'x' is missing; model 'doubler' expects FP32 \\[-1, 2\\]"),
+    (replace(request(), inputs=(tensor("z", [[1, 2]]),)), "no input 'z'; its inputs are 'x'"),
+    (replace(request(), inputs=(tensor("x", [[1, 2]]),) * 2), "given twice"),
+    (replace(request(), inputs=(tensor("x", [[1, 2]], "FP64"),)), "is FP64; expected FP32"),
+    (request([1.0, 2.0]), "has shape \\[2\\]; expected \\[-1, 2\\]"),
+    (request([[1.0]]), "has shape \\[1, 1\\]"),
+    (request([[1.0, float("nan")]]), "NaN or infinity"),
+    (request([[1.0, 2.0]] * 9), "9 rows; model 'doubler' takes at most 8"),
+    (request(wanted=("w",)), "no output 'w'; its outputs are 'y'"),
+]
+
+
+@pytest.mark.parametrize(("asked", "expected"), REQUESTS)
+def test_a_request_that_breaks_the_contract_is_refused(asked: InferenceRequest, expected: str) -> None:
+    """The message names the input and what was expected."""
+    with pytest.raises(GatewayError, match=expected) as caught:
+        contract().check_request(asked)
+    assert caught.value.cause is Cause.INVALID_INPUT
+
+
+def test_inputs_are_put_in_the_contracts_order() -> None:
+    """Clients may name inputs in any order; servers get one."""
+    two = contract(inputs=(TensorSpec("a", "FP32", (-1,)), TensorSpec("b", "FP32", (-1,))))
+    asked = replace(request(), inputs=(tensor("b", [1]), tensor("a", [2])))
+    assert [item.name for item in two.check_request(asked).inputs] == ["a", "b"]
+
+
+def test_inputs_with_different_rows_are_refused() -> None:
+    """Dimension 0 is one batch for all inputs."""
+    two = contract(inputs=(TensorSpec("a", "FP32", (-1,)), TensorSpec("b", "FP32", (-1,))))
+    with pytest.raises(GatewayError, match="differ in rows"):
+        two.check_request(replace(request(), inputs=(tensor("a", [1]), tensor("b", [1, 2]))))
+
+
+def test_an_empty_batch_is_a_batch() -> None:
+    """No rows are fewer than the cap."""
+    assert contract().check_request(request(np.zeros((0, 2)))).inputs[0].shape == (0, 2)
+
+
+def test_infinity_passes_where_the_contract_allows_it() -> None:
+    """`finite: allowed` lets NaN and infinity in and out."""
+    loose = contract(finite="allowed")
+    asked = loose.check_request(request([[1.0, float("inf")]]))
+    assert loose.check_response(asked, doubled(asked)).outputs[0].array[0, 1] == float("inf")
+
+
+REPLIES: list[tuple[tuple[object, ...], str]] = [
+    ((), "output 'y' is missing"),
+    ((tensor("y", [[1, 2]], "FP64"),), "is FP64"),
+    ((tensor("y", [[1, 2, 3]]),), "contract says FP32 \\[-1, 2\\]"),
+    ((tensor("y", [[1, 2], [3, 4]]),), "has 2 rows for 1 asked"),
+    ((tensor("y", [[1, float("nan")]]),), "NaN or infinity"),
+]
+
+
+@pytest.mark.parametrize(("outputs", "expected"), REPLIES)
+def test_a_reply_that_breaks_the_contract_is_never_passed_on(outputs: tuple, expected: str) -> None:
+    """A model server is not trusted either."""
+    with pytest.raises(GatewayError, match=expected) as caught:
+        contract().check_response(request(), InferenceResponse("doubler", 1, outputs))
+    assert caught.value.cause is Cause.UPSTREAM_BAD_REPLY
+
+
+def test_only_wanted_outputs_are_given_in_the_order_asked() -> None:
+    """Extra outputs are dropped."""
+    two = contract(outputs=(TensorSpec("y", "FP32", (-1,)), TensorSpec("z", "FP32", (-1,))))
+    reply = InferenceResponse("doubler", 1, (tensor("y", [1]), tensor("z", [2]), tensor("extra", [3])))
+    checked = two.check_response(request(wanted=("z", "y")), reply)
+    assert [item.name for item in checked.outputs] == ["z", "y"]
+
+
+def test_a_servers_metadata_is_compared_side_by_side() -> None:
+    """Both sides are named; a dimension that either leaves open agrees with anything."""
+    ours = contract()
+    same = replace(ours, inputs=(TensorSpec("x", "FP32", (4, 2)),)).metadata((1,))
+    assert ours.differences(same) == []
+    other = replace(ours, inputs=(TensorSpec("x", "INT64", (-1, 2)), TensorSpec("w", "FP32", (1,)))).metadata((1,))
+    assert ours.differences(other) == [
+        "input 'x': the contract has FP32 [-1, 2], the server INT64 [-1, 2]",
+        "input 'w': unknown to the contract, the server has FP32 [1]",
+    ]

@@ -1,0 +1,84 @@
+"""The raw layout and its limits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.tensor import DATATYPES, NUMPY_DTYPE, Tensor, element_count, from_raw, to_raw
+
+NUMERIC = sorted(DATATYPES - {"BYTES", "BF16"})
+
+
+@given(st.data())
+def test_raw_layout_round_trips_every_numeric_datatype(data: st.DataObject) -> None:
+    """from_raw(to_raw(t)) is t, to the bit, for every shape."""
+    datatype = data.draw(st.sampled_from(NUMERIC))
+    array = data.draw(
+        hnp.arrays(NUMPY_DTYPE[datatype], hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4))
+    )
+    raw = bytes(to_raw(Tensor("t", datatype, array)))
+    back = from_raw("t", datatype, array.shape, raw)
+    assert back.array.dtype == array.dtype
+    assert back.array.tobytes() == array.tobytes()
+    assert len(raw) == back.nbytes
+
+
+@given(st.lists(st.binary(max_size=20), max_size=6))
+def test_raw_layout_round_trips_bytes(items: list[bytes]) -> None:
+    """BYTES elements of any content and length survive."""
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    tensor = Tensor("t", "BYTES", array)
+    raw = bytes(to_raw(tensor))
+    assert from_raw("t", "BYTES", array.shape, raw).array.tolist() == items
+    assert len(raw) == tensor.nbytes
+
+
+def test_bfloat16_round_trips() -> None:
+    """BF16 has no buffer interface of its own and still keeps its bits."""
+    array = np.asarray([1.5, -2.0, math.inf], dtype=NUMPY_DTYPE["BF16"])
+    back = from_raw("t", "BF16", (3,), bytes(to_raw(Tensor("t", "BF16", array))))
+    assert back.array.tobytes() == array.tobytes()
+
+
+def test_a_view_that_is_not_contiguous_is_written_in_row_order() -> None:
+    """A transposed array is written as its own rows, not as its memory."""
+    array = np.arange(6, dtype="<i4").reshape(2, 3).T
+    assert bytes(to_raw(Tensor("t", "INT32", array))) == array.tobytes(order="C")
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "raw", "expected"),
+    [
+        ("FP32", (2,), b"\0" * 7, "takes 8"),
+        ("FP32", (2**32, 2**32), b"\0" * 4, "takes"),
+        ("FP32", (-1, 2), b"\0" * 8, "negative dimension"),
+        ("FP32", (1,) * 40, b"\0" * 4, "dimensions"),
+        ("FLOAT", (1,), b"\0" * 4, "unknown datatype"),
+        ("BOOL", (1,), b"\2", "neither 0 nor 1"),
+        ("BYTES", (1,), b"\xff\xff\xff\xff", "claims 4294967295 bytes"),
+        ("BYTES", (2**40,), b"\0" * 8, "cannot hold"),
+        ("BYTES", (2,), b"\4\0\0\0abcd", "ends before element 1"),
+        ("BYTES", (1,), b"\0\0\0\0x", "left over"),
+    ],
+)
+def test_raw_data_that_does_not_fit_is_refused(
+    datatype: str, shape: tuple[int, ...], raw: bytes, expected: str
+) -> None:
+    """Sizes are checked before anything is allocated, and the message names the input."""
+    with pytest.raises(GatewayError, match=expected) as caught:
+        from_raw("pixels", datatype, shape, raw)
+    assert caught.value.cause is Cause.INVALID_INPUT
+    assert "'pixels'" in caught.value.detail
+
+
+def test_a_scalar_counts_as_one_element() -> None:
+    """The product over no dimensions is one."""
+    assert element_count((), "t") == 1

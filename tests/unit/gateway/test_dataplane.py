@@ -1,0 +1,164 @@
+"""The data plane with its router, over fake model servers."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.backend import ModelState
+from gateway.core.contract import ModelContract
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, TensorSpec
+from gateway.core.observer import NullObserver
+from gateway.dataplane import DataPlane
+from gateway.resilience.concurrency_limit import ConcurrencyLimit
+from gateway.routing.endpoint import Endpoint, Target
+from gateway.routing.health import HealthMonitor
+from gateway.routing.router import Route, Router
+from tests.builders import FakeBackend, context, contract, doubled, request, selected, tensor
+
+
+class World:
+    """A data plane over two stacks: `ts` and `ts2` of one, `tf` of the other."""
+
+    def __init__(self, model: ModelContract | None = None, targets: tuple[Target, ...] | None = None) -> None:
+        self.backends = {name: FakeBackend(name=f"{name} 1.0") for name in ("ts", "ts2", "tf")}
+        self.endpoints = {
+            name: Endpoint(
+                name,
+                "tfserving" if name == "tf" else "torchserve",
+                backend,
+                (ConcurrencyLimit(name, slots=1, queue=0, observer=NullObserver()),),
+            )
+            for name, backend in self.backends.items()
+        }
+        model = model or contract()
+        route = Route(model, targets or tuple(Target(name, "doubler") for name in ("ts", "tf", "ts2")), {"stable": 1})
+        self.health = HealthMonitor(
+            self.endpoints.values(), {"doubler": (model, route.targets)}, observer=NullObserver()
+        )
+        self.plane = DataPlane(Router({"doubler": route}, self.endpoints, self.health))
+        self.plane.start()
+
+    async def verified(self) -> World:
+        for endpoint in self.endpoints.values():
+            await self.health.check(endpoint)
+        return self
+
+    async def refusal(self, asked: InferenceRequest) -> GatewayError:
+        with pytest.raises(GatewayError) as caught:
+            await self.plane.infer(asked, context())
+        return caught.value
+
+
+async def test_an_answer_names_what_gave_it() -> None:
+    """Stack, endpoint, server and version come with every result."""
+    world = await World().verified()
+    response = await world.plane.infer(request(id="mine", selection=selected(stack="tfserving")), context())
+    assert response.outputs[0].array.tolist() == [[2.0, 4.0]]
+    assert response.id == "mine"
+    assert response.served_by is not None
+    assert response.served_by.header() == 'endpoint=tf; stack=tfserving; server="tf 1.0"; version=1'
+
+
+async def test_the_next_endpoint_of_the_stack_answers_where_the_first_is_not_fit() -> None:
+    """An endpoint that is not ready, or full, is passed over at no cost; the other stack is not asked."""
+    world = World()
+    world.backends["ts"].reachable = False
+    await world.verified()
+    response = await world.plane.infer(request(), context())
+    assert response.served_by is not None
+    assert response.served_by.endpoint == "ts2"
+    assert world.backends["tf"].requests == []
+
+
+async def test_nothing_fit_names_every_endpoint_and_its_reason() -> None:
+    """The client learns which endpoint lacks what."""
+    world = World()
+    for name in ("ts", "ts2"):
+        world.backends[name].reachable = False
+    await world.verified()
+    refusal = await world.refusal(request())
+    assert refusal.cause is Cause.NOT_READY
+    assert "endpoint 'ts' is unverified: does not answer" in refusal.detail
+    assert "endpoint 'ts2'" in refusal.detail
+    assert refusal.retry_after_s
+
+
+@pytest.mark.parametrize(
+    ("asked", "cause"),
+    [
+        (request(model="nope"), Cause.MODEL_NOT_FOUND),
+        (request(version=7), Cause.VERSION_NOT_FOUND),
+        (request(label="nightly"), Cause.LABEL_NOT_FOUND),
+        (request(label="stable", version=2), Cause.INVALID_INPUT),
+        (request(selection=selected(stack="oip")), Cause.MODEL_NOT_FOUND),
+        (request([[1.0]]), Cause.INVALID_INPUT),
+    ],
+)
+async def test_requests_that_cannot_be_routed_reach_no_server(asked: InferenceRequest, cause: Cause) -> None:
+    """They are refused before anything is sent."""
+    world = await World().verified()
+    assert (await world.refusal(asked)).cause is cause
+    assert all(backend.requests == [] for backend in world.backends.values())
+
+
+async def test_a_label_is_a_version() -> None:
+    """The server is asked for the version behind the label."""
+    world = await World().verified()
+    await world.plane.infer(request(label="stable"), context())
+    assert world.backends["ts"].requests[0].model.version == 1
+
+
+async def test_names_of_the_server_never_reach_the_client() -> None:
+    """Model and tensor names are translated both ways."""
+    target = Target("ts", "doubler_v2", names={"x": "image", "y": "scores"})
+    world = await World(targets=(target,)).verified()
+    world.backends["ts"].answer = lambda sent: InferenceResponse(
+        "doubler_v2", 1, (tensor("scores", sent.inputs[0].array),)
+    )
+    response = await world.plane.infer(request(wanted=("y",)), context())
+    sent = world.backends["ts"].requests[0]
+    assert (sent.model.name, sent.inputs[0].name, sent.wanted) == ("doubler_v2", "image", ("scores",))
+    assert (response.model, response.outputs[0].name) == ("doubler", "y")
+
+
+async def test_a_bad_reply_is_not_passed_on() -> None:
+    """A reply of another shape than the contract's is an error of the server."""
+    world = await World().verified()
+    world.backends["ts"].answer = lambda sent: InferenceResponse("doubler", 1, (tensor("y", [[1.0]]),))
+    assert (await world.refusal(request())).cause is Cause.UPSTREAM_BAD_REPLY
+
+
+async def test_a_version_that_the_server_does_not_name_is_its_newest() -> None:
+    """TensorFlow Serving's REST answers carry no version."""
+    world = World()
+    world.backends["ts"].state = ModelState((5, 4))
+    world.backends["ts"].answer = lambda sent: InferenceResponse("doubler", None, doubled(sent).outputs)
+    await world.verified()
+    response = await world.plane.infer(request(), context())
+    assert response.version == 5
+
+
+async def test_readiness_is_three_things() -> None:
+    """A model is ready with one fit endpoint, the server with all models, and neither while draining."""
+    world = World()
+    assert not world.plane.ready()
+    assert not world.plane.model_ready(ModelSpec("doubler"))
+    await world.verified()
+    assert world.plane.ready()
+    assert world.plane.model_ready(ModelSpec("doubler", version=1))
+    with pytest.raises(GatewayError, match="no version 9; its versions: 1"):
+        world.plane.model_ready(ModelSpec("doubler", version=9))
+    world.plane.drain()
+    assert not world.plane.accepting
+    assert not world.plane.ready()
+
+
+async def test_metadata_is_the_contracts() -> None:
+    """Clients see the contract's tensors and the versions that can answer."""
+    world = await World().verified()
+    metadata = world.plane.model_metadata(ModelSpec("doubler"))
+    assert metadata.inputs == (TensorSpec("x", "FP32", (-1, 2)),)
+    assert metadata.versions == (1,)
+    with pytest.raises(GatewayError, match="unknown model 'nope'"):
+        world.plane.model_metadata(ModelSpec("nope"))

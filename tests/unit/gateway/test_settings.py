@@ -1,0 +1,67 @@
+"""The configuration file and its errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import SettingsError, load
+
+GOOD = """
+endpoints:
+  ts: {stack: torchserve, transport: rest, rest: "http://127.0.0.1:8080", management: "http://127.0.0.1:8081", slots: 2}
+  tf: {stack: tfserving, transport: grpc, grpc: "127.0.0.1:8500"}
+models:
+  digits:
+    contract: models/digits/contract.json
+    targets: [{endpoint: ts}, {endpoint: tf, names: {image: x}}]
+    labels: {stable: 1}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "gateway.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_is_read_whole_with_defaults(tmp_path: Path) -> None:
+    """What the file leaves out has the documented default; contracts are found beside the file."""
+    settings = load(written(tmp_path, GOOD))
+    assert settings.server.rest_port == 8000
+    assert settings.endpoints["ts"].slots == 2
+    assert settings.models["digits"].contract == tmp_path / "models/digits/contract.json"
+    assert settings.models["digits"].targets[1].names == {"image": "x"}
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's environment can move a port without another file."""
+    monkeypatch.setenv("GATEWAY_SERVER__REST_PORT", "9999")
+    assert load(written(tmp_path, GOOD)).server.rest_port == 9999
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("endpoints: [", "not YAML"),
+        ("just text", "expected a mapping"),
+        ("models: {}", "endpoints: Field required"),
+        (GOOD.replace("slots: 2", "slotz: 2"), r"endpoints.ts.slotz: Extra inputs are not permitted"),
+        (GOOD.replace("slots: 2", "slots: 0"), r"endpoints.ts.slots: Input should be greater than 0"),
+        (GOOD.replace('management: "http://127.0.0.1:8081", ', ""), "also needs: management"),
+        (GOOD.replace("endpoint: tf", "endpoint: tfx"), "unknown endpoint 'tfx'; there are ts, tf"),
+        (GOOD.replace("stack: tfserving", "stack: triton"), "'torchserve', 'tfserving' or 'noop'"),
+    ],
+)
+def test_a_wrong_file_names_the_field_and_what_is_allowed(tmp_path: Path, text: str, expected: str) -> None:
+    """The message is enough to mend the file."""
+    with pytest.raises(SettingsError, match=expected) as caught:
+        load(written(tmp_path, text))
+    assert "gateway.yaml" in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """The path is in the message."""
+    with pytest.raises(SettingsError, match=r"nowhere.yaml: No such file"):
+        load(tmp_path / "nowhere.yaml")

@@ -1,0 +1,1 @@
+"""The gateway's container: its Dockerfile and the configuration it starts with."""

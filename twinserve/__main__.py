@@ -1,0 +1,5 @@
+"""`python -m twinserve` is `twinserve`."""
+
+from twinserve.main import main
+
+main()

@@ -56,9 +56,11 @@ def predict_rest(base_url: str, question: Question, *, timeout_s: float = 30.0) 
     if question.version is not None:
         body["version"] = question.version
     headers = {"Content-Type": "application/json", **dict(question.metadata())}
-    request = urllib.request.Request(f"{base_url}/predict", json.dumps(body).encode(), headers)
+    if not base_url.startswith(("http://", "https://")):
+        raise PredictError(f"'{base_url}' is no URL of a gateway; expected http://HOST:PORT")
+    request = urllib.request.Request(f"{base_url}/predict", json.dumps(body).encode(), headers)  # noqa: S310 - above
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as reply:
+        with urllib.request.urlopen(request, timeout=timeout_s) as reply:  # noqa: S310 - above
             document = json.loads(reply.read())
             served_by, timing = reply.headers.get("x-served-by", ""), reply.headers.get("server-timing", "")
     except urllib.error.HTTPError as exc:
@@ -78,7 +80,9 @@ def predict_grpc(address: str, question: Question, *, timeout_s: float = 30.0) -
                 oip_pb2.ModelInferRequest.SerializeToString,
                 oip_pb2.ModelInferResponse.FromString,
             )
-            reply, state = call.with_call(_message(question, datatypes), timeout=timeout_s, metadata=question.metadata())
+            reply, state = call.with_call(
+                _message(question, datatypes), timeout=timeout_s, metadata=question.metadata()
+            )
         except grpc.RpcError as exc:
             raise PredictError(f"{exc.code().name}: {exc.details()} (gateway at {address})") from exc
     trailing = dict(state.trailing_metadata())
@@ -95,7 +99,9 @@ def _datatypes(channel: grpc.Channel, model: str, timeout_s: float) -> dict[str,
         oip_pb2.ModelMetadataRequest.SerializeToString,
         oip_pb2.ModelMetadataResponse.FromString,
     )
-    return {item.name: item.datatype for item in call(oip_pb2.ModelMetadataRequest(name=model), timeout=timeout_s).inputs}
+    return {
+        item.name: item.datatype for item in call(oip_pb2.ModelMetadataRequest(name=model), timeout=timeout_s).inputs
+    }
 
 
 def _message(question: Question, datatypes: Mapping[str, str]) -> oip_pb2.ModelInferRequest:

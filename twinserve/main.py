@@ -10,17 +10,17 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import models.cli
+import serving.cli
 import typer
 from rich.console import Console
 
-import models.cli
-import serving.cli
 from gateway import __version__
 from gateway.__main__ import main as run_gateway
 
 app = typer.Typer(
     name="twinserve",
-    help="The same trained model on TorchServe and on TensorFlow Serving: one gateway in front, and numbers one can trust.",
+    help="The same trained model on TorchServe and on TensorFlow Serving, one gateway in front, numbers one can trust.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     add_completion=False,
@@ -39,7 +39,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -52,7 +54,7 @@ def demo(
     users: Annotated[int, typer.Option(min=1, max=64, help="How many users ask at once in a load cell.")] = 4,
 ) -> None:
     """The main job: train, convert, export, verify, serve, predict, load, report."""
-    from twinserve.demo import DemoFailedError, DemoOptions, run  # noqa: PLC0415
+    from twinserve.demo import DemoFailedError, DemoOptions, run
 
     console = Console()
     try:
@@ -69,7 +71,12 @@ def demo(
 def predict(
     model: Annotated[str, typer.Argument(help="The model's name, such as digits.")],
     inputs: Annotated[
-        str, typer.Option("--inputs", "-i", help="JSON: {name: nested list}; @FILE reads a file, @- standard input. Default: golden rows.")
+        str,
+        typer.Option(
+            "--inputs",
+            "-i",
+            help="JSON: {name: nested list}; @FILE reads a file, @- standard input. Default: golden rows.",
+        ),
     ] = "",
     rows: Annotated[int, typer.Option(min=1, help="How many golden rows to send where no inputs are given.")] = 1,
     stack: Annotated[str | None, typer.Option(help="torchserve or tfserving; default: the gateway's policy.")] = None,
@@ -80,7 +87,7 @@ def predict(
     artifacts: Artifacts = Path("artifacts"),
 ) -> None:
     """Ask a running gateway for a prediction, and say what answered."""
-    from twinserve.client import PredictError, Question, predict_grpc, predict_rest  # noqa: PLC0415
+    from twinserve.client import PredictError, Question, predict_grpc, predict_rest
 
     try:
         values = _inputs(inputs) if inputs else _golden(artifacts, model, rows)
@@ -117,8 +124,8 @@ def _inputs(text: str) -> dict[str, Any]:
 
 
 def _golden(artifacts: Path, model: str, rows: int) -> dict[str, Any]:
-    from loadtests.errors import LoadTestError  # noqa: PLC0415
-    from loadtests.golden import load_golden  # noqa: PLC0415
+    from loadtests.errors import LoadTestError
+    from loadtests.golden import load_golden
 
     try:
         return {name: array[:rows] for name, array in load_golden(artifacts, model).inputs.items()}

@@ -1,0 +1,64 @@
+"""The null backend: answers at once from the contract, so that a benchmark sees what the gateway itself costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from gateway.backends.channel import time_left
+from gateway.core.backend import ModelState
+from gateway.core.clock import Clock, SystemClock
+from gateway.core.context import CallContext
+from gateway.core.contract import ModelContract
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, InferenceResponse, TensorSpec
+from gateway.core.tensor import NUMPY_DTYPE, Tensor
+
+
+class Null:
+    """A model server that is not there; `contracts` maps the models it claims to have to their contracts."""
+
+    def __init__(self, contracts: Mapping[str, ModelContract], *, clock: Clock | None = None) -> None:
+        self._contracts = dict(contracts)
+        self._clock = clock or SystemClock()
+
+    async def infer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
+        """Zeros (empty strings for BYTES) in the contract's shapes, with as many rows as the request has."""
+        time_left(context, self._clock)
+        model = request.model
+        contract = self._contract(model.name)
+        if model.version not in (None, contract.version):
+            raise GatewayError(Cause.VERSION_NOT_FOUND, f"model '{model.name}' has no version {model.version}")
+        if model.label is not None:
+            raise GatewayError(Cause.LABEL_NOT_FOUND, f"model '{model.name}' has no labels")
+        rows = request.inputs[0].shape[0] if request.inputs and request.inputs[0].shape else 1
+        outputs = tuple(
+            _zeros(spec, rows) for spec in contract.outputs if not request.wanted or spec.name in request.wanted
+        )
+        return InferenceResponse(model.name, contract.version, outputs, id=request.id)
+
+    async def server(self) -> str:
+        """The same words always."""
+        return "null backend"
+
+    async def model_state(self, model: str) -> ModelState:
+        """The contract's version, always ready."""
+        contract = self._contract(model)
+        return ModelState((contract.version,), contract.metadata((contract.version,)))
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _contract(self, model: str) -> ModelContract:
+        contract = self._contracts.get(model)
+        if contract is None:
+            raise GatewayError(Cause.MODEL_NOT_FOUND, f"model '{model}' is not known to the null backend")
+        return contract
+
+
+def _zeros(spec: TensorSpec, rows: int) -> Tensor:
+    # A variable dimension other than the first has no size that the request would tell; one is as good as any.
+    shape = tuple(dim if dim != -1 else rows if axis == 0 else 1 for axis, dim in enumerate(spec.shape))
+    fill = b"" if spec.datatype == "BYTES" else 0
+    return Tensor(spec.name, spec.datatype, np.full(shape, fill, NUMPY_DTYPE[spec.datatype]))

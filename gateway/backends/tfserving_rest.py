@@ -1,0 +1,157 @@
+"""TensorFlow Serving over REST, always in column form (model_servers/http_rest_api_handler.cc).
+
+A JSON answer states neither datatypes nor the version that gave it. Datatypes come from the model's metadata, kept
+per version; a request without a version is sent to the newest available one by number, so that the version in our
+answer is true.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from urllib.parse import quote
+
+from gateway.backends.channel import CONTROL_TIMEOUT_S, MAX_REPLY_BYTES, HttpPool, HttpReply, named, time_left
+from gateway.backends.errors import TFSERVING, bad_reply, probing, tfserving_http_error
+from gateway.backends.tfserving_grpc import MARK, UNSTATED
+from gateway.codecs import tfserving_json
+from gateway.core.backend import ModelState
+from gateway.core.clock import Clock, SystemClock
+from gateway.core.context import CallContext
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec
+
+DEFAULT_SIGNATURE = "serving_default"
+# Signatures are few; the cap only keeps callers who invent names from filling memory.
+_MAX_METADATA = 64
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was last heard of one model: its versions, and the metadata fetched since they changed."""
+
+    versions: tuple[int, ...]
+    metadata: dict[ModelSpec, ModelMetadata]
+
+
+class TfServingRest:
+    """The backend for one TensorFlow Serving REST port; `base_url` is such as `http://127.0.0.1:8501`.
+
+    `server` names the program where it bears no mark of its own.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        server: str | None = None,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
+        clock: Clock | None = None,
+    ) -> None:
+        self._http = HttpPool(server=TFSERVING, max_reply_bytes=max_reply_bytes)
+        self._base_url = base_url.rstrip("/")
+        self._configured = server
+        self._clock = clock or SystemClock()
+        self._known: dict[str, _Known] = {}
+
+    async def infer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
+        """One predict call; the first of a model also asks for its status and metadata."""
+        try:
+            return await self._infer(request, context)
+        except GatewayError as exc:
+            if exc.cause is not Cause.VERSION_NOT_FOUND or request.model.version is not None:
+                raise
+            # The version that was the newest is gone. It was refused, not computed, so asking its successor is safe.
+            self._known.pop(request.model.name, None)
+            return await self._infer(request, context)
+
+    async def server(self) -> str:
+        """The name in the mark that the SavedModel server puts on every answer."""
+        with probing(TFSERVING):
+            reply = await self._http.request("GET", f"{self._base_url}/v1/models", timeout_s=CONTROL_TIMEOUT_S)
+        # TensorFlow Serving answers 400 here, as JSON; whatever answers otherwise is something else.
+        mark = reply.headers.get(MARK)
+        if not mark and not reply.json:
+            raise bad_reply(TFSERVING, f"HTTP status {reply.status} without JSON; is this its REST port?")
+        return named(mark, self._configured, UNSTATED)
+
+    async def model_state(self, model: str) -> ModelState:
+        """The AVAILABLE versions, newest first, with the newest one's metadata, asked anew when versions change."""
+        known = await self._refresh(model, CONTROL_TIMEOUT_S)
+        if not known.versions:
+            return ModelState(())
+        try:
+            metadata = await self._metadata(known, ModelSpec(model, version=known.versions[0]), CONTROL_TIMEOUT_S)
+        except GatewayError as exc:
+            # A model without `serving_default` answers those who name another signature; and a version that was
+            # unloaded between the two questions is no reason to call its successor unavailable.
+            if exc.cause not in (Cause.SIGNATURE_NOT_FOUND, Cause.VERSION_NOT_FOUND):
+                raise
+            return ModelState(known.versions)
+        return ModelState(known.versions, replace(metadata, versions=known.versions))
+
+    async def close(self) -> None:
+        """Closes every connection; calls in flight fail with UPSTREAM_LOST."""
+        await self._http.close()
+
+    async def _infer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
+        left = time_left(context, self._clock)
+        model = request.model
+        known = self._known.get(model.name) or await self._refresh(model.name, left)
+        if model.version is None and model.label is None:
+            if not known.versions:
+                raise GatewayError(Cause.NOT_READY, f"model '{model.name}' has no available version")
+            model = replace(model, version=known.versions[0])
+        metadata = await self._metadata(known, model, time_left(context, self._clock))
+        sent = replace(request, model=model)
+        reply = await self._http.request(
+            "POST",
+            f"{self._base_url}{_path(model)}:predict",
+            timeout_s=time_left(context, self._clock),
+            body=tfserving_json.encode_request(sent),
+            content_type="application/json",
+        )
+        body = _checked(reply).body
+        response = tfserving_json.decode_response(body, sent, metadata.outputs)
+        return replace(response, version=model.version, id=request.id)
+
+    async def _refresh(self, model: str, timeout_s: float) -> _Known:
+        versions = tfserving_json.decode_status((await self._get(_path(ModelSpec(model)), timeout_s)).body)
+        known = self._known.get(model)
+        if known is None or known.versions != versions:
+            known = self._known[model] = _Known(versions, {})
+        # A label may point elsewhere tomorrow without any version coming or going.
+        for spec in [spec for spec in known.metadata if spec.label is not None]:
+            del known.metadata[spec]
+        return known
+
+    async def _metadata(self, known: _Known, model: ModelSpec, timeout_s: float) -> ModelMetadata:
+        """The metadata of one version or label and signature; raises SIGNATURE_NOT_FOUND for an unknown one."""
+        found = known.metadata.get(model)
+        if found is None:
+            reply = await self._get(f"{_path(model)}/metadata", timeout_s)
+            found = tfserving_json.decode_metadata(reply.body, model.signature_name or DEFAULT_SIGNATURE)
+            if len(known.metadata) >= _MAX_METADATA:
+                known.metadata.clear()
+            known.metadata[model] = found
+        return found
+
+    async def _get(self, path: str, timeout_s: float) -> HttpReply:
+        return _checked(await self._http.request("GET", self._base_url + path, timeout_s=timeout_s))
+
+
+def _path(model: ModelSpec) -> str:
+    """The path of a model, version or label; TensorFlow Serving decodes percent signs after matching."""
+    path = f"/v1/models/{quote(model.name, safe='')}"
+    if model.version is not None:
+        return f"{path}/versions/{model.version}"
+    return path if model.label is None else f"{path}/labels/{quote(model.label, safe='')}"
+
+
+def _checked(reply: HttpReply) -> HttpReply:
+    if reply.status == HTTPStatus.OK:
+        return reply
+    if reply.status == HTTPStatus.NOT_FOUND and not reply.json:
+        # Outside /v1/ TensorFlow Serving answers 404 as HTML.
+        raise bad_reply(TFSERVING, "HTTP status 404 without JSON; is this its REST port?")
+    raise tfserving_http_error(reply.status, tfserving_json.error_text(reply.body))

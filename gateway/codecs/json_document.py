@@ -1,0 +1,249 @@
+"""JSON text into a document: small parts as Python objects, arrays left inside simdjson until a tensor is made of them.
+
+simdjson hands out an array of any depth as one flat buffer of numbers, which hides whether its lists are of equal
+length. What is left of the text without its values, its skeleton, shows it at the speed of `bytes.translate`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Literal, NoReturn, Union
+
+import simdjson
+
+from gateway.core.errors import Cause, GatewayError
+
+JsonObject = dict[str, Any]
+JsonValue = Union["JsonArray", list[Any], JsonObject, str, int, float, bool, None]
+
+# Containers inside each other, the outermost object included; no model's tensor comes near it.
+MAX_DEPTH = 32
+# Names of inputs, parameters and fields: more of them in one object is no inference request.
+MAX_KEYS = 1024
+# A second parser says where a text breaks off, but only for texts that it reads in no time.
+_MAX_LOCATED = 65_536
+_BOM = b"\xef\xbb\xbf"
+_STRUCTURE = b'[]{},:"'
+_REST = bytes(set(range(256)) - set(_STRUCTURE))
+# What simdjson refuses although it may be JSON: numbers beyond 64 bits or a double, and halves of surrogate pairs.
+_PERHAPS_JSON = ("NUMBER_ERROR", "BIGINT_ERROR", "STRING_ERROR")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class JsonArray:
+    """An array of a parsed document whose elements are not Python objects yet.
+
+    `shape` follows first elements; only where `regular` is true is it the shape of the whole array.
+    """
+
+    __slots__ = ("_document", "_proxy", "shape")
+
+    def __init__(self, document: _Document, proxy: simdjson.Array, shape: tuple[int, ...]) -> None:
+        self._document = document
+        self._proxy = proxy
+        self.shape = shape
+
+    @property
+    def regular(self) -> bool:
+        """Whether every list is known to be as long as its siblings; false where that could not be told cheaply.
+
+        Lists of no and of one value look alike here: compare the count of `numbers` with the shape.
+        """
+        return self._document.regular
+
+    def numbers(self, kind: Literal["d", "i", "u"]) -> memoryview:
+        """All numbers in order as 64-bit floats, signed or unsigned integers, copied out of the parser.
+
+        Raises TypeError or ValueError where an element is none, or does not fit.
+        """
+        return memoryview(self._proxy.as_buffer(of_type=kind))
+
+    def as_list(self) -> list[Any]:
+        """The array as nested Python lists."""
+        return self._proxy.as_list()
+
+
+class _Document:
+    """One parse: turns simdjson's proxies into values, noting the skeleton that the text has if arrays are regular."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._expected: list[bytes] = []
+        self._plausible = True
+        self._regular: bool | None = None
+
+    @property
+    def regular(self) -> bool:
+        """Whether the text has the expected skeleton, found out once, when first asked."""
+        if self._regular is None:
+            self._regular = self._plausible and _skeleton(self._body) == b"".join(self._expected)
+            self._expected.clear()
+        return self._regular
+
+    def value(self, value: JsonValue | simdjson.Array | simdjson.Object, depth: int = 1) -> JsonValue:
+        """`value` without proxies but those inside a JsonArray; raises UNPARSEABLE for depth and repeated keys."""
+        if isinstance(value, simdjson.Object):
+            return self._object(value, depth)
+        if isinstance(value, simdjson.Array):
+            return self._array(value, depth)
+        return value
+
+    def _object(self, proxy: simdjson.Object, depth: int) -> JsonObject:
+        _check_depth(depth)
+        _check_keys(len(proxy))
+        members: JsonObject = {}
+        separator = b"{:"
+        # Not `items()`, which makes Python objects of whole arrays.
+        for key in proxy:
+            if key in members:
+                _repeated(key)
+            self._expected.append(separator)
+            separator = b",:"
+            members[key] = self.value(proxy[key], depth + 1)
+        self._expected.append(b"}" if members else b"{}")
+        return members
+
+    def _array(self, proxy: simdjson.Array, depth: int) -> JsonArray | list[Any]:
+        lengths: list[int] = []
+        first: Any = proxy
+        while isinstance(first, simdjson.Array):
+            _check_depth(depth + len(lengths))
+            lengths.append(len(first))
+            first = first[0] if lengths[-1] else None
+        if isinstance(first, simdjson.Object):
+            return self._items(proxy, depth)
+        self._expect_regular(lengths)
+        return JsonArray(self, proxy, tuple(lengths))
+
+    def _items(self, proxy: simdjson.Array, depth: int) -> list[Any]:
+        items = []
+        separator = b"["
+        for item in proxy:
+            self._expected.append(separator)
+            separator = b","
+            items.append(self.value(item, depth + 1))
+        self._expected.append(b"]")
+        return items
+
+    def _expect_regular(self, lengths: list[int]) -> None:
+        size = 0
+        for length in reversed(lengths):
+            size = length * size + max(length - 1, 0) + 2
+        # First elements may promise more than the text can hold: nothing is built for what is not there.
+        if size > len(self._body):
+            self._plausible = False
+            return
+        text = b""
+        for length in reversed(lengths):
+            text = b"[" + b",".join([text] * length) + b"]"
+        self._expected.append(text)
+
+
+def parse_object(body: bytes, *, nan_tokens: bool = False) -> JsonObject:
+    """The JSON object that `body` is: members by name, arrays as JsonArray or as lists.
+
+    `nan_tokens` also takes bare NaN, Infinity and -Infinity, as TF Serving writes them. Raises UNPARSEABLE where the
+    body is not JSON (RFC 8259, without a byte order mark), nested too deep or repeats a key; INVALID_INPUT where it is
+    JSON of another kind.
+    """
+    if not body:
+        raise GatewayError(Cause.UNPARSEABLE, "the body is empty; expected a JSON object")
+    if body.startswith(_BOM):
+        raise GatewayError(Cause.UNPARSEABLE, "the body begins with a byte order mark; expected JSON in UTF-8 without")
+    try:
+        root = simdjson.Parser().parse(body)
+    except (ValueError, RuntimeError) as exc:
+        document = _second_opinion(body, str(exc), nan_tokens)
+    else:
+        document = _Document(body).value(root)
+    if not isinstance(document, dict):
+        raise GatewayError(Cause.INVALID_INPUT, "the body is JSON, but not an object; expected {...}")
+    return document
+
+
+def plain(value: JsonValue) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """`value` as Python objects throughout."""
+    if isinstance(value, JsonArray):
+        return value.as_list()
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return value
+
+
+def _second_opinion(body: bytes, reason: str, nan_tokens: bool) -> JsonValue:
+    """What Python's parser makes of a text that simdjson refused; raises UNPARSEABLE where it agrees."""
+    if not (nan_tokens or reason.startswith(_PERHAPS_JSON) or len(body) <= _MAX_LOCATED):
+        raise _not_json(reason.partition(": ")[2] or reason)
+    try:
+        text = body.decode()
+        document: JsonValue = json.loads(
+            text, parse_constant=None if nan_tokens else _refuse_constant, object_pairs_hook=_unique_members
+        )
+    except RecursionError:
+        raise _too_deep() from None
+    except UnicodeDecodeError as exc:
+        raise _not_json(f"it is not UTF-8 at byte {exc.start}") from None
+    except json.JSONDecodeError as exc:
+        raise _not_json(str(exc)) from None
+    except ValueError:  # Python refuses integers of thousands of digits
+        raise _not_json("it holds a number that nothing can represent") from None
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise GatewayError(
+                Cause.INVALID_INPUT, "a string holds half of a surrogate pair; expected whole Unicode characters"
+            ) from None
+    return document
+
+
+def _skeleton(body: bytes) -> bytes | None:
+    """The text's brackets, braces, commas and colons; None where a string might hold some of them."""
+    if b"\\" in body:
+        return None
+    structure = body.translate(None, _REST)
+    # Without escapes, quotes only delimit strings, and a string without structure in it has become `""`. Between two
+    # strings there is always a comma, a colon or a bracket, so that no other two quotes can meet.
+    if structure.count(b'"') != 2 * structure.count(b'""'):
+        return None
+    return structure.replace(b'""', b"")
+
+
+def _unique_members(pairs: list[tuple[str, Any]]) -> JsonObject:
+    _check_keys(len(pairs))
+    members: JsonObject = {}
+    for key, value in pairs:
+        if key in members:
+            _repeated(key)
+        members[key] = value
+    return members
+
+
+def _refuse_constant(token: str) -> NoReturn:
+    raise _not_json(f"it holds the bare token {token}, which JSON does not have")
+
+
+def _check_depth(depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise _too_deep()
+
+
+def _check_keys(count: int) -> None:
+    if count > MAX_KEYS:
+        raise GatewayError(Cause.INVALID_INPUT, f"an object has {count} keys; at most {MAX_KEYS} are supported")
+
+
+def _repeated(key: str) -> NoReturn:
+    name = key[:64].encode(errors="replace").decode()
+    raise GatewayError(Cause.UNPARSEABLE, f"key '{name}' is given twice in one object")
+
+
+def _too_deep() -> GatewayError:
+    return GatewayError(Cause.UNPARSEABLE, f"the body is nested deeper than {MAX_DEPTH} levels")
+
+
+def _not_json(reason: str) -> GatewayError:
+    return GatewayError(Cause.UNPARSEABLE, f"the body is not JSON: {reason}")

@@ -1,0 +1,189 @@
+"""Nested JSON lists into tensors and back.
+
+JSON knows one kind of number and no datatypes: an element must be of the kind that the tensor's datatype holds, and
+inside its range; nothing is rounded into it or wrapped around.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+
+from gateway.codecs.json_document import MAX_DEPTH, JsonArray, JsonValue
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import TensorSpec
+from gateway.core.tensor import FLOAT_DATATYPES, NDArray, Tensor, numpy_dtype
+
+# The floats that JSON text and numpy's own printing have no form for.
+SHORT_FLOATS = frozenset({"FP16", "BF16"})
+
+_KINDS: dict[type, str] = {
+    bool: "booleans",
+    int: "integers",
+    float: "numbers with a fraction or exponent",
+    str: "strings",
+    type(None): "null",
+    dict: "objects",
+}
+
+
+def tensor_from_json(value: JsonValue, spec: TensorSpec) -> Tensor:
+    """The tensor that a nested list is, by `spec`'s datatype; dimensions below an empty list are taken from `spec`.
+
+    Whether the shape fits `spec` is the contract's question. Raises INVALID_INPUT naming the input where lists are
+    ragged or an element is of the wrong kind or out of range.
+    """
+    flat, shape = elements(value, spec.name, spec.datatype)
+    if shape and shape[-1] == 0:
+        shape += tuple(max(dim, 0) for dim in spec.shape[len(shape) :])
+    return Tensor(spec.name, spec.datatype, flat.reshape(shape))
+
+
+def elements(value: JsonValue, name: str, datatype: str, *, finite: bool = True) -> tuple[NDArray, tuple[int, ...]]:
+    """The elements of a nested list in row-major order, in `datatype`'s dtype, and the list's own shape.
+
+    A bare value has shape (). `finite` refuses infinities, which only numbers beyond a double's range become. Raises
+    INVALID_INPUT as `tensor_from_json` does.
+    """
+    dtype = numpy_dtype(datatype, name)
+    if isinstance(value, JsonArray):
+        if datatype not in ("BOOL", "BYTES") and value.regular:
+            numbers = _numbers(value, datatype)
+            if numbers is not None and numbers.size == math.prod(value.shape):
+                return _in_range(numbers, dtype, name, datatype, finite), value.shape
+        value = value.as_list()
+    flat, shape = flatten(value, name)
+    if datatype == "BYTES":
+        return _encoded(flat, name), shape
+    _check_kinds(flat, name, datatype)
+    if datatype == "BOOL":
+        return np.array(flat, dtype=np.bool_), shape
+    try:
+        wide = np.array(flat, dtype=_wide(datatype))
+    except OverflowError:
+        raise _out_of_range(name, datatype) from None
+    return _in_range(wide, dtype, name, datatype, finite), shape
+
+
+def flatten(value: JsonValue, name: str) -> tuple[list[Any], tuple[int, ...]]:
+    """The leaves of nested lists in order, and the lists' shape.
+
+    Raises INVALID_INPUT where siblings differ in length or kind, UNPARSEABLE where they are nested too deep.
+    """
+    shape: list[int] = []
+    level: list[Any] = [value]
+    while level and type(level[0]) is list:
+        if len(shape) == MAX_DEPTH:
+            raise GatewayError(Cause.UNPARSEABLE, f"input '{name}' is nested deeper than {MAX_DEPTH} levels")
+        if set(map(type, level)) != {list} or len(set(map(len, level))) > 1:
+            raise _ragged(name, len(shape))
+        shape.append(len(level[0]))
+        level = list(chain.from_iterable(level))
+    if list in set(map(type, level)):
+        raise _ragged(name, len(shape))
+    return level, tuple(shape)
+
+
+def to_json_array(tensor: Tensor) -> object:
+    """What orjson writes as the nested list of a tensor, with OPT_SERIALIZE_NUMPY; a 16-bit float as the same FP32.
+
+    Raises UNSUPPORTED_DATATYPE for NaN, infinity, and BYTES that are not UTF-8: JSON has no form for them.
+    """
+    if tensor.datatype == "BYTES":
+        return _decoded(tensor).tolist()
+    check_finite(tensor)
+    array = tensor.array
+    if tensor.datatype in SHORT_FLOATS:
+        array = array.astype(np.float32)
+    if not array.flags.c_contiguous:
+        array = array.copy(order="C")
+    # orjson writes arrays of one dimension and more, and numpy's scalars.
+    return array if array.ndim else array[()]
+
+
+def check_finite(tensor: Tensor) -> None:
+    """Raises UNSUPPORTED_DATATYPE where an output holds what JSON has no number for."""
+    if tensor.datatype in FLOAT_DATATYPES and not np.isfinite(tensor.array).all():
+        raise GatewayError(
+            Cause.UNSUPPORTED_DATATYPE,
+            f"output '{tensor.name}' holds NaN or infinity, which JSON cannot carry; ask for it over gRPC",
+        )
+
+
+def _wide(datatype: str) -> type[np.generic]:
+    if datatype in FLOAT_DATATYPES:
+        return np.float64
+    return np.uint64 if datatype == "UINT64" else np.int64
+
+
+def _numbers(value: JsonArray, datatype: str) -> NDArray | None:
+    """The numbers of a regular array; None where one is of another kind, which the slow way then names."""
+    wide = _wide(datatype)
+    kinds: dict[type[np.generic], Literal["d", "i", "u"]] = {np.float64: "d", np.uint64: "u", np.int64: "i"}
+    try:
+        return np.frombuffer(value.numbers(kinds[wide]), dtype=wide)
+    except (TypeError, ValueError):
+        return None
+
+
+def _in_range(wide: NDArray, dtype: np.dtype[Any], name: str, datatype: str, finite: bool) -> NDArray:
+    if datatype in FLOAT_DATATYPES:
+        with np.errstate(over="ignore"):
+            narrow = wide.astype(dtype, copy=False)
+        allowed = np.isfinite(wide) if finite else np.True_
+        if not (allowed & (np.isinf(narrow) == np.isinf(wide))).all():
+            raise _out_of_range(name, datatype)
+        return narrow
+    limits = np.iinfo(dtype)
+    if wide.size and not (limits.min <= int(wide.min()) and int(wide.max()) <= limits.max):
+        raise _out_of_range(name, datatype)
+    return wide.astype(dtype, copy=False)
+
+
+def _check_kinds(flat: list[Any], name: str, datatype: str) -> None:
+    expected: dict[type, str]
+    if datatype in FLOAT_DATATYPES:
+        expected, text = {int: "", float: ""}, "numbers"
+    elif datatype == "BOOL":
+        expected, text = {bool: ""}, "true and false"
+    elif datatype == "BYTES":
+        expected, text = {str: ""}, "strings"
+    else:
+        expected, text = {int: ""}, "integers"
+    found = [kind for kind in dict.fromkeys(map(type, flat)) if kind not in expected]
+    if found:
+        kinds = " and ".join(_KINDS.get(kind, "other values") for kind in found)
+        raise GatewayError(Cause.INVALID_INPUT, f"input '{name}' holds {kinds}; {datatype} takes {text}")
+
+
+def _encoded(flat: list[Any], name: str) -> NDArray:
+    _check_kinds(flat, name, "BYTES")
+    array = np.empty(len(flat), dtype=object)
+    array[:] = [text.encode() for text in flat]
+    return array
+
+
+def _decoded(tensor: Tensor) -> NDArray:
+    texts = np.empty(tensor.array.size, dtype=object)
+    try:
+        texts[:] = [item.decode() for item in tensor.array.flat]
+    except UnicodeDecodeError:
+        raise GatewayError(
+            Cause.UNSUPPORTED_DATATYPE,
+            f"output '{tensor.name}' holds bytes that are not UTF-8, which JSON cannot carry; ask for it over gRPC",
+        ) from None
+    return texts.reshape(tensor.shape)
+
+
+def _ragged(name: str, depth: int) -> GatewayError:
+    return GatewayError(
+        Cause.INVALID_INPUT,
+        f"input '{name}' is ragged at dimension {depth}: expected lists of equal length, and no values beside lists",
+    )
+
+
+def _out_of_range(name: str, datatype: str) -> GatewayError:
+    return GatewayError(Cause.INVALID_INPUT, f"input '{name}' holds a number out of the range of {datatype}")

@@ -1,0 +1,166 @@
+"""The Open Inference Protocol v2 over REST (specification/protocol/inference_rest.md), tensors as JSON.
+
+Tensors are described in full, so that a request is decoded without its model's contract; `data` comes nested or flat.
+The binary tensor data extension is not spoken, and not advertised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from gateway.codecs.fields import input_name, parameter, refuse_unknown, request_id, wanted_outputs
+from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse_object, plain
+from gateway.codecs.json_tensors import SHORT_FLOATS, elements, to_json_array
+from gateway.codecs.selection import split_parameters
+from gateway.core.contract import ModelContract
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Parameter
+from gateway.core.tensor import Tensor, element_count, numpy_dtype
+
+_FIELDS = ("id", "inputs", "outputs", "parameters")
+_INPUT_FIELDS = ("data", "datatype", "name", "parameters", "shape")
+_OUTPUT_FIELDS = ("name", "parameters")
+
+
+def decode_request(body: bytes, model: ModelSpec, contract_of: Callable[[str], ModelContract]) -> InferenceRequest:
+    """The request that `body` is, to the model and version of the path.
+
+    Raises UNPARSEABLE, INVALID_INPUT naming the input, UNSUPPORTED_DATATYPE for 16-bit floats, VERSION_NOT_FOUND, and
+    MODEL_NOT_FOUND from `contract_of`.
+    """
+    document = parse_object(body)
+    contract_of(model.name)
+    refuse_unknown("the body", document, _FIELDS)
+    if "inputs" not in document:
+        raise GatewayError(Cause.INVALID_INPUT, "field 'inputs' is missing; expected a list of tensors")
+    spec, selection, parameters = split_parameters(model, _parameters(document, "the body"))
+    outputs = _objects(document["outputs"], "outputs") if document.get("outputs") is not None else []
+    return InferenceRequest(
+        model=spec,
+        inputs=tuple(_input(item) for item in _objects(document["inputs"], "inputs")),
+        wanted=wanted_outputs(_output(item) for item in outputs),
+        parameters=parameters,
+        id=request_id(document.get("id")),
+        selection=selection,
+    )
+
+
+def encode_response(response: InferenceResponse) -> bytes:
+    """The answer, `data` flat in row-major order.
+
+    Raises UNSUPPORTED_DATATYPE where an output holds what JSON cannot carry.
+    """
+    document: dict[str, Any] = {"model_name": response.model}
+    if response.version is not None:
+        document["model_version"] = str(response.version)
+    if response.id:
+        document["id"] = response.id
+    if response.parameters:
+        document["parameters"] = dict(response.parameters)
+    document["outputs"] = [_encoded(tensor) for tensor in response.outputs]
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def encode_server_metadata(name: str, version: str, extensions: Sequence[str] = ()) -> bytes:
+    """The answer to `GET /v2`."""
+    return orjson.dumps({"name": name, "version": version, "extensions": list(extensions)})
+
+
+def encode_model_metadata(metadata: ModelMetadata) -> bytes:
+    """The answer to `GET /v2/models/{model}`; versions are strings, variable dimensions -1."""
+    document: dict[str, Any] = {
+        "name": metadata.name,
+        "versions": [str(version) for version in metadata.versions],
+        "platform": metadata.platform,
+        "inputs": [spec.as_json() for spec in metadata.inputs],
+        "outputs": [spec.as_json() for spec in metadata.outputs],
+    }
+    if metadata.properties:
+        document["properties"] = dict(metadata.properties)
+    return orjson.dumps(document)
+
+
+def _objects(value: JsonValue, name: str) -> list[JsonObject]:
+    # An array of objects has been read as a list; any other is a JsonArray, and right only if it is empty.
+    items = value.as_list() if isinstance(value, JsonArray) else value
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise GatewayError(Cause.INVALID_INPUT, f"field '{name}': expected a list of objects")
+    return items
+
+
+def _output(item: JsonObject) -> object:
+    refuse_unknown("an item of 'outputs'", item, _OUTPUT_FIELDS)
+    _parameters(item, "an item of 'outputs'")
+    return item.get("name")
+
+
+def _input(item: JsonObject) -> Tensor:
+    name = input_name(item.get("name"))
+    what = f"input '{name}'"
+    refuse_unknown(what, item, _INPUT_FIELDS)
+    if "binary_data_size" in _parameters(item, what):
+        raise GatewayError(
+            Cause.INVALID_INPUT,
+            f"{what} has binary data, an extension that is not spoken here; expected 'data', or raw contents over gRPC",
+        )
+    datatype = item.get("datatype")
+    if not isinstance(datatype, str):
+        raise GatewayError(Cause.INVALID_INPUT, f"{what}: expected a datatype such as 'FP32'")
+    numpy_dtype(datatype, name)
+    if datatype in SHORT_FLOATS:
+        raise GatewayError(
+            Cause.UNSUPPORTED_DATATYPE,
+            f"receiving {datatype} data via JSON is not supported; use raw contents over gRPC for {what}",
+        )
+    shape = _shape(item.get("shape"), what)
+    count = element_count(shape, name)
+    if not isinstance(item.get("data"), JsonArray | list):
+        raise GatewayError(Cause.INVALID_INPUT, f"{what}: expected 'data', a list of {count} elements, nested or flat")
+    flat, nested = elements(item["data"], name, datatype)
+    if flat.size != count:
+        raise GatewayError(Cause.INVALID_INPUT, f"{what} holds {flat.size} elements; shape {list(shape)} takes {count}")
+    # Below an empty list there is nothing to nest.
+    agrees = nested == shape if count else nested == shape[: len(nested)]
+    if len(nested) != 1 and not agrees:
+        raise GatewayError(
+            Cause.INVALID_INPUT,
+            f"{what} is nested as {list(nested)}; expected data that is flat, or nested as its shape {list(shape)}",
+        )
+    return Tensor(name, datatype, flat.reshape(shape))
+
+
+def _shape(value: JsonValue, what: str) -> tuple[int, ...]:
+    dims = plain(value)
+    if not isinstance(dims, list) or any(type(dim) is not int for dim in dims):
+        raise GatewayError(Cause.INVALID_INPUT, f"{what}: expected a shape, a list of integers")
+    return tuple(dims)
+
+
+def _parameters(item: JsonObject, what: str) -> dict[str, Parameter]:
+    value = item.get("parameters")
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise GatewayError(Cause.INVALID_INPUT, f"{what}: expected 'parameters' to be an object")
+    return {name: parameter(name, item) for name, item in value.items()}
+
+
+def _encoded(tensor: Tensor) -> dict[str, Any]:
+    if tensor.datatype in SHORT_FLOATS:
+        raise GatewayError(
+            Cause.UNSUPPORTED_DATATYPE,
+            f"sending {tensor.datatype} data via JSON is not supported; ask for output '{tensor.name}' over gRPC",
+        )
+    # Where there are no elements, flattening still gives the empty list; a scalar gives a list of one.
+    flat = Tensor(tensor.name, tensor.datatype, np.ascontiguousarray(tensor.array).reshape(math.prod(tensor.shape)))
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "datatype": tensor.datatype,
+        "data": to_json_array(flat),
+    }

@@ -1,0 +1,207 @@
+"""The Open Inference Protocol v2 over gRPC (specification/protocol/inference_grpc.md): ModelInfer's messages.
+
+Contents are typed, in one repeated field by datatype, or raw, in one entry for each tensor; never both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from gateway._generated import oip_pb2
+from gateway.codecs.fields import input_name, parameter, version_number, wanted_outputs
+from gateway.codecs.json_tensors import SHORT_FLOATS
+from gateway.codecs.selection import split_parameters
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Parameter, TensorSpec
+from gateway.core.tensor import NDArray, Tensor, element_count, from_raw, numpy_dtype, to_raw
+
+# Far more than any model has; millions of empty messages fit into two megabytes.
+MAX_TENSORS = 1024
+
+# Datatype -> field of InferTensorContents. FP16 and BF16 have none: they are raw only.
+_FIELD = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+# Integers that travel widened to 32 bits, as the dtype that they arrive in.
+_WIDENED: dict[str, np.dtype[Any]] = {
+    "INT8": np.dtype(np.int32),
+    "INT16": np.dtype(np.int32),
+    "UINT8": np.dtype(np.uint32),
+    "UINT16": np.dtype(np.uint32),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OipGrpcRequest:
+    """A decoded ModelInfer request, and whether it carried raw contents: then its answer does too."""
+
+    request: InferenceRequest
+    raw: bool
+
+
+def decode_request(data: bytes) -> OipGrpcRequest:
+    """The request that a serialised ModelInferRequest is.
+
+    Raises UNPARSEABLE where it is none, INVALID_INPUT naming the input, UNSUPPORTED_DATATYPE for typed 16-bit floats,
+    VERSION_NOT_FOUND for a version that is no integer.
+    """
+    message = oip_pb2.ModelInferRequest()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise GatewayError(Cause.UNPARSEABLE, "the message is not a ModelInferRequest") from None
+    if not message.model_name:
+        raise GatewayError(Cause.INVALID_INPUT, "field 'model_name' is empty; expected the name of a model")
+    if max(len(message.inputs), len(message.outputs)) > MAX_TENSORS:
+        raise GatewayError(Cause.INVALID_INPUT, f"the message has more than {MAX_TENSORS} tensors")
+    version = version_number(message.model_version, message.model_name) if message.model_version else None
+    model, selection, parameters = split_parameters(
+        ModelSpec(message.model_name, version), _parameters(message.parameters)
+    )
+    raw = len(message.raw_input_contents) > 0
+    return OipGrpcRequest(
+        InferenceRequest(
+            model=model,
+            inputs=_raw_inputs(message) if raw else tuple(_typed_input(tensor) for tensor in message.inputs),
+            wanted=wanted_outputs(output.name for output in message.outputs),
+            parameters=parameters,
+            id=message.id,
+            selection=selection,
+        ),
+        raw,
+    )
+
+
+def encode_response(response: InferenceResponse, *, raw: bool) -> bytes:
+    """A serialised ModelInferResponse, with raw contents if `raw` or where an output is a 16-bit float."""
+    raw = raw or any(tensor.datatype in SHORT_FLOATS for tensor in response.outputs)
+    message = oip_pb2.ModelInferResponse(model_name=response.model, id=response.id)
+    if response.version is not None:
+        message.model_version = str(response.version)
+    for name, value in response.parameters.items():
+        _set_parameter(message.parameters[name], value)
+    for tensor in response.outputs:
+        output = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        if raw:
+            message.raw_output_contents.append(bytes(to_raw(tensor)))
+        else:
+            # Present though empty for a tensor without elements: contents, not their absence.
+            output.contents.SetInParent()
+            getattr(output.contents, _FIELD[tensor.datatype]).extend(tensor.array.reshape(-1).tolist())
+    return message.SerializeToString()
+
+
+def encode_model_metadata(metadata: ModelMetadata) -> bytes:
+    """A serialised ModelMetadataResponse; variable dimensions are -1."""
+    message = oip_pb2.ModelMetadataResponse(
+        name=metadata.name,
+        versions=[str(version) for version in metadata.versions],
+        platform=metadata.platform,
+        inputs=[_metadata(spec) for spec in metadata.inputs],
+        outputs=[_metadata(spec) for spec in metadata.outputs],
+        properties=dict(metadata.properties),
+    )
+    return message.SerializeToString()
+
+
+def _metadata(spec: TensorSpec) -> oip_pb2.ModelMetadataResponse.TensorMetadata:
+    return oip_pb2.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+
+
+def _raw_inputs(message: oip_pb2.ModelInferRequest) -> tuple[Tensor, ...]:
+    if len(message.raw_input_contents) != len(message.inputs):
+        raise GatewayError(
+            Cause.INVALID_INPUT,
+            f"the number of inputs ({len(message.inputs)}) does not match the number of raw input contents "
+            f"({len(message.raw_input_contents)}); expected one for each input, in order",
+        )
+    return tuple(
+        _raw_input(tensor, raw) for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True)
+    )
+
+
+def _raw_input(tensor: oip_pb2.ModelInferRequest.InferInputTensor, raw: bytes) -> Tensor:
+    name = input_name(tensor.name)
+    if tensor.contents.ByteSize():
+        raise GatewayError(
+            Cause.INVALID_INPUT,
+            f"input '{name}': contents field must not be specified when using raw_input_contents",
+        )
+    return from_raw(name, tensor.datatype, tuple(tensor.shape), raw)
+
+
+def _typed_input(tensor: oip_pb2.ModelInferRequest.InferInputTensor) -> Tensor:
+    name, datatype, shape = input_name(tensor.name), tensor.datatype, tuple(tensor.shape)
+    dtype = numpy_dtype(datatype, name)
+    count = element_count(shape, name)
+    field = _FIELD.get(datatype)
+    if field is None:
+        raise GatewayError(
+            Cause.UNSUPPORTED_DATATYPE,
+            f"input '{name}': {datatype} has no typed contents; use raw_input_contents for every input",
+        )
+    for descriptor, values in tensor.contents.ListFields():
+        if descriptor.name != field:
+            raise GatewayError(Cause.INVALID_INPUT, f"input '{name}': {datatype} takes {field}, not {descriptor.name}")
+        _check_count(name, shape, len(values), count)
+    values = getattr(tensor.contents, field)
+    _check_count(name, shape, len(values), count)
+    if datatype == "BYTES":
+        array: NDArray = np.empty(count, dtype=object)
+        array[:] = list(values)
+    else:
+        array = np.fromiter(values, dtype=_WIDENED.get(datatype, dtype), count=count)
+    if datatype in _WIDENED:
+        array = _narrowed(array, dtype, name, datatype)
+    return Tensor(name, datatype, array.reshape(shape))
+
+
+def _check_count(name: str, shape: tuple[int, ...], found: int, count: int) -> None:
+    if found != count:
+        raise GatewayError(
+            Cause.INVALID_INPUT, f"input '{name}' holds {found} elements; shape {list(shape)} takes {count}"
+        )
+
+
+def _narrowed(array: NDArray, dtype: np.dtype[Any], name: str, datatype: str) -> NDArray:
+    limits = np.iinfo(dtype)
+    if array.size and not (limits.min <= int(array.min()) and int(array.max()) <= limits.max):
+        raise GatewayError(Cause.INVALID_INPUT, f"input '{name}' holds a number out of the range of {datatype}")
+    return array.astype(dtype)
+
+
+def _parameters(parameters: Mapping[str, oip_pb2.InferParameter]) -> dict[str, Parameter]:
+    found = {}
+    for name, value in parameters.items():
+        kind = value.WhichOneof("parameter_choice")
+        found[name] = parameter(name, None if kind is None else getattr(value, kind))
+    return found
+
+
+def _set_parameter(message: oip_pb2.InferParameter, value: Parameter) -> None:
+    if isinstance(value, bool):
+        message.bool_param = value
+    elif isinstance(value, str):
+        message.string_param = value
+    elif isinstance(value, float):
+        message.double_param = value
+    elif value < 2**63:
+        message.int64_param = value
+    else:
+        message.uint64_param = value

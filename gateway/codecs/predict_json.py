@@ -1,0 +1,138 @@
+"""The gateway's own JSON: `POST /predict`, inputs as nested lists, datatypes and shapes from the model's contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+
+from gateway.codecs.fields import choice, refuse_unknown, request_id, shown, version_number, wanted_outputs
+from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse_object, plain
+from gateway.codecs.json_tensors import tensor_from_json, to_json_array
+from gateway.core.contract import ModelContract
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, Selection, TensorSpec
+from gateway.core.tensor import Tensor
+
+FIELDS = ("endpoint", "id", "inputs", "label", "model", "outputs", "stack", "variant", "version")
+
+
+def decode_request(
+    body: bytes, contract_of: Callable[[str], ModelContract], model: str | None = None
+) -> InferenceRequest:
+    """The request that `body` is; `model` is the name in the path, where there is one.
+
+    Raises UNPARSEABLE, INVALID_INPUT naming the field or input, VERSION_NOT_FOUND, and MODEL_NOT_FOUND from
+    `contract_of`.
+    """
+    document = parse_object(body)
+    refuse_unknown("the body", document, FIELDS)
+    spec = _model_spec(document, model)
+    contract = contract_of(spec.name)
+    if "inputs" not in document:
+        raise GatewayError(Cause.INVALID_INPUT, f"field 'inputs' is missing; expected {_expected(contract)}")
+    return InferenceRequest(
+        model=spec,
+        inputs=_inputs(document["inputs"], contract),
+        wanted=_wanted(document.get("outputs")),
+        id=request_id(document.get("id")),
+        selection=_selection(document),
+    )
+
+
+def encode_response(response: InferenceResponse) -> bytes:
+    """The answer: model, version, stack, outputs as nested lists, and the request's id or null.
+
+    Raises UNSUPPORTED_DATATYPE where an output holds what JSON cannot carry.
+    """
+    served_by = response.served_by
+    version = response.version
+    if version is None and served_by is not None:
+        version = served_by.version
+    return orjson.dumps(
+        {
+            "model": response.model,
+            "version": version,
+            "stack": None if served_by is None else served_by.stack,
+            "outputs": {tensor.name: to_json_array(tensor) for tensor in response.outputs},
+            "id": response.id or None,
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
+    )
+
+
+def _given(document: JsonObject, name: str) -> bool:
+    # Clients that fill a template send null for what they leave open.
+    return document.get(name) is not None
+
+
+def _model_spec(document: JsonObject, in_path: str | None) -> ModelSpec:
+    name = in_path
+    if _given(document, "model"):
+        name = choice("model", document["model"])
+        if in_path not in (None, name):
+            raise GatewayError(
+                Cause.INVALID_INPUT, f"field 'model' says '{shown(name)}', the path another model; expected one of them"
+            )
+    if name is None:
+        raise GatewayError(Cause.INVALID_INPUT, "field 'model' is missing; expected the name of a model")
+    version = None
+    if _given(document, "version"):
+        if type(document["version"]) is not int:
+            raise GatewayError(Cause.INVALID_INPUT, "field 'version': expected an integer")
+        version = version_number(document["version"], name)
+    label = choice("label", document["label"]) if _given(document, "label") else None
+    if version is not None and label is not None:
+        raise GatewayError(Cause.INVALID_INPUT, "fields 'version' and 'label' exclude each other; expected one of them")
+    return ModelSpec(name, version, label)
+
+
+def _selection(document: JsonObject) -> Selection:
+    named = {name: choice(name, document[name]) for name in ("stack", "endpoint", "variant") if _given(document, name)}
+    return Selection(**named)
+
+
+def _inputs(value: JsonValue, contract: ModelContract) -> tuple[Tensor, ...]:
+    if not isinstance(value, dict):
+        if len(contract.inputs) != 1:
+            raise GatewayError(Cause.INVALID_INPUT, f"field 'inputs': expected {_expected(contract)}")
+        value = {contract.inputs[0].name: value}
+    return tuple(_input(item, contract.input(name), contract) for name, item in value.items())
+
+
+def _input(value: JsonValue, spec: TensorSpec, contract: ModelContract) -> Tensor:
+    if value is None:
+        raise GatewayError(Cause.INVALID_INPUT, f"input '{spec.name}' is null; expected {_described(spec)}")
+    tensor = tensor_from_json(value, spec)
+    # One instance without its batch dimension is a common slip; guessing it would hide the others.
+    row = spec.shape[1:]
+    if contract.batch_cap is not None and len(tensor.shape) == len(row) and _fits(tensor.shape, row):
+        raise GatewayError(
+            Cause.INVALID_INPUT,
+            f"input '{spec.name}' has shape {list(tensor.shape)}; expected {list(spec.shape)}: dimension 0 is the "
+            "batch, so wrap a single instance in a list",
+        )
+    return tensor
+
+
+def _fits(shape: tuple[int, ...], row: tuple[int, ...]) -> bool:
+    return all(want in (-1, dim) for dim, want in zip(shape, row, strict=True))
+
+
+def _wanted(value: JsonValue) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, JsonArray | list):
+        raise GatewayError(Cause.INVALID_INPUT, "field 'outputs': expected a list of output names")
+    return wanted_outputs(plain(value))
+
+
+def _expected(contract: ModelContract) -> str:
+    inputs = ", ".join(f"'{spec.name}' ({_described(spec)})" for spec in contract.inputs)
+    if len(contract.inputs) == 1:
+        return f"a nested list, or an object with input {inputs}"
+    return f"an object with a nested list for each of the inputs {inputs}"
+
+
+def _described(spec: TensorSpec) -> str:
+    return f"{spec.datatype} {list(spec.shape)}"

@@ -1,0 +1,211 @@
+"""What every front end does around a request, whatever its protocol.
+
+A `Call` gets an id and a deadline, is admitted or refused, and is reported exactly once, however it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from gateway.codecs.selection import merge_selection
+from gateway.core.clock import Clock
+from gateway.core.context import CallContext
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, InferenceResponse
+from gateway.core.observer import Observer
+from gateway.dataplane import DataPlane
+from gateway.telemetry.logging import log_access
+
+logger = logging.getLogger(__name__)
+
+# A client's own id goes into logs and headers: anything unusual is replaced, not repaired.
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_MILLISECONDS = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?([eE]\+?[0-9]{1,2})?")
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+
+# What the gateway calls itself in server metadata.
+SERVER_NAME = "twinserve"
+
+# Header and metadata name -> what it chooses.
+SELECTION_HEADERS = {"x-stack": "stack", "x-endpoint": "endpoint", "x-variant": "variant", "x-label": "label"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client, or all of them together, may ask of the gateway. Sizes in bytes, times in seconds."""
+
+    body_bytes: int = 67_108_864
+    json_bytes: int = 8_388_608
+    in_flight: int = 1024
+    in_flight_bytes: int = 536_870_912
+    timeout_s: float = 30.0
+    max_timeout_s: float = 120.0
+    body_timeout_s: float = 30.0
+
+
+class Admission:
+    """How many requests are in the gateway, with how many bytes of body, over all front ends that share it."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.in_flight = 0
+        self.in_flight_bytes = 0
+
+    @contextmanager
+    def admit(self) -> Iterator[Ticket]:
+        """One request's stay; raises OVERLOADED where the gateway is full."""
+        if self.in_flight >= self._limits.in_flight:
+            raise self._full(f"{self._limits.in_flight} requests are in flight")
+        self.in_flight += 1
+        ticket = Ticket(self)
+        try:
+            yield ticket
+        finally:
+            self.in_flight -= 1
+            self.in_flight_bytes -= ticket.taken
+
+    def take(self, size: int) -> None:
+        """Counts `size` more bytes in; raises OVERLOADED where they do not fit."""
+        if self.in_flight_bytes + size > self._limits.in_flight_bytes:
+            raise self._full(f"the requests in flight hold {self._limits.in_flight_bytes} bytes")
+        self.in_flight_bytes += size
+
+    def _full(self, reason: str) -> GatewayError:
+        return GatewayError(Cause.OVERLOADED, f"the gateway is full: {reason}", retry_after_s=1.0)
+
+
+class Ticket:
+    """One admitted request's share of the bytes in flight, given back when its stay ends."""
+
+    __slots__ = ("_admission", "taken")
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self.taken = 0
+
+    def take(self, size: int) -> None:
+        """Counts `size` more bytes of body; raises OVERLOADED where they do not fit."""
+        self._admission.take(size)
+        self.taken += size
+
+
+@dataclass(slots=True)
+class Call:
+    """One request of a client, as far as it is known yet. `model` is the name asked for, known or not."""
+
+    context: CallContext
+    started: float
+    model: str = ""
+    response: InferenceResponse | None = field(default=None, repr=False)
+
+
+class Edge:
+    """Opens, bounds and reports calls for the front ends, in the terms they share."""
+
+    def __init__(
+        self, data_plane: DataPlane, *, limits: Limits, observer: Observer, clock: Clock, admission: Admission
+    ) -> None:
+        self.data_plane = data_plane
+        self.limits = limits
+        self.admission = admission
+        self._observer = observer
+        self._clock = clock
+
+    def open(self, protocol: str, request_id: str) -> Call:
+        """A call that starts now, with the default deadline."""
+        now = self._clock.now()
+        return Call(CallContext(request_id, protocol, now + self.limits.timeout_s), now)
+
+    def allow(self, call: Call, seconds: float) -> None:
+        """Sets the client's own deadline, counted from the call's start and capped."""
+        call.context.deadline = call.started + min(seconds, self.limits.max_timeout_s)
+
+    async def infer(self, call: Call, request: InferenceRequest, selection: Mapping[str, str]) -> InferenceResponse:
+        """The data plane's answer, for the place that body and headers agree on."""
+        call.model = request.model.name
+        if selection:
+            request = merge_selection(request, **selection)
+        call.response = await self.data_plane.infer(request, call.context)
+        return call.response
+
+    def seconds_left(self, call: Call) -> float:
+        """The time until the call's deadline; raises DEADLINE where there is none left."""
+        left = call.context.deadline - self._clock.now()
+        if left <= 0:
+            raise GatewayError(Cause.DEADLINE, "the deadline had passed before the request could be sent")
+        return left
+
+    def abandoned(self, call: Call) -> Cause:
+        """Why a call was cancelled from outside: its client's deadline, or else its client."""
+        return Cause.DEADLINE if self._clock.now() >= call.context.deadline else Cause.CLIENT_GONE
+
+    def finish(self, call: Call, cause: Cause | None) -> None:
+        """Reports the call to metrics and log. Front ends call it once, in a `finally`."""
+        seconds = self._clock.now() - call.started
+        served_by = None if call.response is None else call.response.served_by
+        stack = "" if served_by is None else served_by.stack
+        self._observer.request_finished(
+            model=self._label(call.model),
+            version=None if served_by is None else served_by.version,
+            stack=stack,
+            protocol=call.context.protocol,
+            cause=cause,
+            seconds=seconds,
+        )
+        log_access(
+            request_id=call.context.request_id,
+            protocol=call.context.protocol,
+            model=call.model[:128],
+            stack=stack,
+            endpoint="" if served_by is None else served_by.endpoint,
+            cause=cause,
+            seconds=seconds,
+        )
+
+    def refuse(self, protocol: str, request_id: str, cause: Cause) -> None:
+        """Reports a request that reached no route."""
+        self.finish(self.open(protocol, request_id), cause)
+
+    def _label(self, model: str) -> str:
+        # Unknown models share the label "": a name chosen by a client must not become a time series.
+        try:
+            return self.data_plane.contract(model).name
+        except GatewayError:
+            return ""
+
+
+def failure(request_id: str, exc: Exception) -> GatewayError:
+    """`exc` as what a client is told: of our own bug it is told the id, and the log gets the exception."""
+    if isinstance(exc, GatewayError):
+        return exc
+    logger.error("internal error in request %s", request_id, exc_info=exc)
+    return GatewayError(Cause.INTERNAL, f"internal error; the gateway's log has it under request id {request_id}")
+
+
+def request_id_from(sent: str | None) -> str:
+    """The client's own id if it is a sane one, else a fresh one."""
+    return sent if sent is not None and _SANE_ID.fullmatch(sent) else uuid4().hex
+
+
+def seconds_from_milliseconds(text: str) -> float:
+    """A timeout as a client writes it; raises UNPARSEABLE for anything but a number of milliseconds >= 0."""
+    if not _MILLISECONDS.fullmatch(text):
+        raise GatewayError(Cause.UNPARSEABLE, "x-request-timeout-ms: expected a number of milliseconds, 0 or more")
+    return float(text) / 1e3
+
+
+def choose(selection: dict[str, str], name: str, value: str) -> None:
+    """Adds what header `name` chooses; raises INVALID_INPUT where it is sent twice with different values."""
+    field_name = SELECTION_HEADERS[name]
+    if selection.setdefault(field_name, value) != value:
+        raise GatewayError(Cause.INVALID_INPUT, f"{name} is sent twice with different values")
+
+
+def header_text(text: str) -> str:
+    """`text` as a header and gRPC metadata may carry it: printable ASCII."""
+    return _UNPRINTABLE.sub("?", text)

@@ -1,0 +1,100 @@
+"""What every gRPC method shares: the client's metadata, the trailing metadata of answers, and errors as statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import NoReturn, TypeVar, cast
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from gateway.core.errors import Cause, GatewayError, capped
+from gateway.frontends.edge import SELECTION_HEADERS, Call, Edge, choose, failure, header_text, request_id_from
+from gateway.frontends.grpc.errors import OIP
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Method = Callable[[bytes, Context], Awaitable[bytes]]
+M = TypeVar("M", bound=Message)
+Trailing = tuple[tuple[str, str], ...]
+
+# Status texts travel as a header, and 8 KiB is what many clients take of all headers together.
+MAX_DETAIL = 1024
+
+
+def request_id(context: Context) -> str:
+    """The client's own `x-request-id` if it is a sane one, else a fresh one."""
+    return request_id_from(next((value for key, value in _metadata(context) if key == "x-request-id"), None))
+
+
+def selection(context: Context) -> dict[str, str]:
+    """Where the client's metadata wants it answered; raises INVALID_INPUT for a contradiction."""
+    chosen: dict[str, str] = {}
+    for key, value in _metadata(context):
+        if key in SELECTION_HEADERS:
+            choose(chosen, key, value)
+    return chosen
+
+
+def trailing(call: Call) -> Trailing:
+    """What ends every inference: the id, the times, and who gave the answer where there is one."""
+    metadata = (
+        ("x-request-id", call.context.request_id),
+        ("server-timing", call.context.timings.server_timing()),
+    )
+    served_by = None if call.response is None else call.response.served_by
+    return metadata if served_by is None else (*metadata, ("x-served-by", header_text(served_by.header())))
+
+
+async def abort(context: Context, error: GatewayError, metadata: Trailing) -> NoReturn:
+    """Ends the RPC with the cause's status."""
+    await context.abort(OIP[error.cause], capped(error.detail, MAX_DETAIL), metadata)
+
+
+def answering(answer: Callable[[bytes], bytes]) -> Method:
+    """A method whose answer needs no waiting; its failures become statuses."""
+
+    async def method(data: bytes, context: Context) -> bytes:
+        identity = request_id(context)
+        metadata = (("x-request-id", identity),)
+        try:
+            encoded = answer(data)
+        except Exception as exc:
+            await abort(context, failure(identity, exc), metadata)
+        context.set_trailing_metadata(metadata)
+        return encoded
+
+    return method
+
+
+def parsed(message: M, data: bytes) -> M:
+    """`message`, filled from `data`; raises UNPARSEABLE naming the message that was expected."""
+    try:
+        message.ParseFromString(data)
+    except DecodeError as exc:
+        raise GatewayError(Cause.UNPARSEABLE, f"expected a {message.DESCRIPTOR.name} message") from exc
+    return message
+
+
+class UnknownMethods(grpc.GenericRpcHandler):
+    """Answers, and reports, whatever no service before it has. Added to a server last."""
+
+    def __init__(self, edge: Edge, protocol: str) -> None:
+        self._edge = edge
+        self._protocol = protocol
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """The handler for any method name."""
+        return grpc.unary_unary_rpc_method_handler(self._refuse)
+
+    async def _refuse(self, _data: bytes, context: Context) -> bytes:
+        identity = request_id(context)
+        self._edge.refuse(self._protocol, identity, Cause.ROUTE_NOT_FOUND)
+        error = GatewayError(Cause.ROUTE_NOT_FOUND, "there is no such service or method")
+        await abort(context, error, (("x-request-id", identity),))
+
+
+def _metadata(context: Context) -> Iterator[tuple[str, str]]:
+    for key, value in cast("tuple[tuple[str, str | bytes], ...]", context.invocation_metadata() or ()):
+        # Keys that end in -bin have bytes for values; none of ours does.
+        if isinstance(value, str):
+            yield key, value

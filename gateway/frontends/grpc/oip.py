@@ -1,0 +1,113 @@
+"""The Open Inference Protocol over gRPC: service `inference.GRPCInferenceService`, the non-streaming methods.
+
+Requests arrive as bytes and are parsed here, so that garbage is the client's error (INVALID_ARGUMENT), not ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+
+from gateway._generated import oip_pb2
+from gateway.codecs import oip_proto
+from gateway.codecs.selection import version_number
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import ModelSpec
+from gateway.frontends.edge import SERVER_NAME, Call, Edge, failure
+from gateway.frontends.grpc.calls import Context, Method, abort, answering, parsed, request_id, selection, trailing
+
+SERVICE = "inference.GRPCInferenceService"
+PROTOCOL = "oip-grpc"
+
+
+class OipServicer:
+    """Each method takes and returns a serialised message; failures end the call with a status and the request's id."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._data_plane = edge.data_plane
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The service, for a server to add."""
+        simple: dict[str, Callable[[bytes], bytes]] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+        }
+        methods: dict[str, Method] = {name: answering(answer) for name, answer in simple.items()}
+        methods["ModelInfer"] = self.infer
+        # Without a deserialiser gRPC hands over the bytes as they came.
+        return grpc.method_handlers_generic_handler(
+            SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
+        )
+
+    async def infer(self, data: bytes, context: Context) -> bytes:
+        """ModelInfer: one inference, answered once and reported once."""
+        call = self._edge.open(PROTOCOL, request_id(context))
+        outcome = await self._outcome(call, data, context)
+        if isinstance(outcome, GatewayError):
+            await abort(context, outcome, trailing(call))
+        context.set_trailing_metadata(trailing(call))
+        return outcome
+
+    async def _outcome(self, call: Call, data: bytes, context: Context) -> bytes | GatewayError:
+        cause: Cause | None = Cause.INTERNAL
+        try:
+            with self._edge.admission.admit() as ticket:
+                ticket.take(len(data))
+                encoded = await self._infer(call, data, context)
+            cause = None
+            return encoded
+        except asyncio.CancelledError:
+            # gRPC cancels the handler when the client cancels, or its deadline passes; then nobody hears an answer.
+            cause = self._edge.abandoned(call)
+            raise
+        except Exception as exc:
+            error = failure(call.context.request_id, exc)
+            cause = error.cause
+            return error
+        finally:
+            self._edge.finish(call, cause)
+
+    async def _infer(self, call: Call, data: bytes, context: Context) -> bytes:
+        remaining = context.time_remaining()
+        if remaining is not None:
+            self._edge.allow(call, remaining)
+        self._edge.seconds_left(call)
+        timings = call.context.timings
+        with timings.phase("decode"):
+            decoded = oip_proto.decode_request(data)
+        response = await self._edge.infer(call, decoded.request, selection(context))
+        with timings.phase("encode"):
+            return oip_proto.encode_response(response, raw=decoded.raw)
+
+    def _server_live(self, data: bytes) -> bytes:
+        parsed(oip_pb2.ServerLiveRequest(), data)
+        return oip_pb2.ServerLiveResponse(live=True).SerializeToString()
+
+    def _server_ready(self, data: bytes) -> bytes:
+        parsed(oip_pb2.ServerReadyRequest(), data)
+        return oip_pb2.ServerReadyResponse(ready=self._data_plane.ready()).SerializeToString()
+
+    def _model_ready(self, data: bytes) -> bytes:
+        asked = parsed(oip_pb2.ModelReadyRequest(), data)
+        ready = self._data_plane.model_ready(_spec(asked.name, asked.version))
+        return oip_pb2.ModelReadyResponse(ready=ready).SerializeToString()
+
+    def _server_metadata(self, data: bytes) -> bytes:
+        parsed(oip_pb2.ServerMetadataRequest(), data)
+        answer = oip_pb2.ServerMetadataResponse(name=SERVER_NAME, version=self._data_plane.version)
+        return answer.SerializeToString()
+
+    def _model_metadata(self, data: bytes) -> bytes:
+        asked = parsed(oip_pb2.ModelMetadataRequest(), data)
+        return oip_proto.encode_model_metadata(self._data_plane.model_metadata(_spec(asked.name, asked.version)))
+
+
+def _spec(model: str, version: str) -> ModelSpec:
+    # An empty version is protobuf's way to leave it out.
+    return ModelSpec(model, version_number(version, model) if version else None)

@@ -1,0 +1,167 @@
+"""The REST front ends of one worker: one FastAPI application, with raw ASGI endpoints where it counts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.routing import Route
+
+from gateway.core.clock import Clock
+from gateway.core.contract import ModelContract
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.observer import Observer
+from gateway.dataplane import DataPlane
+from gateway.frontends.edge import Admission, Edge, Limits
+from gateway.frontends.rest import openapi
+from gateway.frontends.rest.errors import OIP_SHAPE, PREDICT_SHAPE, is_oip, retry_after, shape_for
+from gateway.frontends.rest.inference import InferenceEndpoint, oip_door, predict_door
+from gateway.frontends.rest.middleware import REQUEST_ID, Identity
+from gateway.frontends.rest.schemas import COMPONENTS, oip_example, predict_example
+from gateway.frontends.rest.system import oip_routes, operator_routes
+
+_DESCRIPTION = (
+    "One door in front of TorchServe and TensorFlow Serving. Without a choice the gateway's own configuration "
+    "decides which stack answers; every answer names it in the header x-served-by."
+)
+# Causes of the exceptions that the framework itself raises, by their status.
+_FRAMEWORK = {
+    404: (Cause.ROUTE_NOT_FOUND, "there is no such path"),
+    405: (Cause.METHOD_NOT_ALLOWED, "the path has no such method"),
+}
+
+
+class GatewayApp(FastAPI):
+    """A FastAPI application whose OpenAPI covers its raw ASGI routes too."""
+
+    raw_routes: Sequence[openapi.RawRoute] = ()
+    contracts: Callable[[], list[ModelContract]] = staticmethod(list)
+
+    def add_raw_routes(
+        self, raw_routes: Sequence[openapi.RawRoute], contracts: Callable[[], list[ModelContract]]
+    ) -> None:
+        """Serves the routes, before all others; `contracts` gives the models of their examples."""
+        self.raw_routes = raw_routes
+        self.contracts = contracts
+        self.router.routes[:0] = [Route(route.path, route.endpoint, methods=["POST"]) for route in raw_routes]
+
+    def openapi(self) -> dict[str, Any]:
+        """The document; made anew each time, since its examples follow the models."""
+        document = copy.deepcopy(super().openapi())
+        document["paths"] = {**openapi.paths(self.raw_routes, self.contracts()), **document.get("paths", {})}
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                # FastAPI claims its own validation error for every path parameter; a string is always valid here.
+                if (
+                    "422" in operation["responses"]
+                    and operation["responses"]["422"]["description"] == "Validation Error"
+                ):
+                    del operation["responses"]["422"]
+        document["components"] = {"schemas": COMPONENTS}
+        return document
+
+
+def create_app(
+    data_plane: DataPlane,
+    *,
+    limits: Limits,
+    observer: Observer,
+    clock: Clock,
+    render_metrics: Callable[[], bytes],
+    admission: Admission | None = None,
+) -> FastAPI:
+    """The application. `admission` is shared with the gRPC server where there is one."""
+    edge = Edge(data_plane, limits=limits, observer=observer, clock=clock, admission=admission or Admission(limits))
+
+    def refused(path: str, request_id: str, cause: Cause) -> None:
+        edge.refuse("oip-rest" if is_oip(path) else "predict", request_id, cause)
+
+    async def framework_error(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, HTTPException)  # noqa: S101 - the handler is registered for nothing else
+        cause, detail = _FRAMEWORK.get(exc.status_code, (Cause.UNPARSEABLE, "the request cannot be handled"))
+        refused(request.url.path, request.scope[REQUEST_ID], cause)
+        return _answer(request, GatewayError(cause, detail), dict(exc.headers or {}))
+
+    app = GatewayApp(
+        title="twinserve gateway",
+        description=_DESCRIPTION,
+        version=data_plane.version,
+        openapi_url="/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[Middleware(Identity, refused=refused)],
+        exception_handlers={
+            HTTPException: framework_error,
+            RequestValidationError: _invalid,
+            GatewayError: _failed,
+        },
+        # Telemetry is the gateway's own; FastAPI's would look for a tracer at every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
+    )
+    app.add_raw_routes(raw_routes(edge), lambda: [data_plane.contract(name) for name in data_plane.models()])
+    app.include_router(oip_routes(data_plane))
+    app.include_router(operator_routes(data_plane, render_metrics))
+    return app
+
+
+def raw_routes(edge: Edge) -> list[openapi.RawRoute]:
+    """The inference routes."""
+    predict = InferenceEndpoint(edge, predict_door())
+    oip = InferenceEndpoint(edge, oip_door())
+    return [
+        openapi.RawRoute(
+            path=path,
+            endpoint=predict,
+            tag="Predict",
+            summary="One inference, as plain JSON",
+            description="Inputs as nested lists by name; datatypes and names are those of the model's contract.",
+            request="PredictRequest",
+            response="PredictResponse",
+            error="Problem",
+            errors=PREDICT_SHAPE,
+            example=lambda contract, named=named: predict_example(contract, named=named),  # type: ignore[misc]
+        )
+        for path, named in (("/predict", True), ("/predict/{model}", False))
+    ] + [
+        openapi.RawRoute(
+            path=path,
+            endpoint=oip,
+            tag="Open Inference Protocol",
+            summary="One inference, after the Open Inference Protocol v2",
+            description="Tensors with name, shape, datatype and data.",
+            request="OipInferRequest",
+            response="OipInferResponse",
+            error="OipError",
+            errors=OIP_SHAPE,
+            example=oip_example,
+        )
+        for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
+    ]
+
+
+async def _failed(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, GatewayError)  # noqa: S101 - the handler is registered for nothing else
+    return _answer(request, exc, {})
+
+
+async def _invalid(request: Request, exc: Exception) -> Response:
+    # FastAPI's own answer would echo what was sent.
+    return _answer(request, GatewayError(Cause.INVALID_INPUT, "a path, query or header parameter is not valid"), {})
+
+
+def _answer(request: Request, error: GatewayError, headers: dict[str, str]) -> Response:
+    shape = shape_for(request.url.path)
+    status = shape.status(error.cause)
+    wait = retry_after(error, status)
+    if wait is not None:
+        headers["retry-after"] = wait
+    body = shape.body(error, request.scope[REQUEST_ID])
+    return Response(body, status, headers, shape.media_type)

@@ -1,0 +1,143 @@
+"""Reading a request's body under caps of size and time, and noticing a client that leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from starlette.types import Receive
+
+from gateway.core.errors import Cause, GatewayError
+from gateway.frontends.edge import Ticket
+
+T = TypeVar("T")
+
+# How long, and up to how many bytes, the rest of a refused body is thrown away before its connection closes:
+# closing under a client that still writes resets the connection, and the answer is lost with it.
+LINGER_SECONDS = 1.0
+LINGER_BYTES = 64 << 20
+# A refused body up to this size is left to the server to skip, and its connection stays open.
+SMALL_BODY_BYTES = 64 << 10
+
+
+class Body:
+    """The body of one request, which may take at most `cap` bytes."""
+
+    def __init__(self, receive: Receive, headers: Iterable[tuple[bytes, bytes]], *, cap: int) -> None:
+        self._receive = receive
+        self._cap = cap
+        self._length = next((value for name, value in headers if name == b"content-length"), None)
+        self.complete = False
+
+    @property
+    def skippable(self) -> bool:
+        """Whether what is left of the body is so little that the connection can be used again."""
+        if self.complete or self._length is None:
+            return self.complete
+        # Without a usable length the server cannot tell where the next request starts.
+        return self._length.isdigit() and _number(self._length, SMALL_BODY_BYTES) <= SMALL_BODY_BYTES
+
+    async def read(self, ticket: Ticket, timeout_s: float) -> bytes:
+        """The whole body, its bytes counted on `ticket` before they are kept.
+
+        Raises TOO_LARGE for a declared length over the cap before anything is read, and for a body without one
+        as soon as it passes the cap; OVERLOADED where the gateway has no room; CLIENT_TOO_SLOW; CLIENT_GONE.
+        """
+        declared = self._declared()
+        ticket.take(declared)
+        limit = asyncio.timeout(timeout_s)
+        try:
+            async with limit:
+                return await self._collect(ticket, declared)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise GatewayError(Cause.CLIENT_TOO_SLOW, f"the body did not arrive within {timeout_s:g} s") from exc
+
+    async def discard(self) -> None:
+        """Throws away what a client still sends of a refused body, within `LINGER_SECONDS` and `LINGER_BYTES`."""
+        seen = 0
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                while not self.complete and seen <= LINGER_BYTES:
+                    message = await self._receive()
+                    seen += len(message.get("body", b""))
+                    self.complete = message["type"] != "http.request" or not message.get("more_body", False)
+        except TimeoutError:
+            return
+
+    def _declared(self) -> int:
+        if self._length is None:
+            return 0
+        if not self._length.isdigit():
+            raise GatewayError(Cause.UNPARSEABLE, "Content-Length: expected a number of bytes")
+        length = _number(self._length, self._cap)
+        if length > self._cap:
+            raise self._too_large()
+        return length
+
+    async def _collect(self, ticket: Ticket, paid: int) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        while not self.complete:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                self.complete = True
+                raise GatewayError(Cause.CLIENT_GONE, "the client closed the connection before its request was whole")
+            self.complete = not message.get("more_body", False)
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > self._cap:
+                raise self._too_large()
+            if size > paid:
+                ticket.take(size - paid)
+                paid = size
+            if chunk:
+                chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _too_large(self) -> GatewayError:
+        return GatewayError(Cause.TOO_LARGE, f"the body is larger than {self._cap} bytes, the most taken as JSON")
+
+
+def _number(digits: bytes, limit: int) -> int:
+    """The number, or anything over `limit` where it has more digits: thousands of them are slow to convert."""
+    significant = digits.lstrip(b"0") or b"0"
+    return int(significant) if len(significant) <= len(str(limit)) else limit + 1
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client disconnects; then raises CLIENT_GONE.
+
+    Runs `work` in the current task: only the watch for the disconnect costs a task.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine that runs has one
+    gone = False
+
+    def cancel_work(watch: asyncio.Task[None]) -> None:
+        nonlocal gone
+        if not watch.cancelled():
+            # A broken receive is a broken connection; taking its exception keeps asyncio from reporting it.
+            watch.exception()
+            gone = True
+            task.cancel()
+
+    watch = asyncio.create_task(_disconnected(receive), name="watch for disconnect")
+    watch.add_done_callback(cancel_work)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        # Where somebody else cancelled too, as a server does that shuts down, theirs must go on.
+        if gone and task.uncancel() == 0:
+            raise GatewayError(Cause.CLIENT_GONE, "the client closed the connection before the answer") from None
+        raise
+    finally:
+        watch.remove_done_callback(cancel_work)
+        watch.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

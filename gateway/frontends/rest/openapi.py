@@ -1,0 +1,121 @@
+"""The OpenAPI of the raw ASGI routes, generated from their route table: FastAPI cannot see into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from gateway.core.contract import ModelContract
+from gateway.core.errors import Cause
+from gateway.frontends.edge import SELECTION_HEADERS
+from gateway.frontends.rest.errors import JSON, ErrorShape
+from gateway.frontends.rest.schemas import Schema
+
+# What an operation cannot answer: these belong to other paths and methods, to nobody who still listens, or to
+# keys and rates, which this gateway does not ask for.
+_NEVER = frozenset(
+    {
+        Cause.ROUTE_NOT_FOUND,
+        Cause.METHOD_NOT_ALLOWED,
+        Cause.CLIENT_GONE,
+        Cause.UNAUTHENTICATED,
+        Cause.FORBIDDEN,
+        Cause.RATE_LIMITED,
+    }
+)
+
+_PATH_PARAMETERS = {"model": "The model's name.", "version": "The version, a whole number."}
+_HEADERS = {
+    "x-request-id": "Comes back with the answer and is in the gateway's log; made up where it is missing.",
+    "x-request-timeout-ms": "How long the answer may take, in milliseconds; capped.",
+    **{name: f"The {field} that must answer." for name, field in SELECTION_HEADERS.items()},
+}
+_ANSWER_HEADERS = {
+    "x-request-id": "The request's id.",
+    "Server-Timing": "Milliseconds of decode, queue, upstream, encode and total.",
+}
+_SERVED_BY = {"x-served-by": "The endpoint, stack, server and version that gave this answer."}
+
+
+@dataclass(frozen=True, slots=True)
+class RawRoute:
+    """One inference route: where it is, what serves it, and what its OpenAPI says. Schemas are component names."""
+
+    path: str
+    endpoint: ASGIApp
+    tag: str
+    summary: str
+    description: str
+    request: str
+    response: str
+    error: str
+    errors: ErrorShape
+    example: Callable[[ModelContract], Schema | None]
+
+
+def paths(routes: Iterable[RawRoute], contracts: Iterable[ModelContract]) -> dict[str, Any]:
+    """The `paths` of the routes, with an example body for each model small enough to show."""
+    known = list(contracts)
+    return {route.path: {"post": _operation(route, known)} for route in routes}
+
+
+def ref(name: str) -> Schema:
+    """A reference to a schema among the components."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def json_answer(schema: str, description: str, media_type: str = JSON) -> dict[str, Any]:
+    """A response whose body is the component `schema`."""
+    return {"description": description, "content": {media_type: {"schema": ref(schema)}}}
+
+
+def _operation(route: RawRoute, contracts: list[ModelContract]) -> dict[str, Any]:
+    examples = {contract.name: route.example(contract) for contract in contracts}
+    shown = {name: {"value": value} for name, value in examples.items() if value is not None}
+    content: dict[str, Any] = {"schema": ref(route.request)}
+    if shown:
+        content["examples"] = shown
+    in_path = [name for name in _PATH_PARAMETERS if f"{{{name}}}" in route.path]
+    return {
+        "tags": [route.tag],
+        "operationId": "post" + "".join(part.strip("{}").capitalize() for part in route.path.split("/")),
+        "summary": route.summary,
+        "description": route.description,
+        "parameters": [
+            *(_parameter(name, "path", _PATH_PARAMETERS[name]) for name in in_path),
+            *(_parameter(name, "header", text) for name, text in _HEADERS.items()),
+        ],
+        "requestBody": {"required": True, "content": {JSON: content}},
+        "responses": {
+            "200": {
+                **json_answer(route.response, "The answer."),
+                "headers": _headers(_ANSWER_HEADERS | _SERVED_BY),
+            },
+            **_failures(route),
+        },
+    }
+
+
+def _failures(route: RawRoute) -> dict[str, Any]:
+    causes: dict[int, list[str]] = {}
+    for cause in Cause:
+        if cause not in _NEVER:
+            causes.setdefault(route.errors.status(cause), []).append(cause.value)
+    return {
+        str(status): {
+            **json_answer(route.error, "Cause: " + ", ".join(values) + ".", route.errors.media_type),
+            "headers": _headers(_ANSWER_HEADERS),
+        }
+        for status, values in sorted(causes.items())
+    }
+
+
+def _headers(texts: Mapping[str, str]) -> dict[str, Any]:
+    return {name: {"description": text, "schema": {"type": "string"}} for name, text in texts.items()}
+
+
+def _parameter(name: str, where: str, text: str) -> dict[str, Any]:
+    return {"name": name, "in": where, "required": where == "path", "description": text, "schema": {"type": "string"}}

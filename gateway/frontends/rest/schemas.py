@@ -1,0 +1,204 @@
+"""JSON Schemas of what the REST front ends take and answer: the `components` of `/openapi.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.core.contract import ModelContract
+from gateway.core.messages import TensorSpec
+from gateway.core.tensor import DATATYPES, FLOAT_DATATYPES
+
+Schema = dict[str, Any]
+
+# A larger example would be a wall of numbers.
+MAX_EXAMPLE_ELEMENTS = 512
+
+
+def _object(description: str, required: list[str], properties: dict[str, Schema], **more: object) -> Schema:
+    return {"type": "object", "description": description, "required": required, "properties": properties, **more}
+
+
+def _text(description: str) -> Schema:
+    return {"type": "string", "description": description}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _list(items: Schema, description: str = "") -> Schema:
+    return {"type": "array", "items": items, **({"description": description} if description else {})}
+
+
+_DATATYPE: Schema = {"type": "string", "enum": sorted(DATATYPES), "description": "An Open Inference Protocol datatype."}
+_SHAPE: Schema = _list({"type": "integer"}, "All dimensions, the batch included.")
+_PARAMETERS: Schema = {
+    "type": "object",
+    "additionalProperties": {"type": ["string", "number", "boolean"]},
+    "description": "Of a request: stack, endpoint, variant, label, version and signature_name choose who answers.",
+}
+_NESTED: Schema = {"type": "array", "items": {}, "description": "A nested list, as deep as the tensor has dimensions."}
+_CHOICES: dict[str, Schema] = {
+    "stack": _text("The stack that must answer, such as torchserve or tfserving."),
+    "endpoint": _text("The endpoint that must answer, by its name in the gateway's configuration."),
+    "variant": _text("The export that must answer, such as torchscript or savedmodel."),
+    "label": _text("A version label, instead of a version."),
+    "version": {"type": "integer", "minimum": 0, "description": "The version; without it the server's newest."},
+    "outputs": _list({"type": "string"}, "The outputs wanted; without it all of them."),
+    "id": _text("Comes back with the answer."),
+}
+
+
+def _tensor(description: str, data_required: bool) -> Schema:
+    required = ["name", "shape", "datatype"] + (["data"] if data_required else [])
+    properties = {
+        "name": _text("The tensor's name."),
+        "shape": _SHAPE,
+        "datatype": _DATATYPE,
+        "parameters": _PARAMETERS,
+        "data": {**_NESTED, "description": "The elements, nested or flat in row-major order."},
+    }
+    return _object(description, required, properties)
+
+
+COMPONENTS: dict[str, Schema] = {
+    "PredictRequest": _object(
+        "One inference. The datatypes are those of the model's contract.",
+        ["inputs"],
+        {
+            "model": _text("The model's name; not needed where the path has it."),
+            "inputs": {
+                "description": "The inputs by name, or the one input of a model that has one.",
+                "oneOf": [{"type": "object", "additionalProperties": {}}, _NESTED],
+            },
+            **_CHOICES,
+        },
+        additionalProperties=False,
+    ),
+    "PredictResponse": _object(
+        "The outputs, and what gave them.",
+        ["model", "outputs"],
+        {
+            "model": _text("The model's name."),
+            "version": {"type": ["integer", "null"], "description": "The version that answered."},
+            "stack": {"type": ["string", "null"], "description": "The stack that answered."},
+            "outputs": {"type": "object", "additionalProperties": {}, "description": "The outputs by name."},
+            "id": {"type": ["string", "null"], "description": "The request's id, where it had one."},
+        },
+    ),
+    "Problem": _object(
+        "An error, as application/problem+json (RFC 9457).",
+        ["type", "title", "status", "detail", "cause", "request_id"],
+        {
+            "type": _text("A URN of the cause."),
+            "title": _text("The cause in words."),
+            "status": {"type": "integer", "description": "The HTTP status."},
+            "detail": _text("What was wrong and what was expected."),
+            "cause": _text("The cause, from a closed list."),
+            "request_id": _text("The id to ask about; the log has it too."),
+        },
+    ),
+    "OipTensor": _tensor("A named tensor of a request.", True),
+    "OipOutputTensor": _tensor("A named tensor of an answer.", True),
+    "OipInferRequest": _object(
+        "One inference, after the Open Inference Protocol v2.",
+        ["inputs"],
+        {
+            "id": _text("Comes back with the answer."),
+            "parameters": _PARAMETERS,
+            "inputs": _list(_ref("OipTensor")),
+            "outputs": _list(
+                _object("An output wanted.", ["name"], {"name": _text("Its name."), "parameters": _PARAMETERS}),
+                "Without it all outputs come back.",
+            ),
+        },
+    ),
+    "OipInferResponse": _object(
+        "The outputs of one inference.",
+        ["model_name", "outputs"],
+        {
+            "model_name": _text("The model's name."),
+            "model_version": _text("The version that answered."),
+            "id": _text("The request's id, where it had one."),
+            "parameters": _PARAMETERS,
+            "outputs": _list(_ref("OipOutputTensor")),
+        },
+    ),
+    "OipError": _object("An error.", ["error"], {"error": _text("What was wrong and what was expected.")}),
+    "OipServerMetadata": _object(
+        "What answers here.",
+        ["name", "version", "extensions"],
+        {"name": _text("The server."), "version": _text("Its version."), "extensions": _list({"type": "string"})},
+    ),
+    "OipModelMetadata": _object(
+        "A model's versions and tensors.",
+        ["name", "platform"],
+        {
+            "name": _text("The model's name."),
+            "versions": _list({"type": "string"}, "Newest first."),
+            "platform": _text("For information only."),
+            "inputs": _list(_ref("OipTensorMetadata")),
+            "outputs": _list(_ref("OipTensorMetadata")),
+            "properties": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+    ),
+    "OipTensorMetadata": _object(
+        "A tensor; -1 is a variable dimension.",
+        ["name", "datatype", "shape"],
+        {"name": _text("The tensor's name."), "datatype": _DATATYPE, "shape": _SHAPE},
+    ),
+    "Live": _object("The process turns.", ["live"], {"live": {"type": "boolean"}}),
+    "Ready": _object("Whether requests are taken.", ["ready"], {"ready": {"type": "boolean"}}),
+    "ModelReady": _object(
+        "Whether the model can answer.", ["name", "ready"], {"name": _text("Its name."), "ready": {"type": "boolean"}}
+    ),
+}
+
+
+def predict_example(contract: ModelContract, *, named: bool) -> Schema | None:
+    """A body of `/predict` that the model answers, or None where it would be too long to show."""
+    inputs = {spec.name: _nested(spec) for spec in contract.inputs}
+    if any(value is None for value in inputs.values()):
+        return None
+    return {**({"model": contract.name} if named else {}), "inputs": inputs}
+
+
+def oip_example(contract: ModelContract) -> Schema | None:
+    """A body of the Open Inference Protocol's infer route, or None where it would be too long to show."""
+    inputs = []
+    for spec in contract.inputs:
+        data = _nested(spec)
+        # FP16 and BF16 have no JSON form in the protocol.
+        if data is None or spec.datatype in ("FP16", "BF16"):
+            return None
+        inputs.append({"name": spec.name, "shape": _one_row(spec), "datatype": spec.datatype, "data": data})
+    return {"inputs": inputs}
+
+
+def _one_row(spec: TensorSpec) -> list[int]:
+    return [1 if dim == -1 else dim for dim in spec.shape]
+
+
+def _nested(spec: TensorSpec) -> list[Any] | None:
+    shape = _one_row(spec)
+    count = 1
+    for dim in shape:
+        count *= dim
+    if count > MAX_EXAMPLE_ELEMENTS:
+        return None
+    values: list[Any] = [_element(spec.datatype, index) for index in range(count)]
+    for dim in reversed(shape[1:]):
+        values = [values[start : start + dim] for start in range(0, len(values), dim)] if dim else []
+    return values
+
+
+def _element(datatype: str, index: int) -> bool | int | float | str:
+    match datatype:
+        case "BOOL":
+            return index % 2 == 1
+        case "BYTES":
+            return "text"
+        case _ if datatype in FLOAT_DATATYPES:
+            return index % 10 / 10
+        case _:
+            return index % 10

@@ -1,0 +1,101 @@
+"""Prometheus metrics: an `Observer` that counts into a registry it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+
+from gateway.core.errors import Cause
+
+# From a null backend's tenths of a millisecond to the longest deadline that a client may ask for.
+SECONDS_BUCKETS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+)  # fmt: skip
+
+OK = "ok"
+
+
+class PrometheusObserver:
+    """Counts requests, upstream calls and endpoint states into `registry`.
+
+    Label values come from the configuration, from closed lists or from the servers themselves, never from a
+    client: the number of time series is bounded whatever clients send.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Histogram(
+            "gateway_request_duration_seconds",
+            "Clients' requests: from the first byte seen to the answer encoded. outcome is 'ok' or a cause.",
+            ("model", "version", "stack", "protocol", "outcome"),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._attempts = Histogram(
+            "gateway_attempt_duration_seconds",
+            "Calls to model servers, each counted once. outcome is 'ok' or a cause.",
+            ("model", "endpoint", "stack", "outcome"),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._endpoint_info = Gauge(
+            "gateway_endpoint_info",
+            "The program that answers at an endpoint, with its version; always 1.",
+            ("endpoint", "stack", "server", "stand_in"),
+            registry=registry,
+        )
+        self._busy = Gauge(
+            "gateway_endpoint_slots_busy", "Calls running at an endpoint now.", ("endpoint",), registry=registry
+        )
+        self._queued = Gauge(
+            "gateway_endpoint_slots_queued",
+            "Calls waiting for an endpoint's slot now.",
+            ("endpoint",),
+            registry=registry,
+        )
+        self._in_flight = Gauge("gateway_requests_in_flight", "Requests in the gateway now.", registry=registry)
+        self._in_flight_bytes = Gauge(
+            "gateway_requests_in_flight_bytes", "Bytes of the bodies of the requests in flight.", registry=registry
+        )
+        self._seen: dict[str, tuple[str, str, str, str]] = {}
+
+    def watch_in_flight(self, requests: Callable[[], float], size: Callable[[], float]) -> None:
+        """Reads the number of requests in flight and their bytes whenever the metrics are rendered."""
+        self._in_flight.set_function(requests)
+        self._in_flight_bytes.set_function(size)
+
+    def request_finished(
+        self, *, model: str, version: int | None, stack: str, protocol: str, cause: Cause | None, seconds: float
+    ) -> None:
+        """Counts one request of a client."""
+        shown = "" if version is None else str(version)
+        self._requests.labels(model, shown, stack, protocol, _outcome(cause)).observe(seconds)
+
+    def attempt_finished(self, *, model: str, endpoint: str, stack: str, cause: Cause | None, seconds: float) -> None:
+        """Counts one call to a model server."""
+        self._attempts.labels(model, endpoint, stack, _outcome(cause)).observe(seconds)
+
+    def endpoint_seen(self, *, endpoint: str, stack: str, server: str, stand_in: bool) -> None:
+        """Shows what answers at an endpoint; what answered there before is forgotten."""
+        labels = (endpoint, stack, server, str(stand_in).lower())
+        before = self._seen.get(endpoint)
+        if before == labels:
+            return
+        if before is not None:
+            self._endpoint_info.remove(*before)
+        self._seen[endpoint] = labels
+        self._endpoint_info.labels(*labels).set(1)
+
+    def slots_changed(self, *, endpoint: str, busy: int, queued: int) -> None:
+        """Shows how busy an endpoint is."""
+        self._busy.labels(endpoint).set(busy)
+        self._queued.labels(endpoint).set(queued)
+
+
+def render(registry: CollectorRegistry) -> bytes:
+    """The registry in Prometheus' text format, version 0.0.4 or newer."""
+    return generate_latest(registry)
+
+
+def _outcome(cause: Cause | None) -> str:
+    return OK if cause is None else cause.value

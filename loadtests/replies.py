@@ -1,0 +1,96 @@
+"""What can become of a request, and how the statuses of both transports are counted alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """Every request ends in exactly one of these; all but `ok` are failures."""
+
+    OK = "ok"
+    WRONG_ANSWER = "wrong_answer"
+    HTTP_4XX = "http_4xx"
+    HTTP_5XX = "http_5xx"
+    TIMEOUT = "timeout"
+    CONN_ERROR = "conn_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a client got, before the answer itself is judged.
+
+    `seconds` runs from just before the send until the reply was fully read. `marks` holds `x-served-by` and
+    `x-server` where the reply carries them.
+    """
+
+    outcome: Outcome
+    seconds: float
+    body: bytes = b""
+    detail: str = ""
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+
+class BadReplyError(Exception):
+    """Raised for a reply that cannot be read as an answer; it counts as a wrong answer."""
+
+
+class RefusedError(Exception):
+    """Raised for an error that came inside a successful reply; `status` is the HTTP status it stands for."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+# gRPC statuses whose HTTP equivalent is a 4xx.
+_CLIENT_CODES = frozenset(
+    {
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+    }
+)
+# UNAVAILABLE is what a server answers with and what gRPC's core says of a lost connection; only the text differs.
+_LOST = (
+    "failed to connect",
+    "connections to all backends failing",
+    "connection refused",
+    "connection reset",
+    "socket closed",
+    "broken pipe",
+    "goaway",
+    "endpoint closing",
+    "end of tcp stream",
+    "stream removed",
+    "recvmsg",
+    "sendmsg",
+)
+
+
+def outcome_of_status(status: int) -> Outcome:
+    """The outcome of an HTTP status. A redirect, or any other 2xx, is no answer to an inference request."""
+    if status == 200:
+        return Outcome.OK
+    if 400 <= status < 500:
+        return Outcome.HTTP_4XX
+    return Outcome.HTTP_5XX if status >= 500 else Outcome.WRONG_ANSWER
+
+
+def outcome_of_code(code: str, details: str) -> Outcome:
+    """The outcome of a gRPC status by its name, counted under its HTTP equivalent."""
+    if code == "OK":
+        return Outcome.OK
+    if code == "DEADLINE_EXCEEDED":
+        return Outcome.TIMEOUT
+    if code == "UNAVAILABLE" and any(mark in details.lower() for mark in _LOST):
+        return Outcome.CONN_ERROR
+    return Outcome.HTTP_4XX if code in _CLIENT_CODES else Outcome.HTTP_5XX

@@ -1,0 +1,37 @@
+"""How figures and names are written, in the report and in the terminal's table alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+NONE = "\N{EN DASH}"
+_MINUS = "\N{MINUS SIGN}"
+_TRANSPORTS = {"rest": "REST", "grpc": "gRPC"}
+_STACKS = {"torchserve": "TorchServe", "tfserving": "TF Serving"}
+
+
+def title(stand_ins: Sequence[str]) -> str:
+    """The report's title; it names the stand-ins of the run, if any."""
+    base = "twinserve: a first look at two serving stacks"
+    return f"{base}, with {' and '.join(stand_ins)}" if stand_ins else base
+
+
+def number(value: float | None, signed: bool = False) -> str:
+    """A number with three significant digits; an en dash where there is none."""
+    if value is None:
+        return NONE
+    digits = f"{value:.3g}"
+    text = f"{float(digits):,.0f}" if abs(value) >= 100 else digits
+    if not signed:
+        return text
+    return f"+{text}" if value > 0 else text.replace("-", _MINUS)
+
+
+def stack_word(stack: str) -> str:
+    """A stack's name as people write it."""
+    return _STACKS.get(stack, stack)
+
+
+def transport_word(protocol: str | None) -> str:
+    """A transport's name as people write it; an en dash for none."""
+    return NONE if protocol is None else _TRANSPORTS.get(protocol, protocol)

@@ -1,0 +1,57 @@
+"""The table for the terminal: one for each model, a row for each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from loadtests.report.words import number, stack_word, transport_word
+from loadtests.summary import stand_ins_of
+
+# Headers in two lines, so that the widest of them sets no column's width: ten columns have to fit.
+_LEFT = ("Stack", "Server\nthat answered", "Path", "Protocol", "Upstream\nprotocol")
+_RIGHT = ("Requests\n/s", "p50\nms", "p95\nms", "p99\nms", "Fail-\nures")
+_FOLDED = {"Server\nthat answered": 10, "Path": 9}
+
+
+def results_table(summary: Mapping[str, Any]) -> Group:
+    """`summary.json`'s cells for `rich.print`; where a stand-in took part, every title names it.
+
+    Names are printed as they are: no markup in them is obeyed.
+    """
+    stand_ins = stand_ins_of(summary)
+    tables = [_table(name, summary, stand_ins) for name in summary["models"]]
+    return Group(*(part for table in tables for part in (table, Text())))
+
+
+def _table(model: str, summary: Mapping[str, Any], stand_ins: tuple[str, ...]) -> Table:
+    heading = f"{model}, with {' and '.join(stand_ins)}" if stand_ins else model
+    table = Table(title=Text(heading, style="bold"), title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=0)
+    for column in _LEFT:
+        table.add_column(column, overflow="fold", no_wrap=column not in _FOLDED, min_width=_FOLDED.get(column))
+    for column in _RIGHT:
+        table.add_column(column, justify="right", no_wrap=True)
+    cells = [cell for cell in summary["cells"] if cell["model"] == model]
+    for position, cell in enumerate(cells):
+        last_of_stack = position + 1 < len(cells) and cells[position + 1]["stack"] != cell["stack"]
+        table.add_row(*_row(cell), end_section=last_of_stack)
+    return table
+
+
+def _row(cell: Mapping[str, Any]) -> list[Text]:
+    way = f"{cell['path']} ({cell['upstream']})" if cell["upstream"] else cell["path"]
+    words = [
+        stack_word(cell["stack"]),
+        cell["server"],
+        way,
+        transport_word(cell["protocol"]),
+        transport_word(cell["upstream_protocol"]),
+        *(number(cell[key]) for key in ("rps", "p50_ms", "p95_ms", "p99_ms")),
+    ]
+    failures = Text(f"{cell['failures']:,}", style="bold red" if cell["failures"] else "")
+    return [*(Text(str(word)) for word in words), failures]

@@ -1,0 +1,122 @@
+"""One Locust user class per protocol: each asks golden questions one after the other, without a pause."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Iterator
+from typing import ClassVar
+
+import gevent
+from locust import User, constant, task
+from locust.exception import StopUser
+
+from loadtests.cells import Cell
+from loadtests.clients import Client, client_for
+from loadtests.errors import LoadTestError
+from loadtests.golden import question_order
+from loadtests.load import LOADS, Load, Questions
+from loadtests.options import cell_of_options
+from loadtests.recorder import ServedBy
+from loadtests.replies import Outcome
+
+logger = logging.getLogger(__name__)
+
+# After a lost connection a user waits a moment: a server that is gone must not be met by a busy loop.
+_PAUSE_AFTER_LOSS_S = 0.05
+
+
+class FailedRequestError(Exception):
+    """A request without a right answer, as Locust's own statistics want it."""
+
+
+class GoldenUser(User):
+    """Asks a model its golden questions over `wire`; the cell comes from `--cell`, else from the options."""
+
+    abstract = True
+    wire: ClassVar[str]
+    wait_time = constant(0)
+
+    def on_start(self) -> None:
+        """Connects nothing yet: prepares the client and the questions."""
+        load = self._load
+        try:
+            self._cell: Cell = load.cell or cell_of_options(self.environment.parsed_options, self.wire)
+            self._questions: Questions = load.questions(self._cell)
+            self._client: Client = client_for(self._cell, timeout=load.timeout_s)
+        except LoadTestError as exc:
+            logger.error("%s", exc)
+            raise StopUser from exc
+        self._requests = [self._client.prepared(body) for body in self._questions.bodies]
+        self._order: Iterator[int] = itertools.cycle(question_order(len(self._requests), load.next_user()))
+
+    def on_stop(self) -> None:
+        """Closes the connection."""
+        if hasattr(self, "_client"):
+            self._client.close()
+
+    @task
+    def ask(self) -> None:
+        """One question: sent, read, then judged outside the timer."""
+        question = next(self._order)
+        sent = time.perf_counter()
+        try:
+            reply = self._client.send(self._requests[question])
+        except gevent.GreenletExit:
+            # Locust gave up waiting for this user; the request had its chance and counts.
+            self._load.recorder.add(sent, time.perf_counter() - sent, Outcome.TIMEOUT, "cut off at the end of the run")
+            raise
+        origin = ServedBy.of(dict(reply.marks))
+        outcome, detail = self._questions.verdict(self._cell, question, reply, origin)
+        self._load.recorder.add(sent, reply.seconds, outcome, detail, origin)
+        self.environment.events.request.fire(
+            request_type=self.wire,
+            name=self._cell.label,
+            response_time=reply.seconds * 1e3,
+            response_length=len(reply.body),
+            exception=None if outcome is Outcome.OK else FailedRequestError(f"{outcome}: {detail}"),
+            context={},
+        )
+        if outcome is Outcome.CONN_ERROR:
+            gevent.sleep(_PAUSE_AFTER_LOSS_S)
+
+    @property
+    def _load(self) -> Load:
+        return LOADS[self.environment]
+
+
+class PredictUser(GoldenUser):
+    """The gateway's `POST /predict`."""
+
+    wire = "predict"
+
+
+class OipGrpcUser(GoldenUser):
+    """The gateway's Open Inference Protocol over gRPC."""
+
+    wire = "oip-grpc"
+
+
+class TorchServeRestUser(GoldenUser):
+    """TorchServe directly, over REST with our handler's JSON."""
+
+    wire = "torchserve-rest"
+
+
+class TorchServeGrpcUser(GoldenUser):
+    """TorchServe directly, over gRPC with our handler's JSON."""
+
+    wire = "torchserve-grpc"
+
+
+class TfServingRestUser(GoldenUser):
+    """TF Serving directly, over REST in the column form."""
+
+    wire = "tfserving-rest"
+
+
+class TfServingGrpcUser(GoldenUser):
+    """TF Serving directly, over gRPC."""
+
+    wire = "tfserving-grpc"

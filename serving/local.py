@@ -1,0 +1,237 @@
+"""The launcher without Docker: every server a process of this machine, none of which outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Literal, Self
+
+from serving import servers
+from serving.models import find_models
+from serving.probes import owner_of
+from serving.processes import Child, LaunchError, NotReady, Port, PortTaken, Processes, Server, tail
+from serving.settings import LaunchSettings, Ports, is_free
+from serving.state import ProcessId, RunState, ServerState
+
+Report = Callable[[str], None]
+POLL_S = 0.1
+STILL_WAITING_S = 15.0
+
+
+class AlreadyRunning(LaunchError):  # noqa: N818 - reads as what happened
+    """Raised where another launcher uses the same run folder."""
+
+
+class Terminated(SystemExit):
+    """Raised in the place of dying from SIGTERM or SIGHUP, so that the servers are ended first."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+class LocalStack:
+    """TorchServe, TensorFlow Serving (or the stand-in) and the gateway, running inside the `with` block.
+
+    `report` is told in one line what happens. `stages` replaces the servers: those of one stage start together, the
+    next stage when all of them are ready. Entering raises LaunchError: no model is built, no Java, a port is taken,
+    a server died or did not answer in time; whatever was started has ended by then. In the main thread, SIGTERM and
+    SIGHUP end the block as Ctrl-C does.
+    """
+
+    def __init__(
+        self,
+        settings: LaunchSettings | None = None,
+        ports: Ports | None = None,
+        *,
+        stages: Sequence[Sequence[Server]] | None = None,
+        report: Report = _silent,
+    ) -> None:
+        self.settings = settings or LaunchSettings()
+        self.ports = ports or Ports()
+        self.run_dir = self.settings.run_dir
+        self._stages = stages
+        self._report = report
+        self._exit = ExitStack()
+        self._launcher = ProcessId.of(os.getpid())
+        self._processes = Processes(self.run_dir / "logs", self.run_dir, self.settings.stop_grace_s)
+
+    @property
+    def servers(self) -> dict[str, str]:
+        """The program that really runs as each server, with its version, such as `TorchServe 0.12.0`."""
+        return {child.server.name: child.description for child in self._processes.children}
+
+    @property
+    def children(self) -> tuple[Child, ...]:
+        """The processes, in the order of their start."""
+        return self._processes.children
+
+    @property
+    def gateway_rest(self) -> str:
+        """The base URL of the gateway's REST port."""
+        return f"http://{self.settings.host}:{self.ports.gateway_rest_port}"
+
+    @property
+    def gateway_grpc(self) -> str:
+        """The address of the gateway's gRPC port."""
+        return f"{self.settings.host}:{self.ports.gateway_grpc_port}"
+
+    def __enter__(self) -> Self:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as cleanup:
+            cleanup.enter_context(_sole_user_of(self.run_dir))
+            cleanup.enter_context(signals_as_exceptions())
+            cleanup.push(self._leave_state)
+            self._save_state("starting")
+            stages = self._stages
+            if stages is None:
+                stages = servers.all_servers(self.settings, self.ports, find_models(self.settings.models_dir))
+                cleanup.callback(servers.remove_temporary, self.run_dir)
+            _check_ports(stages, self.settings.host)
+            cleanup.enter_context(self._processes)
+            cleanup.callback(self._stop_stages, stages)
+            deadline = time.monotonic() + self.settings.start_timeout_s
+            for stage in stages:
+                self._start(stage, deadline)
+            self._save_state("ready")
+            self._exit = cleanup.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.__exit__(kind, error, trace)
+
+    def check(self) -> None:
+        """Raises ServerDied, with its last words, where a server has ended by itself."""
+        self._processes.check()
+
+    def watch(self) -> None:
+        """Returns never: raises ServerDied when a server ends by itself."""
+        while True:
+            self.check()
+            time.sleep(5 * POLL_S)
+
+    def _save_state(self, status: Literal["starting", "ready"]) -> None:
+        servers = [
+            ServerState(
+                name=child.server.name,
+                process=ProcessId.of(child.pid),
+                url=child.server.url,
+                health=child.server.url + child.server.health,
+                ports=tuple(port.number for port in child.server.ports),
+                log=str(child.log),
+                description=child.description,
+            )
+            for child in self._processes.children
+        ]
+        self._state = RunState(self._launcher, status, self.gateway_rest, self.gateway_grpc, tuple(servers))
+        self._state.save(self.run_dir)
+
+    def _leave_state(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, LaunchError):
+            self._state.failed(str(error)).save(self.run_dir)
+        else:
+            RunState.remove(self.run_dir)
+
+    def _start(self, stage: Sequence[Server], deadline: float) -> None:
+        began = time.monotonic()
+        waiting: dict[str, Child] = {}
+        for server in stage:
+            waiting[server.name] = self._processes.start(server)
+            self._report(" ".join(filter(None, (f"starting {server.name}", server.note))))
+        self._save_state("starting")
+        next_report = began + STILL_WAITING_S
+        while waiting:
+            missing = {}
+            for name, child in list(waiting.items()):
+                self.check()
+                lacks = child.server.waiting_for()
+                if lacks is None:
+                    child.description = child.server.describe()
+                    self._report(f"{name} is ready after {time.monotonic() - began:.1f} s: {child.description}")
+                    del waiting[name]
+                else:
+                    missing[name] = lacks
+            if missing and time.monotonic() > deadline:
+                raise NotReady(self._overdue(missing))
+            if missing and time.monotonic() > next_report:
+                next_report += STILL_WAITING_S
+                self._report("; ".join(f"{name} waits for {lacks}" for name, lacks in missing.items()))
+            if waiting:
+                time.sleep(POLL_S)
+
+    def _overdue(self, missing: dict[str, str]) -> str:
+        lines = []
+        for name, lacks in missing.items():
+            log = self.run_dir / "logs" / f"{name}.log"
+            lines.append(f"{name} is not ready after {self.settings.start_timeout_s:g} s: it lacks {lacks}.")
+            lines += [f"The end of {log}:", *(f"  {line}" for line in tail(log))]
+        return "\n".join(lines)
+
+    def _stop_stages(self, stages: Sequence[Sequence[Server]]) -> None:
+        # The gateway first, so that it ends the requests in flight while the servers still answer.
+        for stage in reversed(stages):
+            names = {server.name for server in stage}
+            self._processes.stop([child for child in self._processes.children if child.server.name in names])
+
+
+def _check_ports(stages: Sequence[Sequence[Server]], host: str) -> None:
+    faults, uses = [], dict[int, Port]()
+    for port in (port for stage in stages for server in stage for port in server.ports):
+        other = uses.setdefault(port.number, port)
+        if other is not port:
+            faults.append(f"port {port.number} is asked for twice ({other.use}; {port.use}); set {port.setting}")
+        elif not is_free(port.number, host):
+            faults.append(f"port {port.number} is taken{owner_of(port.number)} ({port.use}); set {port.setting}")
+    if faults:
+        raise PortTaken("\n".join(faults))
+
+
+@contextmanager
+def _sole_user_of(folder: Path) -> Iterator[None]:
+    """Holds a lock of the folder; the kernel releases it when this process ends, however it ends."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                f"servers already run with their files in {folder}; `twinserve down` stops them, "
+                f"TWINSERVE_ARTIFACTS or --artifacts chooses another folder"
+            ) from None
+        yield
+
+
+@contextmanager
+def signals_as_exceptions() -> Iterator[None]:
+    """In the main thread, SIGTERM and SIGHUP raise Terminated, and SIGINT KeyboardInterrupt even in the background."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, _: FrameType | None) -> None:
+        raise Terminated(number)
+
+    handlers = {signal.SIGTERM: terminate, signal.SIGHUP: terminate, signal.SIGINT: signal.default_int_handler}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        del handlers[signal.SIGHUP]  # started by nohup: the terminal may go
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            with contextlib.suppress(TypeError):  # a handler that was not set from Python
+                signal.signal(number, handler)

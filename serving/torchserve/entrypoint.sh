@@ -1,0 +1,13 @@
+#!/bin/sh
+# Serves every archive under /models (artifacts/models, mounted read-only).
+set -eu
+work=$(mktemp -d)
+mkdir "$work/store" "$work/logs"
+for archive in /models/*/torchscript/*.mar; do
+  [ -e "$archive" ] || { echo "no models under /models: run 'make models' and mount artifacts/models there" >&2; exit 3; }
+  ln -s "$archive" "$work/store/"
+done
+cd "$work"
+export TEMP="$work" TMPDIR="$work" LOG_LOCATION="$work/logs" METRICS_LOCATION="$work/logs"
+exec torchserve --start --foreground --ncs --model-store "$work/store" \
+  --ts-config /opt/twinserve/config.properties --log-config /opt/twinserve/log4j2.xml

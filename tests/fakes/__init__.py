@@ -1,0 +1,1 @@
+"""Scripted model servers inside the test's own process, after the servers' wire facts and not after our codecs."""

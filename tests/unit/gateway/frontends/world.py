@@ -1,0 +1,162 @@
+"""A whole gateway in memory, from its doors to fake model servers, for the tests of the front ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+import grpc
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from gateway.core.clock import SystemClock
+from gateway.core.contract import ModelContract
+from gateway.core.errors import Cause
+from gateway.core.messages import TensorSpec
+from gateway.core.observer import NullObserver
+from gateway.dataplane import DataPlane
+from gateway.frontends.edge import Admission, Limits
+from gateway.frontends.grpc.server import create_server
+from gateway.frontends.rest.app import create_app
+from gateway.resilience.deadline import deadline
+from gateway.routing.endpoint import Endpoint, Target
+from gateway.routing.health import HealthMonitor
+from gateway.routing.router import Route, Router
+from tests.builders import FakeBackend, contract
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the observer was told of one request."""
+
+    model: str
+    version: int | None
+    stack: str
+    protocol: str
+    cause: Cause | None
+
+
+@dataclass
+class Recorder(NullObserver):
+    """An observer that keeps what it is told."""
+
+    finished: list[Finished] = field(default_factory=list)
+
+    def request_finished(
+        self, *, model: str, version: int | None, stack: str, protocol: str, cause: Cause | None, seconds: float
+    ) -> None:
+        """Keeps it."""
+        assert seconds >= 0
+        self.finished.append(Finished(model, version, stack, protocol, cause))
+
+
+PAIR = contract(
+    "pair",
+    inputs=(TensorSpec("a", "INT64", (-1,)), TensorSpec("b", "BYTES", (-1,))),
+    outputs=(TensorSpec("c", "FP32", (-1,)),),
+)
+
+
+class World:
+    """Models `doubler` (one FP32 input) and `pair` (two inputs) on `ts` (stack torchserve) and `tf` (tfserving)."""
+
+    def __init__(self, limits: Limits | None = None, model: ModelContract | None = None) -> None:
+        self.limits = limits or Limits()
+        self.clock = SystemClock()
+        self.observer = Recorder()
+        self.admission = Admission(self.limits)
+        self.backends = {name: FakeBackend(name=f"{name} 1.0") for name in ("ts", "tf")}
+        stacks = {"ts": "torchserve", "tf": "tfserving"}
+        self.endpoints = {name: Endpoint(name, stacks[name], backend) for name, backend in self.backends.items()}
+        routes = {
+            item.name: Route(item, tuple(Target(name, item.name) for name in self.endpoints), {"stable": 1})
+            for item in (model or contract(), PAIR)
+        }
+        self.health = HealthMonitor(
+            self.endpoints.values(),
+            {name: (route.contract, route.targets) for name, route in routes.items()},
+            observer=self.observer,
+        )
+        self.plane = DataPlane(Router(routes, self.endpoints, self.health), deadline(self.clock))
+
+    @classmethod
+    async def started(cls, limits: Limits | None = None, model: ModelContract | None = None) -> World:
+        """A world whose endpoints have been checked and that takes requests."""
+        world = cls(limits, model)
+        for endpoint in world.endpoints.values():
+            await world.health.check(endpoint)
+        world.plane.start()
+        return world
+
+    @property
+    def sent(self) -> int:
+        """How many requests reached a model server."""
+        return sum(len(backend.requests) for backend in self.backends.values())
+
+    @property
+    def last(self) -> Finished:
+        """The one request that was reported since the last look; fails where there were more, or none."""
+        (finished,) = self.observer.finished
+        self.observer.finished.clear()
+        return finished
+
+    def app(self) -> FastAPI:
+        """The REST front ends."""
+        return create_app(
+            self.plane,
+            limits=self.limits,
+            observer=self.observer,
+            clock=self.clock,
+            render_metrics=lambda: b"metrics\n",
+            admission=self.admission,
+        )
+
+    @asynccontextmanager
+    async def rest(self) -> AsyncIterator[httpx.AsyncClient]:
+        """A client of the REST front ends, with no socket between."""
+        transport = httpx.ASGITransport(self.app(), raise_app_exceptions=True)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            yield client
+
+    @asynccontextmanager
+    async def grpc(self) -> AsyncIterator[grpc.aio.Channel]:
+        """A channel to a gRPC server on a free port."""
+        server = create_server(
+            self.plane, limits=self.limits, observer=self.observer, clock=self.clock, admission=self.admission
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(
+                f"127.0.0.1:{port}", options=[("grpc.max_send_message_length", -1)]
+            ) as channel:
+                yield channel
+        finally:
+            await server.stop(0)
+
+    @asynccontextmanager
+    async def rest_port(self) -> AsyncIterator[int]:
+        """The port of a real HTTP server in front of the REST front ends."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = _Server(
+                uvicorn.Config(self.app(), lifespan="off", log_config=None, ws="none", timeout_graceful_shutdown=1)
+            )
+            serving = asyncio.create_task(server.serve([listener]))
+            while not server.started:
+                await asyncio.sleep(0.001)
+            try:
+                yield listener.getsockname()[1]
+            finally:
+                server.should_exit = True
+                await serving
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none: signals are the test runner's."""
+        yield

@@ -1,0 +1,85 @@
+"""Prometheus metrics."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from gateway.core.errors import Cause
+from gateway.core.observer import Observer
+from gateway.telemetry.metrics import PrometheusObserver, render
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def observer(registry: CollectorRegistry) -> PrometheusObserver:
+    return PrometheusObserver(registry)
+
+
+def test_it_is_an_observer(observer: PrometheusObserver) -> None:
+    """It can stand wherever the core asks for one."""
+    checked: Observer = observer
+    assert checked is observer
+
+
+def test_a_request_is_counted_by_its_outcome(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
+    """A result counts as ok with its version and stack, a failure by its cause."""
+    observer.request_finished(
+        model="digits", version=1, stack="tfserving", protocol="predict", cause=None, seconds=0.004
+    )
+    observer.request_finished(model="", version=None, stack="", protocol="predict", cause=Cause.DEADLINE, seconds=30)
+    ok = {"model": "digits", "version": "1", "stack": "tfserving", "protocol": "predict", "outcome": "ok"}
+    late = {"model": "", "version": "", "stack": "", "protocol": "predict", "outcome": "deadline"}
+    assert registry.get_sample_value("gateway_request_duration_seconds_count", ok) == 1
+    assert registry.get_sample_value("gateway_request_duration_seconds_sum", ok) == 0.004
+    assert registry.get_sample_value("gateway_request_duration_seconds_bucket", {**ok, "le": "0.0025"}) == 0
+    assert registry.get_sample_value("gateway_request_duration_seconds_bucket", {**ok, "le": "0.005"}) == 1
+    assert registry.get_sample_value("gateway_request_duration_seconds_count", late) == 1
+
+
+def test_an_attempt_is_counted_by_its_endpoint(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
+    """Upstream calls have a histogram of their own."""
+    observer.attempt_finished(
+        model="digits", endpoint="ts", stack="torchserve", cause=Cause.UPSTREAM_LOST, seconds=0.5
+    )
+    labels = {"model": "digits", "endpoint": "ts", "stack": "torchserve", "outcome": "upstream_lost"}
+    assert registry.get_sample_value("gateway_attempt_duration_seconds_count", labels) == 1
+
+
+def test_an_endpoint_shows_the_one_server_that_answers_there_now(
+    registry: CollectorRegistry, observer: PrometheusObserver
+) -> None:
+    """A server that was replaced leaves no series behind."""
+    before = {"endpoint": "tf", "stack": "tfserving", "server": "savedmodel-server 1.0 (stand-in)", "stand_in": "true"}
+    after = {"endpoint": "tf", "stack": "tfserving", "server": "TensorFlow Serving 2.20.0", "stand_in": "false"}
+    observer.endpoint_seen(endpoint="tf", stack="tfserving", server=before["server"], stand_in=True)
+    observer.endpoint_seen(endpoint="tf", stack="tfserving", server=before["server"], stand_in=True)
+    assert registry.get_sample_value("gateway_endpoint_info", before) == 1
+    observer.endpoint_seen(endpoint="tf", stack="tfserving", server=after["server"], stand_in=False)
+    assert registry.get_sample_value("gateway_endpoint_info", before) is None
+    assert registry.get_sample_value("gateway_endpoint_info", after) == 1
+
+
+def test_gauges_follow_what_they_watch(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
+    """Slots are told by the endpoint; requests in flight are read when somebody asks."""
+    observer.slots_changed(endpoint="ts", busy=2, queued=7)
+    assert registry.get_sample_value("gateway_endpoint_slots_busy", {"endpoint": "ts"}) == 2
+    assert registry.get_sample_value("gateway_endpoint_slots_queued", {"endpoint": "ts"}) == 7
+    now = [3, 4096]
+    observer.watch_in_flight(lambda: now[0], lambda: now[1])
+    now[0] = 5
+    assert registry.get_sample_value("gateway_requests_in_flight") == 5
+    assert registry.get_sample_value("gateway_requests_in_flight_bytes") == 4096
+
+
+def test_two_observers_do_not_share_a_registry(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
+    """Nothing is registered on the process: another observer with its own registry counts for itself."""
+    PrometheusObserver(CollectorRegistry()).slots_changed(endpoint="ts", busy=1, queued=0)
+    observer.slots_changed(endpoint="tf", busy=1, queued=0)
+    text = render(registry).decode()
+    assert 'gateway_endpoint_slots_busy{endpoint="tf"} 1.0' in text
+    assert 'endpoint="ts"' not in text

@@ -40,7 +40,10 @@ class ServedBy:
     def of(cls, marks: dict[str, str]) -> ServedBy:
         """Reads the gateway's `x-served-by`, else the SavedModel server's own `x-server`."""
         found = _SERVED_BY.match(marks.get("x-served-by", ""))
-        return cls(**found.groupdict()) if found else cls(server=marks.get("x-server", ""))
+        if found:
+            return cls(**found.groupdict())
+        # `name/version (stand-in)` as HTTP products are written; the gateway writes `name version (stand-in)`.
+        return cls(server=marks.get("x-server", "").replace("/", " ", 1))
 
 
 @dataclass(slots=True)

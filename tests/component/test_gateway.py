@@ -104,7 +104,7 @@ async def test_the_stack_asked_for_answers_and_says_so(stack: str, server: str) 
     async with running() as world:
         status, body, headers = await world.predict(stack=stack, id="mine")
         assert (status, body["stack"], body["id"]) == (200, stack, "mine")
-        assert [list(rows) for rows in body["outputs"].values()] == [[[2.0, 4.0]]]
+        assert body["outputs"] == {"y": [[2.0, 4.0]], "sum": [3.0]}
         assert f'server="{server}"' in headers["x-served-by"]
         assert headers["x-request-id"]
         assert [part.split(";")[0] for part in headers["server-timing"].split(", ")] == [
@@ -147,7 +147,7 @@ async def test_a_draining_gateway_answers_what_it_has_taken() -> None:
     """A request in flight when the stop comes is answered before the process ends."""
     async with running() as world:
         hold = Hold()
-        world.torchserve.script(hold)
+        world.torchserve.then(hold)
         asked = asyncio.create_task(world.predict(stack="torchserve"))
         await hold.reached.wait()
         world.stop.set()

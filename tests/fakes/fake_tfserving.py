@@ -25,6 +25,7 @@ from tests.fakes.script import (
     FakeModel,
     Garbage,
     Hang,
+    Hold,
     Lose,
     Oversized,
     QueueFull,
@@ -161,6 +162,8 @@ class FakeTfServing(Script):
                 await forever()
             case Hang():
                 await forever()
+            case Hold():
+                await behaviour.wait()
 
     # -- REST --
 

@@ -24,6 +24,7 @@ from tests.fakes.script import (
     FakeModel,
     Garbage,
     Hang,
+    Hold,
     Lose,
     Oversized,
     QueueFull,
@@ -146,6 +147,8 @@ class FakeTorchServe(Script):
                 await forever()
             case Hang():
                 await forever()
+            case Hold():
+                await behaviour.wait()
 
     def _find(self, name: str, spelling: str | None) -> tuple[FakeModel, int]:
         model = self.models.get(name)

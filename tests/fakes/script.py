@@ -102,6 +102,19 @@ class Hang(Behaviour):
 
 
 @dataclass(frozen=True, slots=True)
+class Hold(Behaviour):
+    """Sets `reached`, waits for `release`, then answers with what the model computes."""
+
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait(self) -> None:
+        """Returns once the test lets the call go on."""
+        self.reached.set()
+        await self.release.wait()
+
+
+@dataclass(frozen=True, slots=True)
 class Status(Behaviour):
     """A status of the transport's own, HTTP number or gRPC code name, with a text; `kind` is TorchServe's type."""
 

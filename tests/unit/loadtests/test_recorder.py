@@ -122,9 +122,9 @@ def test_a_few_distinct_examples_tell_why_requests_failed() -> None:
 
 
 def test_replies_name_who_answered() -> None:
-    """The gateway's header wins over the SavedModel server's own mark."""
+    """The gateway's header wins over the SavedModel server's own mark; both give one name."""
     header = 'endpoint=tf; stack=tfserving; server="savedmodel-server 1.0 (stand-in)"; version=1'
     gateway = ServedBy.of({"x-served-by": header, "x-server": "other"})
     assert gateway == ServedBy("tf", "tfserving", "savedmodel-server 1.0 (stand-in)")
-    assert ServedBy.of({"x-server": "savedmodel-server/1.0 (stand-in)"}).server == "savedmodel-server/1.0 (stand-in)"
+    assert ServedBy.of({"x-server": "savedmodel-server/1.0 (stand-in)"}).server == "savedmodel-server 1.0 (stand-in)"
     assert ServedBy.of({"x-served-by": "garbage"}) == ServedBy()

@@ -1,0 +1,187 @@
+"""Reading bodies under caps, and watching for clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+from starlette.types import Message
+
+from gateway.core.errors import Cause, GatewayError
+from gateway.frontends.edge import Admission, Limits
+from gateway.frontends.rest.body import SMALL_BODY_BYTES, Body, while_connected
+from tests.unit.gateway.frontends.rest.asgi import GONE, chunk, receiving
+
+CAP = 100
+
+
+def body_of(messages: Iterable[Message], length: bytes | None = None) -> Body:
+    return Body(receiving(messages), [] if length is None else [(b"content-length", length)], cap=CAP)
+
+
+async def read(body: Body, timeout_s: float = 5, room: int = 1000) -> bytes:
+    admission = Admission(Limits(in_flight_bytes=room))
+    with admission.admit() as ticket:
+        data = await body.read(ticket, timeout_s)
+        assert ticket.taken >= len(data)
+    assert admission.in_flight_bytes == 0
+    return data
+
+
+async def refusal(body: Body, timeout_s: float = 5, room: int = 1000) -> Cause:
+    with pytest.raises(GatewayError) as refused:
+        await read(body, timeout_s, room)
+    return refused.value.cause
+
+
+@pytest.mark.parametrize(
+    ("messages", "length"),
+    [
+        ([chunk(b"x" * CAP)], b"100"),
+        ([chunk(b"x" * CAP)], None),
+        ([chunk(b"x" * 60, True), chunk(b"x" * 40, True), chunk()], None),
+        ([chunk(b"x", True)] * CAP + [chunk()], b"000100"),
+    ],
+)
+async def test_a_body_up_to_the_cap_is_read(messages: list[Message], length: bytes | None) -> None:
+    """Declared or chunked, in one part or many."""
+    body = body_of(messages, length)
+    assert await read(body) == b"x" * CAP
+    assert body.complete
+
+
+async def test_no_body_is_an_empty_one() -> None:
+    """What it means is the codec's to say."""
+    assert await read(body_of([chunk()])) == b""
+
+
+@pytest.mark.parametrize("length", [b"101", b"9" * 5000])
+async def test_a_declared_length_over_the_cap_is_refused_unread(length: bytes) -> None:
+    """Nothing is received, however long the number is."""
+    assert await refusal(body_of([], length)) is Cause.TOO_LARGE
+
+
+async def test_a_chunked_body_over_the_cap_is_refused_as_it_passes_it() -> None:
+    """The count is of what came, whatever was, or was not, declared."""
+    assert await refusal(body_of([chunk(b"x" * 60, True), chunk(b"x" * 41, True)])) is Cause.TOO_LARGE
+    assert await refusal(body_of([chunk(b"x" * 101)], b"5")) is Cause.TOO_LARGE
+
+
+@pytest.mark.parametrize("length", [b"-1", b"+5", b"5,5", b"0x5", b"", b" 5", "٣".encode()])
+async def test_a_length_that_is_no_number_cannot_be_parsed(length: bytes) -> None:
+    """Nothing is guessed about where a body ends."""
+    body = body_of([chunk(b"x")], length)
+    assert await refusal(body) is Cause.UNPARSEABLE
+    assert not body.skippable
+
+
+async def test_a_body_for_which_there_is_no_room_is_refused() -> None:
+    """A declared length is refused before it is read; a chunked body where it no longer fits."""
+    assert await refusal(body_of([], b"51"), room=50) is Cause.OVERLOADED
+    assert await refusal(body_of([chunk(b"x" * 50, True), chunk(b"x")]), room=50) is Cause.OVERLOADED
+
+
+async def test_a_slow_body_is_given_up() -> None:
+    """A client that stalls gets its answer, and its place goes to another."""
+    assert await refusal(body_of([chunk(b"x", True)], b"50"), timeout_s=0.01) is Cause.CLIENT_TOO_SLOW
+
+
+async def test_a_client_that_leaves_in_the_middle_is_gone() -> None:
+    """There is nobody to answer."""
+    body = body_of([chunk(b"x", True), GONE], b"50")
+    assert await refusal(body) is Cause.CLIENT_GONE
+    assert body.complete
+
+
+@pytest.mark.parametrize(
+    ("length", "skippable"),
+    [
+        (None, False),
+        (b"10", True),
+        (str(SMALL_BODY_BYTES).encode(), True),
+        (str(SMALL_BODY_BYTES + 1).encode(), False),
+        (b"9" * 5000, False),
+    ],
+)
+async def test_only_a_small_declared_body_can_be_skipped(length: bytes | None, skippable: bool) -> None:
+    """Only then is it known, and soon, where the connection's next request starts."""
+    assert body_of([], length).skippable is skippable
+
+
+async def test_the_rest_of_a_refused_body_is_thrown_away() -> None:
+    """Until it ends, or its client leaves."""
+    for last in (chunk(b"end"), GONE):
+        body = body_of([chunk(b"x" * 200, True), chunk(b"x", True), last])
+        assert await refusal(body) is Cause.TOO_LARGE
+        await body.discard()
+        assert body.complete
+
+
+async def test_the_result_comes_while_the_client_stays() -> None:
+    """Late parts of a body are no disconnect."""
+
+    async def work() -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    assert await while_connected(receiving([chunk(), chunk()]), work()) == "done"
+
+
+async def test_work_ends_when_its_client_leaves() -> None:
+    """The work is cancelled, its cleaning up is waited for, and the task goes on."""
+    cleaned = False
+
+    async def work() -> None:
+        nonlocal cleaned
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned = True
+
+    with pytest.raises(GatewayError) as gone:
+        await while_connected(receiving([GONE]), work())
+    assert gone.value.cause is Cause.CLIENT_GONE
+    assert cleaned
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_a_broken_connection_is_a_client_that_left() -> None:
+    """A receive that raises has nothing more to give."""
+
+    async def receive() -> Message:
+        raise ConnectionResetError
+
+    with pytest.raises(GatewayError) as gone:
+        await while_connected(receive, asyncio.Event().wait())
+    assert gone.value.cause is Cause.CLIENT_GONE
+
+
+async def test_somebody_elses_cancel_stays_a_cancel() -> None:
+    """A server that ends its tasks is not a client that left."""
+    started = asyncio.Event()
+
+    async def work() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(while_connected(receiving([]), work()))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_error_of_the_work_goes_through() -> None:
+    """And the watch for the disconnect ends with it."""
+
+    async def work() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await while_connected(receiving([]), work())
+    await asyncio.sleep(0)
+    assert {task.get_name() for task in asyncio.all_tasks()}.isdisjoint({"watch for disconnect"})

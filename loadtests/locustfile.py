@@ -1,6 +1,8 @@
 """Locust's entry: `locust -f loadtests/locustfile.py` for the web UI, or headless for one cell (see `run.py`).
 
-In the web UI, or on the command line, pick user classes by name; all six protocols run side by side otherwise.
+In the web UI, or on the command line, pick user classes by name; all six protocols run side by side otherwise. The
+options (model, addresses, pins) are explained in the web UI's form; `options.py` lists them with their variables, as
+Locust's own --help knows only Locust's.
 """
 
 from __future__ import annotations

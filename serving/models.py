@@ -47,7 +47,8 @@ class BuiltModel:
 def find_models(models_dir: Path) -> tuple[BuiltModel, ...]:
     """The models with a contract, by name; raises LaunchError for one whose build is not complete."""
     built = []
-    for contract in sorted(models_dir.glob("*/contract.json")):
+    # A hidden folder is a build that goes on, or was interrupted.
+    for contract in sorted(models_dir.glob("[!.]*/contract.json")):
         model = BuiltModel(contract.parent.name, contract.parent.resolve())
         if missing := model.missing():
             raise LaunchError(
@@ -58,17 +59,21 @@ def find_models(models_dir: Path) -> tuple[BuiltModel, ...]:
     return tuple(built)
 
 
-def build_models(models_dir: Path, report: Callable[[str], None]) -> None:
-    """Builds the models in a process of its own, reporting each step; raises LaunchError.
+def build_command(models_dir: Path) -> list[str]:
+    """The command that builds the models, in a process of its own: frameworks stay out of the launcher."""
+    return [sys.executable, "-m", "models.build", "--root", str(models_dir), "--events"]
 
-    That process writes one JSON object a line: {"event": "step", "model", "step", "status", "detail"?}, or
-    {"event": "error", "model"?, "message"}.
+
+def build_models(command: list[str], report: Callable[[str], None]) -> None:
+    """Runs `build_command`, reporting each finished step; raises LaunchError.
+
+    It writes one JSON object a line: {"event": "step", "model", "step", "status", "detail"?}, or {"event": "error",
+    "model"?, "message"}.
     """
-    command = [sys.executable, "-m", "models.build", "--root", str(models_dir), "--events"]
     failure = ""
     # Frameworks talk a lot on the error output; it matters only where the build fails.
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
-        process = subprocess.Popen(  # noqa: S603 - our own module
+        process = subprocess.Popen(  # noqa: S603 - our own module, no shell
             command, stdout=subprocess.PIPE, stderr=errors, text=True
         )
         try:

@@ -42,6 +42,13 @@ def group_members(group: int) -> list[int]:
     return [pid for pid in pids if (fields := _stat(pid)) and int(fields[2]) == group and fields[0] not in "ZX"]
 
 
+def not_taken_over(watched: dict[int, str | None]) -> list[int]:
+    """The groups that may be signalled. A group's number is its first process's: where a process of that number began
+    at another time, the group is gone, and the number belongs to somebody else.
+    """
+    return [group for group, began in watched.items() if start_time(group) in (None, began)]
+
+
 def kill_group(group: int) -> None:
     """SIGKILL to every process of a group that is left."""
     # PermissionError: so says macOS of a group of zombies.
@@ -81,9 +88,7 @@ def main(grace_s: float) -> None:
             watched[int(text)] = start_time(int(text))
         elif order == "forget":
             watched.pop(int(text), None)
-    # A group's number is its first process's. If that now belongs to another process, the group is gone.
-    ours = [group for group, began in watched.items() if start_time(group) in (None, began)]
-    end_groups(ours, grace_s)
+    end_groups(not_taken_over(watched), grace_s)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from serving.local import AlreadyRunning, LocalStack, signals_as_exceptions
-from serving.models import build_models, find_models
+from serving.models import build_command, build_models, find_models
 from serving.probes import ask
 from serving.processes import LaunchError, tail
 from serving.settings import PREFIX, LaunchSettings, Ports
@@ -123,7 +123,7 @@ def _refuse_second(settings: LaunchSettings) -> None:
 def _ensure_models(settings: LaunchSettings, report: Report) -> None:
     if not find_models(settings.models_dir):
         report(f"No models in {settings.models_dir}: building them takes a minute or two.")
-        build_models(settings.models_dir, report)
+        build_models(build_command(settings.models_dir), report)
 
 
 def _as_environment(settings: LaunchSettings, ports: Ports) -> dict[str, str]:

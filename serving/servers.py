@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from serving import probes
-from serving.java import JavaMissing, find_java
+from serving.java import Java, JavaMissing, find_java
 from serving.models import BuiltModel
 from serving.processes import LaunchError, Port, Server
 from serving.settings import PREFIX, LaunchSettings, Ports
@@ -42,14 +42,16 @@ def all_servers(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltMo
     ]
 
 
-def torchserve(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel]) -> Server:
-    """TorchServe from its pip package; raises LaunchError where there is no Java for it.
+def torchserve(
+    settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel], java: Java | None = None
+) -> Server:
+    """TorchServe from its pip package, on `java` or on what `find_java` finds; raises LaunchError without either.
 
     Java is run directly, as the `torchserve` command would: that command keeps one pid file for the whole machine,
     and ends without ending the server.
     """
     try:
-        java = find_java()
+        java = java or find_java()
     except JavaMissing as exc:
         raise LaunchError(str(exc)) from exc
     home = _site_packages("ts")

@@ -64,8 +64,8 @@ class RunState:
     message: str = ""
 
     def runs(self) -> bool:
-        """Whether the launcher still runs; where it does not, neither do its servers."""
-        return self.launcher.runs()
+        """Whether the run goes on; where the launcher has ended or failed, so have its servers."""
+        return self.status != "failed" and self.launcher.runs()
 
     def save(self, run_dir: Path) -> None:
         """Writes the file in one step: a reader sees the old state or the new one."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#gateway/_generated/tensorflow.proto\x12\x14twinserve.tensorflow\"\x84\x01\n\x10TensorShapeProto\x12\x37\n\x03\x64im\x18\x02 \x03(\x0b\x32*.twinserve.tensorflow.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x81\x03\n\x0bTensorProto\x12-\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1e.twinserve.tensorflow.DataType\x12<\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32&.twinserve.tensorflow.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\ndouble_val\x18\x06 \x03(\x01\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x14\n\x0cscomplex_val\x18\t \x03(\x02\x12\x11\n\tint64_val\x18\n \x03(\x03\x12\x10\n\x08\x62ool_val\x18\x0b \x03(\x08\x12\x14\n\x0c\x64\x63omplex_val\x18\x0c \x03(\x01\x12\x10\n\x08half_val\x18\r \x03(\x05\x12\x12\n\nuint32_val\x18\x10 \x03(\r\x12\x12\n\nuint64_val\x18\x11 \x03(\x04\"\x87\x01\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1e.twinserve.tensorflow.DataType\x12<\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32&.twinserve.tensorflow.TensorShapeProto\"\xe0\x03\n\x0cSignatureDef\x12>\n\x06inputs\x18\x01 \x03(\x0b\x32..twinserve.tensorflow.SignatureDef.InputsEntry\x12@\n\x07outputs\x18\x02 \x03(\x0b\x32/.twinserve.tensorflow.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x12\x42\n\x08\x64\x65\x66\x61ults\x18\x04 \x03(\x0b\x32\x30.twinserve.tensorflow.SignatureDef.DefaultsEntry\x1aO\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .twinserve.tensorflow.TensorInfo:\x02\x38\x01\x1aP\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .twinserve.tensorflow.TensorInfo:\x02\x38\x01\x1aR\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.twinserve.tensorflow.TensorProto:\x02\x38\x01*\x88\x02\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x10\n\x0c\x44T_COMPLEX64\x10\x08\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\n\x12\x0f\n\x0b\x44T_BFLOAT16\x10\x0e\x12\r\n\tDT_UINT16\x10\x11\x12\x11\n\rDT_COMPLEX128\x10\x12\x12\x0b\n\x07\x44T_HALF\x10\x13\x12\r\n\tDT_UINT32\x10\x16\x12\r\n\tDT_UINT64\x10\x17\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#gateway/_generated/tensorflow.proto\x12\x14twinserve.tensorflow\"\x84\x01\n\x10TensorShapeProto\x12\x37\n\x03\x64im\x18\x02 \x03(\x0b\x32*.twinserve.tensorflow.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x81\x03\n\x0bTensorProto\x12-\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1e.twinserve.tensorflow.DataType\x12<\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32&.twinserve.tensorflow.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\ndouble_val\x18\x06 \x03(\x01\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x14\n\x0cscomplex_val\x18\t \x03(\x02\x12\x11\n\tint64_val\x18\n \x03(\x03\x12\x10\n\x08\x62ool_val\x18\x0b \x03(\x08\x12\x14\n\x0c\x64\x63omplex_val\x18\x0c \x03(\x01\x12\x10\n\x08half_val\x18\r \x03(\x05\x12\x12\n\nuint32_val\x18\x10 \x03(\r\x12\x12\n\nuint64_val\x18\x11 \x03(\x04\"\x95\x01\n\nTensorInfo\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12-\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1e.twinserve.tensorflow.DataType\x12<\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32&.twinserve.tensorflow.TensorShapeProtoB\n\n\x08\x65ncoding\"\xe0\x03\n\x0cSignatureDef\x12>\n\x06inputs\x18\x01 \x03(\x0b\x32..twinserve.tensorflow.SignatureDef.InputsEntry\x12@\n\x07outputs\x18\x02 \x03(\x0b\x32/.twinserve.tensorflow.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x12\x42\n\x08\x64\x65\x66\x61ults\x18\x04 \x03(\x0b\x32\x30.twinserve.tensorflow.SignatureDef.DefaultsEntry\x1aO\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .twinserve.tensorflow.TensorInfo:\x02\x38\x01\x1aP\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .twinserve.tensorflow.TensorInfo:\x02\x38\x01\x1aR\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.twinserve.tensorflow.TensorProto:\x02\x38\x01*\x88\x02\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x10\n\x0c\x44T_COMPLEX64\x10\x08\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\n\x12\x0f\n\x0b\x44T_BFLOAT16\x10\x0e\x12\r\n\tDT_UINT16\x10\x11\x12\x11\n\rDT_COMPLEX128\x10\x12\x12\x0b\n\x07\x44T_HALF\x10\x13\x12\r\n\tDT_UINT32\x10\x16\x12\r\n\tDT_UINT64\x10\x17\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_options = b'8\001'
   _globals['_SIGNATUREDEF_DEFAULTSENTRY']._loaded_options = None
   _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1206
-  _globals['_DATATYPE']._serialized_end=1470
+  _globals['_DATATYPE']._serialized_start=1220
+  _globals['_DATATYPE']._serialized_end=1484
   _globals['_TENSORSHAPEPROTO']._serialized_start=62
   _globals['_TENSORSHAPEPROTO']._serialized_end=194
   _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=161
@@ -46,13 +46,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENSORPROTO']._serialized_start=197
   _globals['_TENSORPROTO']._serialized_end=582
   _globals['_TENSORINFO']._serialized_start=585
-  _globals['_TENSORINFO']._serialized_end=720
-  _globals['_SIGNATUREDEF']._serialized_start=723
-  _globals['_SIGNATUREDEF']._serialized_end=1203
-  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=958
-  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=1037
-  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=1039
-  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=1119
-  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_start=1121
-  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_end=1203
+  _globals['_TENSORINFO']._serialized_end=734
+  _globals['_SIGNATUREDEF']._serialized_start=737
+  _globals['_SIGNATUREDEF']._serialized_end=1217
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=972
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=1051
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=1053
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=1133
+  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_start=1135
+  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_end=1217
 # @@protoc_insertion_point(module_scope)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.backends.channel import CONTROL_TIMEOUT_S, MAX_REPLY_BYTES, GrpcChannel, named, time_left
-from gateway.backends.errors import TFSERVING, probing, tfserving_rpc_error
+from gateway.backends.errors import TFSERVING, bad_reply, probing, tfserving_rpc_error
 from gateway.codecs import tfserving_proto
 from gateway.core.backend import ModelState
 from gateway.core.clock import Clock, SystemClock
@@ -48,7 +48,11 @@ class TfServingGrpc:
         """One Predict call, its answer decoded; the response states the version that answered."""
         message = tfserving_proto.encode_request(request)
         reply = await self._channel.call(PREDICT, message, time_left(context, self._clock))
-        return replace(tfserving_proto.decode_response(reply), id=request.id)
+        response = tfserving_proto.decode_response(reply)
+        if not response.outputs:
+            # Zero bytes are a valid message; no model answers without an output.
+            raise bad_reply(TFSERVING, "no outputs")
+        return replace(response, id=request.id)
 
     async def server(self) -> str:
         """The name in the server's mark, which it sends with every answer, an error included."""

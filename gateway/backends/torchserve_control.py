@@ -78,9 +78,9 @@ class TorchServeControl:
             described = await self._describe(model.name, version, timeout_s)
         except GatewayError:
             return refused
-        if not any(_workers(entry) for entry in described):
-            return GatewayError(Cause.NOT_READY, f"model '{model.name}' has no worker on {TORCHSERVE}")
-        # Workers there are, so it was the queue, whether or not it has room again by now.
+        if not any(_ready(entry) for entry in described):
+            return GatewayError(Cause.NOT_READY, f"model '{model.name}' has no ready worker on {TORCHSERVE}")
+        # Workers there are (a busy one is READY too), so it was the queue, whether or not it has room again by now.
         return GatewayError(Cause.OVERLOADED, f"the queue of model '{model.name}' on {TORCHSERVE} is full")
 
     async def _describe(self, model: str, version: str | None, timeout_s: float) -> list[Described]:
@@ -115,14 +115,16 @@ def _by_number(described: Iterable[Described]) -> dict[int, tuple[str, bool]]:
         match = _INTEGER.fullmatch(spelling)
         # Where `1` and `1.0` are both registered, the plain one is meant.
         if match and (spelling == match[1] or int(match[1]) not in found):
-            ready = any(worker.get("status") == "READY" for worker in _workers(entry))
-            found[int(match[1])] = (spelling, ready)
+            found[int(match[1])] = (spelling, _ready(entry))
     return found
 
 
-def _workers(entry: Described) -> list[Mapping[str, Any]]:
+def _ready(entry: Described) -> bool:
+    """Whether any worker is READY; one that is loading, or starting again after a crash, shows UNLOADING."""
     workers = entry.get("workers")
-    return [worker for worker in workers if isinstance(worker, dict)] if isinstance(workers, list) else []
+    return isinstance(workers, list) and any(
+        isinstance(worker, dict) and worker.get("status") == "READY" for worker in workers
+    )
 
 
 def _json(body: bytes) -> Any:  # noqa: ANN401

@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn, Union
 
 import simdjson
 
+from gateway.codecs.fields import shown
 from gateway.core.errors import Cause, GatewayError
 
 JsonObject = dict[str, Any]
@@ -96,8 +97,7 @@ class _Document:
         separator = b"{:"
         # Not `items()`, which makes Python objects of whole arrays.
         for key in proxy:
-            if key in members:
-                _repeated(key)
+            _check_key(key, members)
             self._expected.append(separator)
             separator = b",:"
             members[key] = self.value(proxy[key], depth + 1)
@@ -216,8 +216,7 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> JsonObject:
     _check_keys(len(pairs))
     members: JsonObject = {}
     for key, value in pairs:
-        if key in members:
-            _repeated(key)
+        _check_key(key, members)
         members[key] = value
     return members
 
@@ -236,9 +235,12 @@ def _check_keys(count: int) -> None:
         raise GatewayError(Cause.INVALID_INPUT, f"an object has {count} keys; at most {MAX_KEYS} are supported")
 
 
-def _repeated(key: str) -> NoReturn:
-    name = key[:64].encode(errors="replace").decode()
-    raise GatewayError(Cause.UNPARSEABLE, f"key '{name}' is given twice in one object")
+def _check_key(key: str, members: JsonObject) -> None:
+    if key in members:
+        raise GatewayError(Cause.UNPARSEABLE, f"key '{shown(key)}' is given twice in one object")
+    # simdjson looks keys up as C strings, and would give the value of another.
+    if "\0" in key:
+        raise GatewayError(Cause.INVALID_INPUT, "a key holds the character NUL; expected a name")
 
 
 def _too_deep() -> GatewayError:

@@ -191,7 +191,7 @@ def _string(leaf: JsonValue, name: str) -> bytes:
 
 
 def _specs(tensors: JsonObject) -> tuple[TensorSpec, ...]:
-    return tuple(_spec(name, tensors[name]) for name in sorted(tensors))
+    return tuple(_spec(name, info) for name, info in sorted(tensors.items()))
 
 
 def _spec(name: str, info: Mapping[str, Any]) -> TensorSpec:

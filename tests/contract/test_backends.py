@@ -43,8 +43,24 @@ async def scripted(world: World, behaviour: Behaviour, seconds: float = 10.0) ->
     world.upstream.then(behaviour)
     error = await failure(world.infer(request(), seconds))
     assert world.upstream.calls["predict"] == 2, "a failed call is never sent again"
-    assert (await world.infer(request())).version == 2
+    await recovers(world)
     return error
+
+
+async def recovers(world: World) -> None:
+    """Returns when the endpoint answers again; fails after 5 s.
+
+    A gRPC channel may notice a broken connection only with its next call, which is then lost too.
+    """
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                assert (await world.infer(request())).version == 2
+            except GatewayError as exc:
+                if exc.cause not in (Cause.UPSTREAM_LOST, Cause.UPSTREAM_UNREACHABLE):
+                    raise
+            else:
+                return
 
 
 async def infers_fp32(world: World) -> None:
@@ -148,7 +164,11 @@ async def unreachable(world: World) -> None:
     """A server that takes no connection is UPSTREAM_UNREACHABLE, for inference and for its name."""
     await world.infer(request())
     await world.upstream.close()
-    assert (await failure(world.infer(request()))).cause is Cause.UPSTREAM_UNREACHABLE
+    error = await failure(world.infer(request()))
+    if error.cause is Cause.UPSTREAM_LOST:
+        # The call went out on the connection that was just closed; the next one needs a new one.
+        error = await failure(world.infer(request()))
+    assert error.cause is Cause.UPSTREAM_UNREACHABLE
     with pytest.raises(GatewayError) as caught:
         await world.backend.server()
     assert caught.value.cause is Cause.UPSTREAM_UNREACHABLE
@@ -164,13 +184,8 @@ async def lost_after_send(world: World) -> None:
 async def garbage_reply(world: World) -> None:
     """An answer that does not decode is UPSTREAM_BAD_REPLY."""
     assert (await scripted(world, Garbage())).cause is Cause.UPSTREAM_BAD_REPLY
-    assert (await scripted_again(world, Garbage(b""))).cause is Cause.UPSTREAM_BAD_REPLY
-
-
-async def scripted_again(world: World, behaviour: Behaviour) -> GatewayError:
-    """The error of one more call that the server treats so."""
-    world.upstream.then(behaviour)
-    return await failure(world.infer(request()))
+    world.upstream.then(Garbage(b""))
+    assert (await failure(world.infer(request()))).cause is Cause.UPSTREAM_BAD_REPLY
 
 
 async def oversized_reply(world: World) -> None:

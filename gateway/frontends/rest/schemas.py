@@ -157,9 +157,12 @@ COMPONENTS: dict[str, Schema] = {
 
 def predict_example(contract: ModelContract, *, named: bool) -> Schema | None:
     """A body of `/predict` that the model answers, or None where it would be too long to show."""
-    inputs = {spec.name: _nested(spec) for spec in contract.inputs}
-    if any(value is None for value in inputs.values()):
-        return None
+    inputs: dict[str, Any] = {}
+    for spec in contract.inputs:
+        data = _nested(spec)
+        if data is None:
+            return None
+        inputs[spec.name] = data if spec.shape else data[0]
     return {**({"model": contract.name} if named else {}), "inputs": inputs}
 
 
@@ -180,6 +183,7 @@ def _one_row(spec: TensorSpec) -> list[int]:
 
 
 def _nested(spec: TensorSpec) -> list[Any] | None:
+    """One row's elements, nested as its shape; a scalar as a list of one, as the protocol has it."""
     shape = _one_row(spec)
     count = 1
     for dim in shape:

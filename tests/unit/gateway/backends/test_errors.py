@@ -250,7 +250,7 @@ TORCHSERVE_RPC: tuple[tuple[grpc.StatusCode, str, Cause], ...] = (
     (Code.INVALID_ARGUMENT, f"bad image\n{HTTP}{ISE}", Cause.UPSTREAM_REJECTED),
     (Code.PERMISSION_DENIED, "Token Authorization failed. Token either incorrect", Cause.INTERNAL),
     (Code.RESOURCE_EXHAUSTED, f"my own words\n{HTTP}{ISE}", Cause.OVERLOADED),
-    (Code.CANCELLED, "Received RST_STREAM with error code 8", Cause.TOO_LARGE),
+    (Code.CANCELLED, "Stream removed (RST_STREAM (Received RST_STREAM with error code 8))", Cause.TOO_LARGE),
     (Code.CANCELLED, "CANCELLED", Cause.UPSTREAM_LOST),
     (Code.UNAVAILABLE, "Socket closed", Cause.UPSTREAM_LOST),
     (Code.UNKNOWN, "", Cause.UPSTREAM_FAILED),

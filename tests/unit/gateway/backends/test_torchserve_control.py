@@ -94,11 +94,12 @@ async def test_inference_does_not_need_the_management_port(fake: FakeTorchServe,
 async def test_a_refusal_is_told_apart_by_the_workers(
     fake: FakeTorchServe, control: TorchServeControl, version: int | None
 ) -> None:
-    """With workers it was the queue, without them there is nobody to answer."""
+    """With a ready worker it was the queue; without one there is nobody to answer, however many are starting."""
     spec = ModelSpec("double", version=version)
     assert (await control.refusal(spec, REFUSED, 5)).cause is Cause.OVERLOADED
-    fake.workers = []
-    assert (await control.refusal(spec, REFUSED, 5)).cause is Cause.NOT_READY
+    for workers in ([], ["UNLOADING"]):
+        fake.workers = workers
+        assert (await control.refusal(spec, REFUSED, 5)).cause is Cause.NOT_READY
 
 
 async def test_the_version_is_that_of_the_api_description(http: HttpPool) -> None:

@@ -28,6 +28,10 @@ from gateway.routing.health import HealthMonitor
 from gateway.routing.router import Route, Router
 from tests.builders import FakeBackend, contract
 
+# gRPC tears its poller down with the last channel, server or call that is collected, be that after the end of the
+# event loop that it polled for; a poller that stays for the whole run never is.
+grpc.aio.init_grpc_aio()
+
 
 @dataclass(frozen=True)
 class Finished:

@@ -1,0 +1,288 @@
+"""Builds models: train, convert, export, verify. `python -m models.build --help` tells the options.
+
+A model is built in a hidden folder beside its place and renamed into it when it is whole: an interrupted build leaves
+nothing that a server could load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gateway.core.contract import ModelContract, Parity, Tolerance
+from models import manifest
+from models.train import FRAMEWORKS, Framework, Trained
+from models.zoo import BATCH_CAP, MODELS, ModelDefinition
+from models.zoo.dataset import Array
+
+Report = Callable[[dict[str, Any]], None]
+STEPS = ("train", "convert", "export", "verify")
+VARIANTS = {"torchscript": "torchserve", "savedmodel": "tfserving"}
+GOLDEN_ROWS = BATCH_CAP
+PREFIX = ".building-"
+SEED = 7
+
+
+class BuildError(RuntimeError):
+    """Raised where a model cannot be built; the text says why and what to do."""
+
+
+def build(
+    names: Sequence[str],
+    root: Path,
+    *,
+    framework: Framework = "pytorch",
+    seed: int = SEED,
+    force: bool = False,
+    report: Report = lambda _: None,
+) -> None:
+    """Builds each model into `root/<name>`, unless the same build is there already.
+
+    `report` is told every step's start and end. Raises BuildError, TrainingError, ConversionError or ParityError;
+    the models built before stay.
+    """
+    unknown = [name for name in names if name not in MODELS]
+    if unknown:
+        raise BuildError(f"unknown model '{unknown[0]}'; there are {', '.join(MODELS)}")
+    root.mkdir(parents=True, exist_ok=True)
+    with _sole_builder(root):
+        for stale in root.glob(f"{PREFIX}*"):
+            shutil.rmtree(stale)
+        mark = manifest.fingerprint(framework, seed)
+        for name in names:
+            if not force and _is_built(root / name, mark):
+                for step in STEPS:
+                    report(_event(name, step, "start"))
+                    report(_event(name, step, "cached", detail=_cached_detail(root / name, step)))
+            else:
+                _build_one(MODELS[name], root, framework, seed, mark, report)
+
+
+def reference_outputs(definition: ModelDefinition, folder: Path, inputs: Array) -> tuple[Array, Array]:
+    """The outputs of both exported files, torchscript and savedmodel, for all rows."""
+    from models.export import savedmodel, torchscript
+
+    return (
+        torchscript.predict(folder / "torchscript" / f"{definition.name}.mar", inputs),
+        savedmodel.predict(definition, folder / "savedmodel", inputs),
+    )
+
+
+def _build_one(
+    definition: ModelDefinition, root: Path, framework: Framework, seed: int, mark: str, report: Report
+) -> None:
+    from models import convert, train, verify
+
+    name = definition.name
+    with _folder(root, name) as folder:
+        with _step(report, name, "train") as detail:
+            trained = train.train(definition, framework, seed)
+            detail(trained.described())
+        with _step(report, name, "convert") as detail:
+            if framework == "pytorch":
+                torch_net, keras_net = trained.net, convert.to_keras(definition, trained.net, trained.data)
+                detail("PyTorch to Keras, layer by layer")
+            else:
+                torch_net, keras_net = convert.to_torch(definition, trained.net, trained.data), trained.net
+                detail("Keras to PyTorch, layer by layer")
+        contract = _contract(definition)
+        with _step(report, name, "export") as detail:
+            _export(contract, definition, trained, torch_net, keras_net, folder)
+            detail("torchscript in a .mar, savedmodel")
+        with _step(report, name, "verify") as detail:
+            pair = reference_outputs(definition, folder, trained.data.test_inputs)
+            parity = verify.compare(definition, *pair, contract.tolerance)
+            own = pair[0] if framework == "pytorch" else pair[1]
+            _finish(replace(contract, parity=parity), trained, own, folder, seed, mark)
+            detail(described(parity))
+
+
+def _contract(definition: ModelDefinition) -> ModelContract:
+    return ModelContract(
+        name=definition.name,
+        version=definition.version,
+        inputs=definition.inputs,
+        outputs=definition.outputs,
+        batch_cap=BATCH_CAP,
+        class_labels=definition.class_labels,
+        tolerance=Tolerance(),
+        variants=VARIANTS,
+    )
+
+
+def _export(
+    contract: ModelContract,
+    definition: ModelDefinition,
+    trained: Trained,
+    torch_net: Any,  # noqa: ANN401 - a torch module
+    keras_net: Any,  # noqa: ANN401 - a Keras model
+    folder: Path,
+) -> None:
+    from models.export import savedmodel, torchscript
+
+    path = folder / "contract.json"
+    path.write_text(contract.to_json(), "utf-8")
+    example = trained.data.test_inputs[:2]
+    torchscript.export(definition.name, definition.version, torch_net, example, path, folder / "torchscript")
+    savedmodel.export(definition, keras_net, folder / "savedmodel")
+
+
+def _finish(contract: ModelContract, trained: Trained, outputs: Array, folder: Path, seed: int, mark: str) -> None:
+    definition = trained.definition
+    (folder / "contract.json").write_text(contract.to_json(), "utf-8")
+    rows = slice(0, GOLDEN_ROWS)
+    golden = {
+        definition.inputs[0].name: trained.data.test_inputs[rows],
+        definition.outputs[0].name: outputs[rows],
+    }
+    np.savez(folder / "golden.npz", **golden)  # type: ignore[arg-type]
+    manifest.Manifest(
+        model=definition.name,
+        version=definition.version,
+        framework=trained.framework,
+        seed=seed,
+        metric={definition.metric: trained.metric},
+        versions=manifest.versions(),
+        fingerprint=mark,
+        files=manifest.files_of(folder),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    ).save(folder)
+
+
+def described(parity: Parity) -> str:
+    """A parity result, for people."""
+    same = "" if parity.argmax_agreement is None else f", same class on {parity.argmax_agreement:.0%}"
+    return f"whole test set within tolerance: max |a-b|/(1+|b|) {parity.max_scaled:.1e}{same}"
+
+
+def _is_built(folder: Path, mark: str) -> bool:
+    try:
+        return manifest.check_files(folder).fingerprint == mark
+    except manifest.ManifestError:
+        return False
+
+
+def _cached_detail(folder: Path, step: str) -> str:
+    built = manifest.load(folder)
+    if step == "train":
+        return " ".join(f"test {name} {value:.4f}" for name, value in built.metric.items()) + " (built before)"
+    contract = ModelContract.load(folder / "contract.json")
+    return described(contract.parity) if step == "verify" and contract.parity else "built before"
+
+
+@contextmanager
+def _folder(root: Path, name: str) -> Iterator[Path]:
+    """A hidden folder that takes its place as `root/name` when the body ends well, and is removed where it does not."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-", dir=root))
+    folder.chmod(0o755)
+    target = root / name
+    try:
+        yield folder
+        if target.exists():
+            # Two renames: for an instant there is no model, but never half a one.
+            target.rename(root / f"{PREFIX}{name}-old")
+        folder.rename(target)
+        shutil.rmtree(root / f"{PREFIX}{name}-old", ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _sole_builder(root: Path) -> Iterator[None]:
+    """Holds a lock; a second builder waits for the first and then finds the models built."""
+    with (root / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _step(report: Report, model: str, step: str) -> Iterator[Callable[[str], None]]:
+    begin, said = time.perf_counter(), ""
+
+    def detail(text: str) -> None:
+        nonlocal said
+        said = text
+
+    report(_event(model, step, "start"))
+    yield detail
+    report(_event(model, step, "done", time.perf_counter() - begin, said))
+
+
+def _event(model: str, step: str, status: str, seconds: float = 0.0, detail: str = "") -> dict[str, Any]:
+    return {
+        "event": "step",
+        "model": model,
+        "step": step,
+        "status": status,
+        "seconds": round(seconds, 3),
+        "detail": detail,
+    }
+
+
+def quiet_frameworks() -> None:
+    """Keeps TensorFlow's start-up lines, and the archiver's, out of the output; before either is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    logging.getLogger().setLevel(logging.WARNING)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m models.build", description="Train and export the models.")
+    parser.add_argument("--root", type=Path, default=Path("artifacts/models"), help="where to (default: %(default)s)")
+    parser.add_argument("--model", action="append", choices=sorted(MODELS), help="one of them; default: all")
+    parser.add_argument(
+        "--framework", choices=FRAMEWORKS, default="pytorch", help="which trains (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=SEED, help="(default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="build even what is built already")
+    parser.add_argument("--events", action="store_true", help="one JSON line an event on standard output")
+    options = parser.parse_args(arguments)
+    quiet_frameworks()
+    report = _as_json if options.events else _as_text
+    try:
+        build(
+            options.model or list(MODELS),
+            options.root,
+            framework=options.framework,
+            seed=options.seed,
+            force=options.force,
+            report=report,
+        )
+    except (RuntimeError, ValueError, OSError) as exc:
+        if options.events:
+            print(json.dumps({"event": "error", "model": "", "message": str(exc)}), flush=True)
+        else:
+            print(f"models.build: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _as_json(event: dict[str, Any]) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def _as_text(event: dict[str, Any]) -> None:
+    if event["status"] != "start":
+        print(f"{event['model']}: {event['step']} {event['detail']} ({event['seconds']:.1f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

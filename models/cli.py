@@ -1,0 +1,111 @@
+"""The commands about models: build, verify, list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from models.train import FRAMEWORKS
+from models.zoo import MODELS
+
+if TYPE_CHECKING:
+    from models.manifest import Manifest
+
+app = typer.Typer(no_args_is_help=True, help="Train, export, verify and list the models.")
+
+Artifacts = Annotated[
+    Path, typer.Option(envvar="TWINSERVE_ARTIFACTS", help="The folder that holds models/<name>/ for each built model.")
+]
+Names = Annotated[list[str] | None, typer.Argument(help=f"Which: {', '.join(MODELS)}. Default: all.")]
+
+
+@app.command("build")
+def build_models(
+    names: Names = None,
+    artifacts: Artifacts = Path("artifacts"),
+    framework: Annotated[str, typer.Option(help=f"Which framework trains: {' or '.join(FRAMEWORKS)}.")] = "pytorch",
+    seed: Annotated[int, typer.Option(help="Seed of the data split, the first weights and the order of training.")] = 7,
+    force: Annotated[bool, typer.Option("--force", help="Build even what is built already.")] = False,
+) -> None:
+    """Train, convert, export and verify; what is built already is left as it is."""
+    from models.build import main
+
+    if framework not in FRAMEWORKS:
+        raise typer.BadParameter(f"'{framework}'; expected {' or '.join(FRAMEWORKS)}", param_hint="--framework")
+    arguments = ["--root", str(artifacts / "models"), "--framework", framework, "--seed", str(seed)]
+    arguments += ["--force"] if force else []
+    for name in _known(names):
+        arguments += ["--model", name]
+    raise typer.Exit(main(arguments))
+
+
+@app.command("verify")
+def verify_models(names: Names = None, artifacts: Artifacts = Path("artifacts")) -> None:
+    """Check every file's sha256, and run both exports on the whole test set again."""
+    from models.build import quiet_frameworks
+
+    quiet_frameworks()
+    from gateway.core.contract import ModelContract
+    from models.build import reference_outputs
+    from models.manifest import ManifestError, check_files
+    from models.verify import ParityError, compare
+
+    table = Table("Model", "Files", "Parity over the test set", "Same class")
+    failures = []
+    for name in _known(names):
+        folder = artifacts / "models" / name
+        try:
+            built = check_files(folder)
+            contract = ModelContract.load(folder / "contract.json")
+            definition = MODELS[name]
+            inputs = definition.module("data").load(built.seed).test_inputs
+            parity = compare(definition, *reference_outputs(definition, folder, inputs), contract.tolerance)
+        except (ManifestError, ParityError) as exc:
+            failures.append(str(exc))
+            table.add_row(name, "[red]failed[/red]", "", "")
+            continue
+        same = "" if parity.argmax_agreement is None else f"{parity.argmax_agreement:.0%}"
+        table.add_row(name, f"{len(built.files)} unchanged", f"max |a-b|/(1+|b|) {parity.max_scaled:.1e}", same)
+    Console().print(table)
+    for failure in failures:
+        typer.echo(failure, err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_models(artifacts: Artifacts = Path("artifacts")) -> None:
+    """Show the models, and what is built of each."""
+    from models.manifest import ManifestError, load
+
+    table = Table("Model", "Input", "Output", "Built", "Metric", "Size")
+    for name, definition in MODELS.items():
+        tensors = [
+            f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in (*definition.inputs, *definition.outputs)
+        ]
+        folder = artifacts / "models" / name
+        try:
+            built = load(folder)
+        except ManifestError:
+            table.add_row(name, *map(escape, tensors), "no: twinserve models build", "", "")
+            continue
+        table.add_row(name, *map(escape, tensors), *_built(built, folder))
+    Console().print(table)
+
+
+def _built(manifest: Manifest, folder: Path) -> tuple[str, str, str]:
+    size = sum((folder / file).stat().st_size for file in manifest.files if (folder / file).exists())
+    metric = ", ".join(f"{name} {value:.4f}" for name, value in manifest.metric.items())
+    return f"{manifest.created}, trained in {manifest.framework}", metric, f"{size / 1e6:.1f} MB"
+
+
+def _known(names: list[str] | None) -> list[str]:
+    for name in names or ():
+        if name not in MODELS:
+            raise typer.BadParameter(f"unknown model '{name}'; there are {', '.join(MODELS)}", param_hint="NAMES")
+    return names or list(MODELS)

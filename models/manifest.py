@@ -1,0 +1,104 @@
+"""`manifest.json` of a built model: what was built from what, and the sha256 of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+FILE = "manifest.json"
+SCHEMA = 1
+PACKAGES = ("torch", "tensorflow", "keras", "numpy", "scikit-learn", "torch-model-archiver")
+ROOT = Path(__file__).resolve().parents[1]
+# What a built model depends on beside the versions and the options.
+SOURCES = (
+    "models",
+    "serving/torchserve/handler.py",
+    "serving/torchserve/model-config.yaml",
+    "gateway/core/contract.py",
+)
+
+
+class ManifestError(RuntimeError):
+    """Raised where a built model's files are missing, changed or unknown; says how to build them again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A built model. `metric` is its name and value on the test rows; `files` are sha256 by relative path."""
+
+    model: str
+    version: int
+    framework: str
+    seed: int
+    metric: Mapping[str, float]
+    versions: Mapping[str, str]
+    fingerprint: str
+    files: Mapping[str, str]
+    created: str
+
+    def save(self, folder: Path) -> None:
+        """Writes `manifest.json`."""
+        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2)
+        (folder / FILE).write_text(text + "\n", "utf-8")
+
+
+def load(folder: Path) -> Manifest:
+    """Reads a built model's manifest; raises ManifestError."""
+    path = folder / FILE
+    try:
+        document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise ManifestError(f"{path}: {exc.strerror}; `twinserve models build` writes it") from exc
+    except ValueError as exc:
+        raise ManifestError(f"{path}: not JSON; `twinserve models build --force` writes it anew") from exc
+    if document.pop("schema", None) != SCHEMA:
+        raise ManifestError(f"{path}: expected schema {SCHEMA}; `twinserve models build --force` writes it anew")
+    try:
+        return Manifest(**document)
+    except TypeError as exc:
+        raise ManifestError(f"{path}: {exc}; `twinserve models build --force` writes it anew") from exc
+
+
+def check_files(folder: Path) -> Manifest:
+    """The manifest, where every file is there and unchanged; raises ManifestError naming the first that is not."""
+    manifest = load(folder)
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ManifestError(f"{path}: missing; `twinserve models build --force` writes it anew")
+        if sha256(path) != expected:
+            raise ManifestError(f"{path}: changed since it was built; `twinserve models build --force` writes it anew")
+    return manifest
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """The sha256 of every file below `folder` but the manifest, by relative path."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILE)
+    return {str(path.relative_to(folder)): sha256(path) for path in found}
+
+
+def sha256(path: Path) -> str:
+    """The hex digest of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of every package that shapes a build."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def fingerprint(framework: str, seed: int) -> str:
+    """Changes with anything that could change what is built: sources, options, package versions."""
+    digest = hashlib.sha256(json.dumps([framework, seed, versions()]).encode())
+    for source in SOURCES:
+        path = ROOT / source
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(str(file.relative_to(ROOT)).encode() + file.read_bytes())
+    return digest.hexdigest()

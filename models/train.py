@@ -1,0 +1,124 @@
+"""Trains a model in either framework, seeded."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from models.zoo import ModelDefinition
+from models.zoo.dataset import Array, Dataset
+
+if TYPE_CHECKING:
+    import keras
+    from torch import nn
+
+Framework = Literal["pytorch", "keras"]
+FRAMEWORKS: tuple[Framework, ...] = ("pytorch", "keras")
+WEIGHT_DECAY = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained network, its data, and its metric on the test rows (R2, or the share of right labels)."""
+
+    definition: ModelDefinition
+    framework: Framework
+    net: Any
+    data: Dataset
+    metric: float
+
+    def described(self) -> str:
+        """The metric, for people."""
+        return f"test {self.definition.metric} {self.metric:.4f} ({self.framework})"
+
+
+class TrainingError(RuntimeError):
+    """Raised where a network is worse on the test rows than its definition asks for."""
+
+
+def train(definition: ModelDefinition, framework: Framework, seed: int) -> Trained:
+    """Trains with `seed`; raises TrainingError where the result is not good enough to be worth serving."""
+    data: Dataset = definition.module("data").load(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    fit, predict = (_fit_torch, predict_torch) if framework == "pytorch" else (_fit_keras, predict_keras)
+    net = fit(definition, data, seed)
+    metric = score(definition, predict(net, data.test_inputs), data.test_targets)
+    if metric < definition.least:
+        raise TrainingError(
+            f"{definition.name}: test {definition.metric} {metric:.3f} after training in {framework} with seed {seed};"
+            f" at least {definition.least} is expected"
+        )
+    return Trained(definition, framework, net, data, metric)
+
+
+def score(definition: ModelDefinition, outputs: Array, targets: Array) -> float:
+    """R2 (1 - residual sum of squares / total sum of squares), or the share of rows with the right label."""
+    if definition.task == "classification":
+        return float((outputs.argmax(axis=1) == targets).mean())
+    return float(1 - ((targets - outputs) ** 2).sum() / ((targets - targets.mean()) ** 2).sum())
+
+
+def predict_torch(net: nn.Module, inputs: Array) -> Array:
+    """The network's outputs for all rows."""
+    import torch
+
+    net.eval()
+    with torch.inference_mode():
+        return net(torch.from_numpy(inputs)).numpy()
+
+
+def predict_keras(net: keras.Model, inputs: Array) -> Array:
+    """The network's outputs for all rows."""
+    return np.asarray(net(inputs, training=False))
+
+
+def _fit_torch(definition: ModelDefinition, data: Dataset, seed: int) -> nn.Module:
+    import torch
+    from torch.nn import functional
+
+    torch.manual_seed(seed)
+    # The same sums on every machine, and faster: these networks are too small to share among cores.
+    torch.set_num_threads(1)
+    net: nn.Module = definition.module("torch_net").build(data)
+    inputs, targets = torch.from_numpy(data.train_inputs), torch.from_numpy(data.train_targets)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=definition.learning_rate, weight_decay=WEIGHT_DECAY)
+    # Targets in the hundreds would make the loss of a regression huge: it is measured in their own deviations.
+    unit = 1.0 if definition.task == "classification" else float(targets.std())
+    net.train()
+    for _ in range(definition.epochs):
+        for rows in torch.randperm(len(inputs)).split(definition.batch_size):
+            if len(rows) == 1:
+                continue  # batch normalisation has no variance over one row
+            optimiser.zero_grad()
+            if definition.task == "classification":
+                loss = functional.cross_entropy(net.logits(inputs[rows]), targets[rows])  # type: ignore[operator]
+            else:
+                loss = functional.mse_loss(net(inputs[rows]) / unit, targets[rows] / unit)
+            loss.backward()
+            optimiser.step()
+    return net.eval()
+
+
+def _fit_keras(definition: ModelDefinition, data: Dataset, seed: int) -> keras.Model:
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    net: keras.Model = definition.module("keras_net").build(data)
+    unit = 1.0 if definition.task == "classification" else float(data.train_targets.std())
+
+    def regression_loss(target: Any, output: Any) -> Any:  # noqa: ANN401 - Keras's own tensors
+        return keras.ops.mean(keras.ops.square((target - output) / unit))
+
+    net.compile(
+        optimizer=keras.optimizers.AdamW(definition.learning_rate, weight_decay=WEIGHT_DECAY),
+        loss="sparse_categorical_crossentropy" if definition.task == "classification" else regression_loss,
+        jit_compile=False,
+    )
+    net.fit(
+        data.train_inputs, data.train_targets, batch_size=definition.batch_size, epochs=definition.epochs, verbose=0
+    )
+    return net

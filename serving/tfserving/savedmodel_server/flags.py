@@ -1,0 +1,133 @@
+"""The command line: TensorFlow Serving's flags, as far as the stand-in can honour them, and one of its own."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from serving.tfserving.savedmodel_server import MARK
+
+# model_servers/main.cc, 2.20.0: what a user may have in a script, refused with a word on why.
+REFUSED = frozenset(
+    {
+        "allow_version_labels_for_unavailable_models",
+        "batching_parameters_file",
+        "enable_batching",
+        "enable_grpc_healthcheck_service",
+        "enable_model_warmup",
+        "enable_per_model_batching_parameters",
+        "enable_profiler",
+        "enable_serialization_as_tensor_content",
+        "enable_signature_method_name_check",
+        "flush_filesystem_caches",
+        "grpc_max_threads",
+        "grpc_socket_path",
+        "load_retry_interval_micros",
+        "max_num_load_retries",
+        "mixed_precision",
+        "model_config_file_poll_wait_seconds",
+        "monitoring_config_file",
+        "num_load_threads",
+        "num_request_iterations_for_warmup",
+        "num_unload_threads",
+        "per_process_gpu_memory_fraction",
+        "platform_config_file",
+        "prefer_tflite_model",
+        "remove_unused_fields_from_bundle_metagraph",
+        "rest_api_enable_cors_support",
+        "rest_api_num_threads",
+        "saved_model_tags",
+        "ssl_config_file",
+        "tensorflow_session_parallelism",
+        "use_tflite_model",
+        "xla_cpu_compilation_enabled",
+        "xla_gpu_compilation_enabled",
+    }
+)
+DESCRIPTION = f"""{MARK}: TensorFlow Serving's protocols over TensorFlow's own runtime, for machines
+on which TensorFlow Serving cannot run. Its flags are TensorFlow Serving's, but those marked (extension)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """The parsed command line; a port of 0 is a protocol that is off."""
+
+    port: int = 8500
+    rest_api_port: int = 0
+    bind_address: str = "0.0.0.0"  # noqa: S104 - TensorFlow Serving's own default
+    model_name: str = "default"
+    model_base_path: str = ""
+    model_config_file: str = ""
+    file_system_poll_wait_seconds: int = 1
+    rest_api_timeout_in_ms: int = 30_000
+    tensorflow_intra_op_parallelism: int = 0
+    tensorflow_inter_op_parallelism: int = 0
+    grpc_channel_arguments: str = ""
+
+    @property
+    def grpc_options(self) -> tuple[tuple[str, int | str], ...]:
+        """`grpc_channel_arguments` as gRPC takes them: whole numbers are numbers, everything else is text."""
+        pairs = [pair.partition("=") for pair in self.grpc_channel_arguments.split(",") if pair.strip()]
+        return tuple((key.strip(), int(value) if _is_int(value) else value) for key, _, value in pairs)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names a flag of TensorFlow Serving that the stand-in lacks, so that nobody looks for a typing error."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the reason and exits with 2."""
+        for word in message.removeprefix("unrecognized arguments:").split():
+            name = word.partition("=")[0].removeprefix("--")
+            if name in REFUSED:
+                message = f"--{name} is a flag of TensorFlow Serving that {MARK} cannot honour"
+                break
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def parse(arguments: Sequence[str]) -> Flags:
+    """The flags of a command line, `--flag=value` or `--flag value`; exits with 2 for any it cannot honour."""
+    parser = _Parser(prog="savedmodel_server", description=DESCRIPTION, allow_abbrev=False)
+    add = parser.add_argument
+    add("--version", action="version", version=MARK, help="print the version and exit")
+    add("--port", type=_port, default=8500, help="TCP port for gRPC; 0 turns it off (default 8500)")
+    add("--rest_api_port", type=_port, default=0, help="TCP port for REST; 0 turns it off (default 0)")
+    add("--bind_address", default="0.0.0.0", help="(extension) address to listen on (default 0.0.0.0)")  # noqa: S104
+    add("--model_name", default="default", help="name of the one model; ignored with --model_config_file")
+    add("--model_base_path", default="", help="absolute path of its folder of numbered versions")
+    add("--model_config_file", default="", help="text protobuf ModelServerConfig, for several models")
+    add(
+        "--file_system_poll_wait_seconds",
+        type=_natural,
+        default=1,
+        help="seconds between two looks for new versions; 0 looks until every model is there, then never (default 1)",
+    )
+    add("--rest_api_timeout_in_ms", type=_natural, default=30_000, help="limit of a REST call; 0 is none")
+    add("--tensorflow_intra_op_parallelism", type=_natural, default=0, help="threads within one operation; 0 is auto")
+    add("--tensorflow_inter_op_parallelism", type=_natural, default=0, help="operations at once; 0 is auto")
+    add("--grpc_channel_arguments", default="", help="gRPC server options, as k=v,k=v")
+    flags = Flags(**vars(parser.parse_args(arguments)))
+    if not flags.port and not flags.rest_api_port:
+        parser.error("--port and --rest_api_port are both 0, so that nothing would be served")
+    if not flags.model_config_file and not flags.model_base_path:
+        parser.error("one of --model_base_path and --model_config_file must be given")
+    return flags
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is negative")
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{number} is no port")
+    return number
+
+
+def _is_int(text: str) -> bool:
+    return text.strip().removeprefix("-").isdecimal()

@@ -1,0 +1,96 @@
+"""Where a request wants to be answered: parameters, headers, and their contradictions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gateway.codecs.selection import merge_selection, split_parameters
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, ModelSpec, Parameter, Selection
+
+REQUEST = InferenceRequest(ModelSpec("m"), ())
+
+
+def test_own_parameters_are_taken_out_and_others_stay() -> None:
+    """All six of the gateway's parameters choose, and never reach the model."""
+    model, selection, rest = split_parameters(
+        ModelSpec("m"),
+        {"stack": "tfserving", "endpoint": "tf", "variant": "xla", "label": "stable", "signature_name": "s", "k": 1},
+    )
+    assert model == ModelSpec("m", label="stable", signature_name="s")
+    assert selection == Selection("tfserving", "tf", "xla")
+    assert rest == {"k": 1}
+
+
+@pytest.mark.parametrize("version", [3, "3"])
+def test_a_version_parameter_may_repeat_the_path(version: Parameter) -> None:
+    """The same version twice is fine, as a number or as digits."""
+    assert split_parameters(ModelSpec("m"), {"version": version})[0].version == 3
+    assert split_parameters(ModelSpec("m", 3), {"version": version})[0].version == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        (ModelSpec("m", 2), {"version": 3}),
+        (ModelSpec("m", 2), {"label": "stable"}),
+        (ModelSpec("m"), {"version": 1, "label": "stable"}),
+        (ModelSpec("m"), {"stack": 1}),
+        (ModelSpec("m"), {"stack": ""}),
+        (ModelSpec("m"), {"endpoint": True}),
+        (ModelSpec("m"), {"variant": 1.5}),
+        (ModelSpec("m"), {"signature_name": ""}),
+    ],
+)
+def test_contradictory_and_malformed_parameters_are_invalid_input(
+    model: ModelSpec, parameters: dict[str, Parameter]
+) -> None:
+    """Two different words for one thing, and words that are none, are refused."""
+    with pytest.raises(GatewayError) as caught:
+        split_parameters(model, parameters)
+    assert caught.value.cause is Cause.INVALID_INPUT
+
+
+def test_a_version_parameter_that_is_none_is_not_found() -> None:
+    """A version that is no number is VERSION_NOT_FOUND, as it is in a path."""
+    with pytest.raises(GatewayError) as caught:
+        split_parameters(ModelSpec("m"), {"version": "latest"})
+    assert caught.value.cause is Cause.VERSION_NOT_FOUND
+
+
+def test_headers_choose_where_the_request_is_silent() -> None:
+    """Each header fills its own place, and none touches the others."""
+    merged = merge_selection(REQUEST, stack="torchserve", label="stable")
+    assert merged.selection == Selection(stack="torchserve")
+    assert merged.model == ModelSpec("m", label="stable")
+    assert merge_selection(merged, endpoint="ts", variant="v").selection == Selection("torchserve", "ts", "v")
+    assert merge_selection(REQUEST) is REQUEST
+
+
+def test_the_same_word_twice_is_fine() -> None:
+    """A header may repeat what the request says."""
+    request = replace(REQUEST, model=ModelSpec("m", label="a"), selection=Selection("s", "e", "v"))
+    assert merge_selection(request, stack="s", endpoint="e", variant="v", label="a").selection == request.selection
+
+
+@pytest.mark.parametrize("name", ["stack", "endpoint", "variant"])
+def test_a_contradiction_names_both_words(name: str) -> None:
+    """Request and header are both quoted."""
+    request = replace(REQUEST, selection=Selection(**{name: "one"}))
+    with pytest.raises(
+        GatewayError, match=rf"'{name}' of the request is 'one', but header x-{name} says 'two'"
+    ) as caught:
+        merge_selection(request, **{name: "two"})
+    assert caught.value.cause is Cause.INVALID_INPUT
+
+
+@pytest.mark.parametrize(
+    ("model", "label"), [(ModelSpec("m", label="a"), "b"), (ModelSpec("m", version=1), "b"), (ModelSpec("m"), "")]
+)
+def test_label_headers_contradict_versions_and_other_labels(model: ModelSpec, label: str) -> None:
+    """A label excludes another label and any version, and must be a word."""
+    with pytest.raises(GatewayError, match="label") as caught:
+        merge_selection(replace(REQUEST, model=model), label=label)
+    assert caught.value.cause is Cause.INVALID_INPUT

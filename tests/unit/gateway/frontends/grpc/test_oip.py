@@ -1,0 +1,186 @@
+"""The Open Inference Protocol over gRPC, through a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from gateway._generated import oip_pb2
+from gateway.core.errors import Cause
+from gateway.core.messages import InferenceRequest, InferenceResponse
+from gateway.frontends.edge import Limits
+from tests.unit.gateway.frontends.grpc.test_calls import refusal
+from tests.unit.gateway.frontends.world import Finished, World
+
+SERVICE = "/inference.GRPCInferenceService/"
+INFER = SERVICE + "ModelInfer"
+
+
+@pytest.fixture
+async def world() -> World:
+    return await World.started()
+
+
+@pytest.fixture
+async def channel(world: World) -> AsyncIterator[grpc.aio.Channel]:
+    async with world.grpc() as channel:
+        yield channel
+
+
+def infer_request(model: str = "doubler", **fields: Any) -> bytes:
+    message = oip_pb2.ModelInferRequest(model_name=model, id="7", **fields)
+    tensor = message.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+    tensor.contents.fp32_contents.extend([1, 2])
+    return message.SerializeToString()
+
+
+async def test_an_inference_answers_with_what_gave_it(world: World, channel: grpc.aio.Channel) -> None:
+    """Typed in, typed out; id, times and who answered are trailing metadata."""
+    call = channel.unary_unary(INFER)(infer_request(), metadata=(("x-request-id", "mine"),))
+    answer = oip_pb2.ModelInferResponse.FromString(await call)
+    assert (answer.model_name, answer.model_version, answer.id) == ("doubler", "1", "7")
+    assert list(answer.outputs[0].contents.fp32_contents) == [2, 4]
+    trailing = dict(await call.trailing_metadata())
+    assert trailing["x-request-id"] == "mine"
+    assert trailing["x-served-by"] == 'endpoint=ts; stack=torchserve; server="ts 1.0"; version=1'
+    assert trailing["server-timing"].startswith("decode;dur=")
+    assert world.last == Finished("doubler", 1, "torchserve", "oip-grpc", None)
+
+
+async def test_raw_in_is_raw_out(channel: grpc.aio.Channel) -> None:
+    """The answer takes the request's form."""
+    message = oip_pb2.ModelInferRequest.FromString(infer_request())
+    message.inputs[0].ClearField("contents")
+    message.raw_input_contents.append(b"\x00\x00\x80?\x00\x00\x00@")
+    answer = oip_pb2.ModelInferResponse.FromString(await channel.unary_unary(INFER)(message.SerializeToString()))
+    assert list(answer.raw_output_contents) == [b"\x00\x00\x00@\x00\x00\x80@"]
+
+
+async def test_metadata_chooses_who_answers(world: World, channel: grpc.aio.Channel) -> None:
+    """As headers do over HTTP."""
+    call = channel.unary_unary(INFER)(infer_request(), metadata=(("x-endpoint", "tf"), ("x-label", "stable")))
+    await call
+    assert dict(await call.trailing_metadata())["x-served-by"].startswith("endpoint=tf;")
+    assert world.backends["tf"].requests[0].model.version == 1
+
+
+async def test_a_failure_is_a_status_with_the_id(world: World, channel: grpc.aio.Channel) -> None:
+    """And with its times, but nobody who gave an answer."""
+    refused = await refusal(channel, INFER, infer_request("nope"))
+    assert refused.code() is grpc.StatusCode.NOT_FOUND
+    assert refused.details() == "unknown model 'nope'"
+    trailing = dict(tuple(refused.trailing_metadata()))
+    assert set(trailing) == {"x-request-id", "server-timing"}
+    assert world.last == Finished("", None, "", "oip-grpc", Cause.MODEL_NOT_FOUND)
+
+
+@pytest.mark.parametrize(
+    "method", ["ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer"]
+)
+async def test_garbage_is_the_clients_error(channel: grpc.aio.Channel, method: str) -> None:
+    """INVALID_ARGUMENT, where a library that parses before us would say INTERNAL."""
+    refused = await refusal(channel, SERVICE + method, b"\xff\xff\xff")
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "x-request-id" in dict(tuple(refused.trailing_metadata()))
+
+
+async def test_the_server_says_what_it_is_and_how_it_is(world: World, channel: grpc.aio.Channel) -> None:
+    """Live, ready and metadata; not ready is an answer, no error."""
+
+    async def ask(method: str) -> bytes:
+        answer: bytes = await channel.unary_unary(SERVICE + method)(b"", metadata=(("x-request-id", "mine"),))
+        return answer
+
+    assert oip_pb2.ServerLiveResponse.FromString(await ask("ServerLive")).live
+    assert oip_pb2.ServerReadyResponse.FromString(await ask("ServerReady")).ready
+    metadata = oip_pb2.ServerMetadataResponse.FromString(await ask("ServerMetadata"))
+    assert (metadata.name, metadata.version, list(metadata.extensions)) == ("twinserve", "0.1.0", [])
+    world.plane.drain()
+    assert not oip_pb2.ServerReadyResponse.FromString(await ask("ServerReady")).ready
+
+
+async def test_a_model_says_what_it_takes_and_whether_it_is_ready(world: World, channel: grpc.aio.Channel) -> None:
+    """With and without a version."""
+    for version in ("", "1"):
+        asked = oip_pb2.ModelMetadataRequest(name="doubler", version=version).SerializeToString()
+        metadata = oip_pb2.ModelMetadataResponse.FromString(await channel.unary_unary(SERVICE + "ModelMetadata")(asked))
+        assert (metadata.name, list(metadata.versions), metadata.inputs[0].datatype) == ("doubler", ["1"], "FP32")
+        ready = await channel.unary_unary(SERVICE + "ModelReady")(asked)
+        assert oip_pb2.ModelReadyResponse.FromString(ready).ready
+    assert world.observer.finished == []
+
+
+@pytest.mark.parametrize(("model", "version"), [("nope", ""), ("doubler", "9"), ("doubler", "latest;rm")])
+@pytest.mark.parametrize("method", ["ModelReady", "ModelMetadata"])
+async def test_what_is_not_there_is_not_found(channel: grpc.aio.Channel, method: str, model: str, version: str) -> None:
+    """Whatever is asked of it."""
+    asked = oip_pb2.ModelReadyRequest(name=model, version=version).SerializeToString()
+    assert (await refusal(channel, SERVICE + method, asked)).code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_client_that_cancels_is_counted_and_its_call_cancelled(world: World, channel: grpc.aio.Channel) -> None:
+    """Upstream stops too."""
+    ended = asyncio.Event()
+
+    class Hold(asyncio.Event):
+        async def wait(self) -> bool:  # type: ignore[override]
+            try:
+                return await super().wait()
+            finally:
+                ended.set()
+
+    world.backends["ts"].hold = Hold()
+    call = channel.unary_unary(INFER)(infer_request())
+    calling = asyncio.ensure_future(call)
+    while not world.sent:
+        await asyncio.sleep(0.001)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    async with asyncio.timeout(5):
+        await ended.wait()
+        while not world.observer.finished:
+            await asyncio.sleep(0.001)
+    assert world.last.cause is Cause.CLIENT_GONE
+    assert world.admission.in_flight == 0
+
+
+async def test_the_clients_deadline_is_the_calls(world: World, channel: grpc.aio.Channel) -> None:
+    """It goes all the way down, and is counted as what it is."""
+    world.backends["ts"].hold = asyncio.Event()
+    refused = await refusal(channel, INFER, infer_request(), timeout=0.05)
+    assert refused.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    async with asyncio.timeout(5):
+        while not world.observer.finished:
+            await asyncio.sleep(0.001)
+    assert world.last.cause is Cause.DEADLINE
+
+
+async def test_a_bug_is_counted_and_opaque(
+    world: World, channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The status has the id, the log the rest."""
+
+    def bug(_: InferenceRequest) -> InferenceResponse:
+        raise KeyError("secret")
+
+    world.backends["ts"].answer = bug
+    refused = await refusal(channel, INFER, infer_request(), metadata=(("x-request-id", "mine"),))
+    assert refused.code() is grpc.StatusCode.INTERNAL
+    assert "mine" in (refused.details() or "")
+    assert "secret" not in (refused.details() or "")
+    assert "secret" in caplog.text
+    assert world.last.cause is Cause.INTERNAL
+
+
+@pytest.mark.parametrize("limits", [Limits(in_flight=0), Limits(in_flight_bytes=3)])
+async def test_a_full_gateway_refuses(limits: Limits) -> None:
+    """By number and by bytes."""
+    world = await World.started(limits)
+    async with world.grpc() as channel:
+        assert (await refusal(channel, INFER, infer_request())).code() is grpc.StatusCode.UNAVAILABLE
+    assert world.last.cause is Cause.OVERLOADED

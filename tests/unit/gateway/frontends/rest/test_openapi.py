@@ -1,0 +1,100 @@
+"""The OpenAPI document, the raw routes included."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.frontends.rest.app import GatewayApp
+from tests.unit.gateway.frontends.rest.test_schemas import references
+from tests.unit.gateway.frontends.world import World
+
+INFERENCE = [
+    "/predict",
+    "/predict/{model}",
+    "/v2/models/{model}/infer",
+    "/v2/models/{model}/versions/{version}/infer",
+]
+
+
+@pytest.fixture
+async def world() -> World:
+    return await World.started()
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    async with world.rest() as client:
+        yield client
+
+
+@pytest.fixture
+async def document(client: httpx.AsyncClient) -> dict[str, Any]:
+    document: dict[str, Any] = (await client.get("/openapi.json")).json()
+    return document
+
+
+async def test_every_route_is_described(world: World, document: dict[str, Any]) -> None:
+    """What is served is in the document, but for pages that are for people, and nothing else is."""
+    app = world.app()
+    assert isinstance(app, GatewayApp)
+    assert list(document["paths"])[:4] == INFERENCE == [route.path for route in app.raw_routes]
+    assert set(document["paths"]) - set(INFERENCE) == {
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/{model}",
+        "/v2/models/{model}/versions/{version}",
+        "/v2/models/{model}/ready",
+        "/v2/models/{model}/versions/{version}/ready",
+        "/livez",
+        "/readyz",
+        "/metrics",
+    }
+
+
+async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    """And every operation has a name of its own."""
+    assert references(document) == set(document["components"]["schemas"])
+    names = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("path", "statuses"),
+    [
+        ("/predict", {"200", "400", "404", "408", "413", "415", "422", "500", "502", "503", "504"}),
+        ("/v2/models/{model}/infer", {"200", "400", "404", "408", "413", "415", "500", "502", "503", "504"}),
+    ],
+)
+async def test_inference_routes_name_every_status(document: dict[str, Any], path: str, statuses: set[str]) -> None:
+    """Those of the protocol's own table."""
+    assert set(document["paths"][path]["post"]["responses"]) == statuses
+
+
+async def test_parameters_in_the_path_are_declared(document: dict[str, Any]) -> None:
+    """Each placeholder has a required parameter, and the headers that choose are there."""
+    for path in INFERENCE:
+        parameters = document["paths"][path]["post"]["parameters"]
+        in_path = [item["name"] for item in parameters if item["in"] == "path"]
+        assert all(f"{{{name}}}" in path for name in in_path)
+        assert len(in_path) == path.count("{")
+        headers = {item["name"] for item in parameters if item["in"] == "header"}
+        assert headers >= {"x-stack", "x-endpoint", "x-variant", "x-label", "x-request-id", "x-request-timeout-ms"}
+
+
+@pytest.mark.parametrize("path", INFERENCE)
+async def test_the_examples_work(client: httpx.AsyncClient, document: dict[str, Any], path: str) -> None:
+    """What the documentation page sends is answered."""
+    examples = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    assert set(examples) == {"doubler", "pair"}
+    url = path.replace("{model}", "doubler").replace("{version}", "1")
+    assert (await client.post(url, json=examples["doubler"]["value"])).status_code == 200
+
+
+async def test_what_the_framework_would_claim_is_not_claimed(document: dict[str, Any]) -> None:
+    """Ordinary routes never answer FastAPI's own validation error."""
+    assert "HTTPValidationError" not in str(document)

@@ -1,0 +1,34 @@
+"""Models are trained once for all tests of this folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from models.build import quiet_frameworks
+
+quiet_frameworks()
+
+if TYPE_CHECKING:
+    from models.train import Trained
+
+
+@pytest.fixture(scope="session", params=["simplenn", "digits"])
+def trained_torch(request: pytest.FixtureRequest) -> Trained:
+    """A model trained in PyTorch, shortly."""
+    return _trained(request.param, "pytorch")
+
+
+@pytest.fixture(scope="session", params=["simplenn", "digits"])
+def trained_keras(request: pytest.FixtureRequest) -> Trained:
+    """A model trained in Keras, shortly."""
+    return _trained(request.param, "keras")
+
+
+def _trained(name: str, framework: str) -> Trained:
+    from models.train import train  # noqa: PLC0415 - brings a framework
+    from models.zoo import MODELS  # noqa: PLC0415
+
+    return train(replace(MODELS[name], epochs=2, least=-9.0), framework, seed=7)  # type: ignore[arg-type]

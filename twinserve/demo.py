@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from loadtests.table import print_table
+from loadtests.table import results_table
 from rich.console import Console
 from serving.local import LocalStack
 
@@ -201,6 +201,6 @@ def _report(options: DemoOptions, steps: Steps, results: list[CellResult], conso
         write_summary(summary, folder / "summary.json")
         write_report(summary, results, folder / "report.html")
         note(f"{folder / 'summary.json'} and {folder / 'report.html'}")
-    print_table(summary, console)
+    console.print(results_table(summary))
     if any(result.failures for result in results):
         raise DemoFailedError(f"some requests failed; the samples of each cell are in {folder / 'cells'}")

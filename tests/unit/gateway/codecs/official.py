@@ -206,7 +206,7 @@ def assert_tensors_agree() -> None:
         for shape in ((), (3,), (0, 2), (2, 3)):
             array = np.empty(int(np.prod(shape)), dtype=dtype)
             array[:] = (
-                [b"\xff\0%d" % n for n in range(array.size)] if dtype == object else rng.integers(0, 2, array.size)
+                [b"\xff\0%d" % n for n in range(array.size)] if datatype == "BYTES" else rng.integers(0, 2, array.size)
             )
             array = array.reshape(shape)
             sent = tfserving_proto.encode_request(InferenceRequest(ModelSpec("m"), (Tensor("x", datatype, array),)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Iterable
 
 from gateway.core.errors import Cause, GatewayError
@@ -12,20 +11,6 @@ from gateway.core.messages import Parameter
 MAX_NAME = 256
 _MAX_SHOWN = 64
 _MAX_LISTED = 4
-_VERSION = re.compile(r"[0-9]{1,18}")
-
-
-def version_number(value: object, model: str) -> int:
-    """A version as an integer or its decimal digits; raises VERSION_NOT_FOUND for anything else.
-
-    18 digits keep it inside TF Serving's int64.
-    """
-    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
-    if not _VERSION.fullmatch(text):
-        raise GatewayError(
-            Cause.VERSION_NOT_FOUND, f"model '{shown(model)}' has no such version; versions are whole numbers"
-        )
-    return int(text)
 
 
 def choice(name: str, value: object) -> str:

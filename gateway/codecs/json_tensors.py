@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gateway.codecs.json_document import MAX_DEPTH, JsonArray, JsonValue
+from gateway.codecs.json_document import MAX_DEPTH, JsonArray, JsonValue, plain
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import TensorSpec
 from gateway.core.tensor import FLOAT_DATATYPES, NDArray, Tensor, numpy_dtype
@@ -49,12 +49,10 @@ def elements(value: JsonValue, name: str, datatype: str, *, finite: bool = True)
     INVALID_INPUT as `tensor_from_json` does.
     """
     dtype = numpy_dtype(datatype, name)
-    if isinstance(value, JsonArray):
-        if datatype not in ("BOOL", "BYTES") and value.regular:
-            numbers = _numbers(value, datatype)
-            if numbers is not None and numbers.size == math.prod(value.shape):
-                return _in_range(numbers, dtype, name, datatype, finite), value.shape
-        value = value.as_list()
+    if isinstance(value, JsonArray) and datatype not in ("BOOL", "BYTES") and value.regular:
+        numbers = _numbers(value, datatype)
+        if numbers is not None and numbers.size == math.prod(value.shape):
+            return _in_range(numbers, dtype, name, datatype, finite), value.shape
     flat, shape = flatten(value, name)
     if datatype == "BYTES":
         return _encoded(flat, name), shape
@@ -75,16 +73,19 @@ def flatten(value: JsonValue, name: str) -> tuple[list[Any], tuple[int, ...]]:
     """
     shape: list[int] = []
     level: list[Any] = [value]
-    while level and type(level[0]) is list:
+    while True:
+        kinds = set(map(type, level))
+        if JsonArray in kinds:
+            level = [plain(item) for item in level]
+            kinds = set(map(type, level))
+        if list not in kinds:
+            return level, tuple(shape)
         if len(shape) == MAX_DEPTH:
             raise GatewayError(Cause.UNPARSEABLE, f"input '{name}' is nested deeper than {MAX_DEPTH} levels")
-        if set(map(type, level)) != {list} or len(set(map(len, level))) > 1:
+        if len(kinds) > 1 or len(set(map(len, level))) > 1:
             raise _ragged(name, len(shape))
         shape.append(len(level[0]))
         level = list(chain.from_iterable(level))
-    if list in set(map(type, level)):
-        raise _ragged(name, len(shape))
-    return level, tuple(shape)
 
 
 def to_json_array(tensor: Tensor) -> object:

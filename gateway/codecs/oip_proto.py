@@ -13,9 +13,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from gateway._generated import oip_pb2
-from gateway.codecs.fields import input_name, parameter, version_number, wanted_outputs
+from gateway.codecs.fields import input_name, parameter, wanted_outputs
 from gateway.codecs.json_tensors import SHORT_FLOATS
-from gateway.codecs.selection import split_parameters
+from gateway.codecs.selection import split_parameters, version_number
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Parameter, TensorSpec
 from gateway.core.tensor import NDArray, Tensor, element_count, from_raw, numpy_dtype, to_raw

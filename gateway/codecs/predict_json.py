@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import orjson
 
-from gateway.codecs.fields import choice, refuse_unknown, request_id, shown, version_number, wanted_outputs
+from gateway.codecs.fields import choice, refuse_unknown, request_id, shown, wanted_outputs
 from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse_object, plain
 from gateway.codecs.json_tensors import tensor_from_json, to_json_array
+from gateway.codecs.selection import version_number
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, Selection, TensorSpec

@@ -6,17 +6,32 @@ it believes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gateway.codecs.fields import choice, shown, version_number
+from gateway.codecs.fields import choice, shown
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, ModelSpec, Parameter, Selection
 
 # Open Inference Protocol request parameters that are the gateway's own, and never reach a model.
 SELECTION_PARAMETERS = ("stack", "endpoint", "variant", "label", "signature_name", "version")
 
+_VERSION = re.compile(r"[0-9]{1,18}")
 _PLACES = ("stack", "endpoint", "variant")
+
+
+def version_number(value: object, model: str) -> int:
+    """A version as an integer or its decimal digits; raises VERSION_NOT_FOUND for anything else.
+
+    18 digits keep it inside TF Serving's int64.
+    """
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if not _VERSION.fullmatch(text):
+        raise GatewayError(
+            Cause.VERSION_NOT_FOUND, f"model '{shown(model)}' has no such version; versions are whole numbers"
+        )
+    return int(text)
 
 
 def split_parameters(

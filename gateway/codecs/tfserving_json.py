@@ -172,7 +172,7 @@ def _output(values: Mapping[str, Any], spec: TensorSpec) -> Tensor:
 
 def _strings(value: JsonValue, name: str) -> tuple[NDArray, tuple[int, ...]]:
     # Outputs whose name ends in `_bytes` come as {"b64": text}, all others as plain strings.
-    leaves, shape = flatten(plain(value), name)
+    leaves, shape = flatten(value, name)
     flat = np.empty(len(leaves), dtype=object)
     for index, leaf in enumerate(leaves):
         flat[index] = _string(leaf, name)

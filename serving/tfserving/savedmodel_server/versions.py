@@ -59,14 +59,14 @@ def plan(aspired: frozenset[int], known: Mapping[int, Version]) -> Plan:
 
     A version that failed is not tried again as long as it stays aspired; one that comes back later is.
     """
-    load = [
-        number
-        for number in sorted(aspired)
-        if number not in known or (known[number].state is State.END and not known[number].aspired)
-    ]
+    load = [number for number in sorted(aspired) if number not in known or _may_load_again(known[number])]
     available = {number for number, version in known.items() if version.state is State.AVAILABLE}
     replaced = not aspired or bool(available & aspired)
     return Plan(tuple(load), tuple(sorted(available - aspired)) if replaced else ())
+
+
+def _may_load_again(version: Version) -> bool:
+    return version.state is State.END and (version.error is None or not version.aspired)
 
 
 class Versions:

@@ -6,11 +6,25 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.codecs.selection import merge_selection, split_parameters
+from gateway.codecs.selection import merge_selection, split_parameters, version_number
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, ModelSpec, Parameter, Selection
 
 REQUEST = InferenceRequest(ModelSpec("m"), ())
+
+
+@pytest.mark.parametrize(("value", "version"), [("1", 1), ("01", 1), (0, 0), (7, 7), ("9" * 18, 10**18 - 1)])
+def test_versions_are_whole_numbers(value: object, version: int) -> None:
+    """Integers and decimal digits name a version."""
+    assert version_number(value, "m") == version
+
+
+@pytest.mark.parametrize("value", ["", "-1", "1.0", "latest", "9" * 19, "٣", " 1", -1, 2**63, 1.0, True, None, ["1"]])
+def test_anything_else_is_no_version(value: object) -> None:
+    """What is no version number is VERSION_NOT_FOUND, naming the model."""
+    with pytest.raises(GatewayError, match="model 'm'") as caught:
+        version_number(value, "m")
+    assert caught.value.cause is Cause.VERSION_NOT_FOUND
 
 
 def test_own_parameters_are_taken_out_and_others_stay() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
-import logging
 import os
 import shutil
 import sys
@@ -75,6 +74,7 @@ def build(
 
 def reference_outputs(definition: ModelDefinition, folder: Path, inputs: Array) -> tuple[Array, Array]:
     """The outputs of both exported files, torchscript and savedmodel, for all rows."""
+    _import_tensorflow()
     from models.export import savedmodel, torchscript
 
     return (
@@ -88,6 +88,7 @@ def _build_one(
 ) -> None:
     from models import convert, train, verify
 
+    _import_tensorflow()
     name = definition.name
     with _folder(root, name) as folder:
         with _step(report, name, "train") as detail:
@@ -235,12 +236,25 @@ def _event(model: str, step: str, status: str, seconds: float = 0.0, detail: str
 
 
 def quiet_frameworks() -> None:
-    """Keeps TensorFlow's start-up lines, and the archiver's, out of the output; before either is imported."""
+    """Keeps TensorFlow's start-up lines out of the output; call it before TensorFlow is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    logging.getLogger().setLevel(logging.WARNING)
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow without the lines that its C++ code writes before it can be told to be quiet."""
+    if "tensorflow" in sys.modules:
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -32,6 +32,7 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when all is ready; go on running.")] = False,
     runtime: Annotated[str, typer.Option(help="How to run the servers: local (processes of this machine).")] = "local",
     artifacts: ArtifactsOption = None,
+    brief: Annotated[bool, typer.Option("--brief", hidden=True, help="No summary when all is ready.")] = False,
     gateway_rest_port: Annotated[int | None, _port("The gateway over REST", 8000)] = None,
     gateway_grpc_port: Annotated[int | None, _port("The gateway over gRPC", 8001)] = None,
     torchserve_rest_port: Annotated[int | None, _port("TorchServe over REST", 8080)] = None,
@@ -60,7 +61,11 @@ def up(
             typer.echo(_summary(state))
             typer.echo("`twinserve status` shows them, `twinserve logs` what they say, `twinserve down` stops them.")
         else:
-            run_attached(_settings(artifacts), ports, typer.echo, lambda state: typer.echo(_ready_text(state)))
+
+            def ready(state: RunState) -> None:
+                typer.echo("Ready." if brief else f"{_summary(state)}\nReady. Ctrl-C ends them all.")
+
+            run_attached(_settings(artifacts), ports, typer.echo, ready)
     except LaunchError as exc:
         typer.echo(f"twinserve up: {exc}", err=True)
         raise typer.Exit(1) from exc
@@ -156,10 +161,6 @@ def _settings(artifacts: Path | None) -> LaunchSettings:
 def _summary(state: RunState) -> str:
     names = [f"  {server.name:<11} {server.url:<28} {server.description}" for server in state.servers]
     return "\n".join([*names, f"Gateway: {state.gateway_rest} (docs at /docs), gRPC at {state.gateway_grpc}"])
-
-
-def _ready_text(state: RunState) -> str:
-    return f"{_summary(state)}\nReady. Ctrl-C ends them all."
 
 
 app = typer.Typer(name="serving", help="Run the model servers and the gateway.", no_args_is_help=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 TIMEOUT_S = 2.0
+# TensorFlow prepares a model's graph at its first inference.
+FIRST_INFERENCE_S = 30.0
+UNAVAILABLE = (http.client.BAD_GATEWAY, http.client.SERVICE_UNAVAILABLE, http.client.GATEWAY_TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,13 @@ class Answer:
             return None
 
 
-def ask(host: str, port: int, path: str, method: str = "GET") -> Answer | None:
-    """One request, without proxies; None where nothing answers within two seconds."""
-    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+def ask(
+    host: str, port: int, path: str, method: str = "GET", *, body: bytes | None = None, timeout_s: float = TIMEOUT_S
+) -> Answer | None:
+    """One request, without proxies; None where nothing answers in time."""
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
-        connection.request(method, path)
+        connection.request(method, path, body, {} if body is None else {"Content-Type": "application/json"})
         reply = connection.getresponse()
         return Answer(reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read())
     except (OSError, http.client.HTTPException):
@@ -92,15 +97,21 @@ def tfserving_name(host: str, rest: int, model: str, otherwise: str) -> str:
     return mark.replace("/", " ", 1) if mark else otherwise
 
 
-def gateway_waits_for(host: str, rest: int) -> Callable[[], str | None]:
-    """What the gateway still lacks: readiness, which means that every model can be answered."""
+def gateway_waits_for(host: str, rest: int, questions: Mapping[str, bytes]) -> Callable[[], str | None]:
+    """What the gateway still lacks: an answer to each question, bodies of /predict by what they ask for.
+
+    Its own readiness means that *some* endpoint can answer for each model; here every endpoint must. Any answer but
+    "unavailable" counts: zeros need not be valid input.
+    """
+    open_questions = dict(questions)
 
     def waiting_for() -> str | None:
-        answer = ask(host, rest, "/v2/health/ready")
-        if answer is None:
-            return "an answer to /v2/health/ready"
-        ready = answer.status == http.client.OK and answer.json() != {"ready": False}
-        return None if ready else "every model behind it"
+        for what, body in list(open_questions.items()):
+            answer = ask(host, rest, "/predict", "POST", body=body, timeout_s=FIRST_INFERENCE_S)
+            if answer is None or answer.status in UNAVAILABLE:
+                return f"an answer of {what}"
+            del open_questions[what]
+        return None
 
     return waiting_for
 

@@ -47,7 +47,7 @@ def run_detached(settings: LaunchSettings, ports: Ports, report: Report) -> RunS
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             launcher = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "serving", "up", "--artifacts", str(settings.artifacts.resolve())],
+                [sys.executable, "-m", "serving", "up", "--brief", "--artifacts", str(settings.artifacts.resolve())],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -136,14 +136,14 @@ def _wait_until_ready(
 ) -> RunState:
     reported = 0
     while True:
-        code = launcher.poll()
+        # In this order: what was said before the end, or before all was ready, is not missed.
+        code, state = launcher.poll(), RunState.load(settings.run_dir)
         said = log.read_text(errors="replace").splitlines()
         for line in said[reported:]:
-            report(f"  {line}")
+            report(line)
         reported = len(said)
         if code is not None:
             raise LaunchError(f"the servers did not start; the reason is above, and in {log}")
-        state = RunState.load(settings.run_dir)
         if state is not None and state.status == "ready" and state.launcher.pid == launcher.pid:
             return state
         time.sleep(POLL_S)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ STAND_IN = "serving.tfserving.savedmodel_server"
 LONGEST_SOCKET_FOLDER = 107 - len("/.ts.sock.65535")
 # A worker that ends while it loads is started again, for five minutes: the second time it is no accident.
 LOAD_FAILURES = 2
+EMPTY = {"BOOL": False, "BYTES": ""}
 SLOTS = {"torchserve": 2, "tfserving": 4}
 QUEUE = 256
 
@@ -128,14 +129,15 @@ def tfserving(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltMode
 
 def gateway(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel]) -> Server:
     """Our gateway, in front of both, over both protocols of each."""
-    config = settings.run_dir / "gateway.yaml"
+    file = settings.run_dir / "gateway.yaml"
+    config = gateway_config(settings, ports, models)
     head = "# Written by the launcher at every start; `twinserve gateway --config FILE` runs a gateway of your own.\n"
-    config.write_text(head + yaml.safe_dump(gateway_config(settings, ports, models), sort_keys=False))
+    file.write_text(head + yaml.safe_dump(config, sort_keys=False))
     host, rest = settings.host, ports.gateway_rest_port
     return Server(
         name="gateway",
-        command=[sys.executable, "-m", "gateway", "--config", str(config)],
-        waiting_for=probes.gateway_waits_for(host, rest),
+        command=[sys.executable, "-m", "gateway", "--config", str(file)],
+        waiting_for=probes.gateway_waits_for(host, rest, questions(models, config["endpoints"])),
         describe=lambda: probes.gateway_name(host, rest),
         ports=_ports(ports, ["gateway_rest_port", "gateway_grpc_port"]),
         url=f"http://{host}:{rest}",
@@ -181,6 +183,24 @@ def gateway_config(settings: LaunchSettings, ports: Ports, models: Sequence[Buil
             for model in models
         },
     }
+
+
+def questions(models: Iterable[BuiltModel], endpoints: Iterable[str]) -> dict[str, bytes]:
+    """A body of /predict for every model on every endpoint: one row of zeros, by the contract."""
+    bodies = {}
+    for model in models:
+        inputs = {
+            item["name"]: _filled(item["shape"], EMPTY.get(item["datatype"], 0))
+            for item in json.loads(model.contract.read_text())["inputs"]
+        }
+        for name in endpoints:
+            body = {"model": model.name, "endpoint": name, "inputs": inputs}
+            bodies[f"model '{model.name}' through endpoint '{name}'"] = json.dumps(body).encode()
+    return bodies
+
+
+def _filled(shape: Sequence[int], value: object) -> object:
+    return [_filled(shape[1:], value)] * max(shape[0], 1) if shape else value
 
 
 def models_config(models: Sequence[BuiltModel]) -> str:

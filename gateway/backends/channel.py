@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import aiohttp
 import grpc
@@ -64,6 +65,7 @@ class GrpcChannel:
     def __init__(
         self, address: str, *, server: str, answered: Answered, max_reply_bytes: int = MAX_REPLY_BYTES
     ) -> None:
+        _keep_grpc_running()
         self._server = server
         self._answered = answered
         self._channel = grpc.aio.insecure_channel(address, options=_channel_options(max_reply_bytes))
@@ -179,6 +181,16 @@ class HttpPool:
                 raise bad_reply(self._server, f"more than {self._max_reply_bytes} bytes")
             parts.append(part)
         return b"".join(parts)
+
+
+@cache
+def _keep_grpc_running() -> None:
+    """Keeps grpc.aio's poller thread for the life of the process.
+
+    Else it is stopped when the last channel is collected as garbage, and whichever turn of the event loop the
+    collector runs in waits for it, up to 0.2 s.
+    """
+    grpc.aio.init_grpc_aio()
 
 
 def _channel_options(max_reply_bytes: int) -> list[tuple[str, int]]:

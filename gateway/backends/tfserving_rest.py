@@ -15,13 +15,13 @@ from gateway.backends.channel import CONTROL_TIMEOUT_S, MAX_REPLY_BYTES, HttpPoo
 from gateway.backends.errors import TFSERVING, bad_reply, probing, tfserving_http_error
 from gateway.backends.tfserving_grpc import MARK, UNSTATED
 from gateway.codecs import tfserving_json
+from gateway.codecs.tfserving_proto import DEFAULT_SIGNATURE
 from gateway.core.backend import ModelState
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.context import CallContext
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec
 
-DEFAULT_SIGNATURE = "serving_default"
 # Signatures are few; the cap only keeps callers who invent names from filling memory.
 _MAX_METADATA = 64
 

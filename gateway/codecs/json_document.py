@@ -136,7 +136,7 @@ class _Document:
             return
         text = b""
         for length in reversed(lengths):
-            text = b"[" + b",".join([text] * length) + b"]"
+            text = b"[" + (text + b",") * (length - 1) + text + b"]" if length else b"[]"
         self._expected.append(text)
 
 

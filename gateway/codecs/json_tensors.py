@@ -28,6 +28,12 @@ _KINDS: dict[type, str] = {
     type(None): "null",
     dict: "objects",
 }
+# Datatype -> the Python types of its elements, and their name; any other datatype takes integers.
+_EXPECTED: dict[str, tuple[set[type], str]] = {
+    **dict.fromkeys(FLOAT_DATATYPES, ({int, float}, "numbers")),
+    "BOOL": ({bool}, "true and false"),
+    "BYTES": ({str}, "strings"),
+}
 
 
 def tensor_from_json(value: JsonValue, spec: TensorSpec) -> Tensor:
@@ -95,7 +101,7 @@ def to_json_array(tensor: Tensor) -> object:
     """
     if tensor.datatype == "BYTES":
         return _decoded(tensor).tolist()
-    check_finite(tensor)
+    _check_finite(tensor)
     array = tensor.array
     if tensor.datatype in SHORT_FLOATS:
         array = array.astype(np.float32)
@@ -105,8 +111,7 @@ def to_json_array(tensor: Tensor) -> object:
     return array if array.ndim else array[()]
 
 
-def check_finite(tensor: Tensor) -> None:
-    """Raises UNSUPPORTED_DATATYPE where an output holds what JSON has no number for."""
+def _check_finite(tensor: Tensor) -> None:
     if tensor.datatype in FLOAT_DATATYPES and not np.isfinite(tensor.array).all():
         raise GatewayError(
             Cause.UNSUPPORTED_DATATYPE,
@@ -145,19 +150,10 @@ def _in_range(wide: NDArray, dtype: np.dtype[Any], name: str, datatype: str, fin
 
 
 def _check_kinds(flat: list[Any], name: str, datatype: str) -> None:
-    expected: dict[type, str]
-    if datatype in FLOAT_DATATYPES:
-        expected, text = {int: "", float: ""}, "numbers"
-    elif datatype == "BOOL":
-        expected, text = {bool: ""}, "true and false"
-    elif datatype == "BYTES":
-        expected, text = {str: ""}, "strings"
-    else:
-        expected, text = {int: ""}, "integers"
-    found = [kind for kind in dict.fromkeys(map(type, flat)) if kind not in expected]
+    expected, text = _EXPECTED.get(datatype, ({int}, "integers"))
+    found = [_KINDS.get(kind, "other values") for kind in dict.fromkeys(map(type, flat)) if kind not in expected]
     if found:
-        kinds = " and ".join(_KINDS.get(kind, "other values") for kind in found)
-        raise GatewayError(Cause.INVALID_INPUT, f"input '{name}' holds {kinds}; {datatype} takes {text}")
+        raise GatewayError(Cause.INVALID_INPUT, f"input '{name}' holds {' and '.join(found)}; {datatype} takes {text}")
 
 
 def _encoded(flat: list[Any], name: str) -> NDArray:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
-import queue
+import threading
+from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener
 from typing import Any, TextIO
 
 import orjson
@@ -15,7 +15,9 @@ from gateway.core.errors import Cause
 
 # A log that nobody reads must not become the gateway's memory.
 MAX_WAITING_LINES = 10_000
-# How long the end of the process waits for the last lines.
+# Lines are written together: a thread that woke up for each would cost a request more than its formatting.
+WRITE_EVERY_SECONDS = 0.1
+# How long the end of the process waits for the last lines: a stream that nobody reads must not keep it.
 STOP_SECONDS = 2.0
 
 _access = logging.getLogger("gateway.access")
@@ -42,67 +44,68 @@ class JsonFormatter(logging.Formatter):
             return orjson.dumps({key: ascii(value) for key, value in line.items()}).decode()
 
 
-class BoundedHandler(QueueHandler):
-    """Hands records over to the writing thread as they are; drops them, and counts, where it is far behind."""
+class LogWriter(logging.Handler):
+    """Takes records at once and writes them soon, from its own thread; drops them, and counts, if that falls behind.
 
-    def __init__(self, lines: queue.SimpleQueue[logging.LogRecord]) -> None:
-        super().__init__(lines)
-        self._lines = lines
+    The logging module closes it, and so writes what is left, when the process ends.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.setFormatter(JsonFormatter())
+        self._stream = stream
+        self._waiting: deque[logging.LogRecord] = deque()
         self._dropped = 0
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """The record itself: formatting is the writing thread's work."""
-        return record
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Queues the record if there is room."""
-        if self._lines.qsize() >= MAX_WAITING_LINES:
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps the record for the thread, if there is room."""
+        if len(self._waiting) < MAX_WAITING_LINES:
+            self._waiting.append(record)
+        else:
             self._dropped += 1
-            return
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            self._lines.put(
-                logging.makeLogRecord(
-                    {
-                        "name": __name__,
-                        "levelno": logging.WARNING,
-                        "levelname": "WARNING",
-                        "msg": "%d log lines were dropped: the log could not be written in time",
-                        "args": (dropped,),
-                    }
-                )
-            )
-        self._lines.put(record)
 
+    def close(self) -> None:
+        """Ends the thread once everything waiting is written, after at most `STOP_SECONDS`. May be repeated."""
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS)
+        super().close()
 
-class LogWriter(QueueListener):
-    """The thread that writes the lines; `stop` may be repeated."""
+    def _run(self) -> None:
+        while not self._ending.wait(WRITE_EVERY_SECONDS):
+            self._write()
+        self._write()
 
-    def stop(self) -> None:
-        """Ends the thread once everything queued is written, after at most `STOP_SECONDS`."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self.enqueue_sentinel()
-            # A stream that nobody reads must not keep the process from ending.
-            thread.join(STOP_SECONDS)
+    def _write(self) -> None:
+        lines = [self.format(self._waiting.popleft()) for _ in range(len(self._waiting))]
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            lines.append(self.format(_own(f"{dropped} log lines were dropped: the log could not be written in time")))
+        if lines:
+            # A log that cannot be written is no reason to stop serving.
+            with suppress(OSError, ValueError):
+                self._stream.write("\n".join(lines) + "\n")
+                self._stream.flush()
 
 
 def configure(level: str, stream: TextIO) -> LogWriter:
     """Sends every log of this process, from `level` ('debug' to 'error') on, to `stream` as JSON lines.
 
-    Called once, by whoever owns the process. What is still queued is written at exit, or by the writer's `stop`.
+    Called once, by whoever owns the process; the writer is returned for those who close it themselves.
     """
-    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    output = logging.StreamHandler(stream)
-    output.setFormatter(JsonFormatter())
-    writer = LogWriter(lines, output)
+    writer = LogWriter(stream)
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
-    root.addHandler(BoundedHandler(lines))
+    root.addHandler(writer)
     root.setLevel(level.upper())
     writer.start()
-    atexit.register(writer.stop)
     return writer
 
 
@@ -118,7 +121,9 @@ def log_access(
 ) -> None:
     """One line for one request: who asked for what, who answered, how it ended and how long it took, no payloads."""
     if _access.isEnabledFor(logging.INFO):
-        fields = {
+        # Made by hand: looking up the caller costs as much as the rest, and is always this line.
+        record = logging.LogRecord(_access.name, logging.INFO, __file__, 0, "request", (), None)
+        record.fields = {
             "request_id": request_id,
             "protocol": protocol,
             "model": model,
@@ -127,4 +132,8 @@ def log_access(
             "cause": None if cause is None else cause.value,
             "ms": round(seconds * 1e3, 3),
         }
-        _access.info("request", extra={"fields": fields})
+        _access.handle(record)
+
+
+def _own(message: str) -> logging.LogRecord:
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, (), None)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +34,33 @@ def export(definition: ModelDefinition, net: keras.Model, folder: Path) -> Path:
         return {output.name: net(rows, training=False)}
 
     target = folder / str(definition.version)
+    # Keras's own object graph hides its variables from a session's restore, which is how TensorFlow Serving loads.
     module = tf.Module()
-    module.net = net
+    module.weights = [weight.value for weight in net.weights]
     tf.saved_model.save(module, str(target), signatures={SIGNATURE: serve.get_concrete_function()})
     return target
 
 
 def predict(definition: ModelDefinition, folder: Path, inputs: Array) -> Array:
-    """The outputs of a saved model's signature, for all rows: what TensorFlow Serving will run, without it."""
-    loaded = tf.saved_model.load(str(folder / str(definition.version)))
-    answer = loaded.signatures[SIGNATURE](**{definition.inputs[0].name: tf.constant(inputs)})
-    return np.asarray(answer[definition.outputs[0].name])
+    """The outputs of a saved model's signature, for all rows, loaded as TensorFlow Serving loads it: into a session.
+
+    `tf.saved_model.load` restores Python objects instead, and forgives what a session does not.
+    """
+    graph = tf.Graph()
+    with graph.as_default(), tf.compat.v1.Session(graph=graph) as session, _without_advice():
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(folder / str(definition.version)))
+        signature = loaded.signature_def[SIGNATURE]
+        output = signature.outputs[definition.outputs[0].name].name
+        return np.asarray(session.run(output, {signature.inputs[definition.inputs[0].name].name: inputs}))
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """TensorFlow's advice to load with `tf.saved_model.load` is kept out of the output."""
+    advisor = logging.getLogger("tensorflow")
+    level = advisor.level
+    advisor.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        advisor.setLevel(level)

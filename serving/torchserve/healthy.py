@@ -4,20 +4,24 @@ import json
 import os
 import sys
 import urllib.request
+from typing import Any
 
 MANAGEMENT = f"http://127.0.0.1:{os.environ['TWINSERVE_TORCHSERVE_MANAGEMENT_PORT']}"
 
 
-def _ask(path: str) -> object:
+def _ask(path: str) -> Any:  # noqa: ANN401 - JSON
     with urllib.request.urlopen(MANAGEMENT + path, timeout=3) as reply:  # noqa: S310 - our own server, over HTTP
         return json.load(reply)
 
 
 def main() -> int:
     """0 where all models can answer, 1 where one cannot."""
-    listed = _ask("/models?limit=100")
-    names = [model["modelName"] for model in listed["models"]]  # type: ignore[index]
-    versions = [_ask(f"/models/{name}")[0] for name in names]  # type: ignore[index]
+    try:
+        names = [model["modelName"] for model in _ask("/models?limit=100")["models"]]
+        versions = [_ask(f"/models/{name}")[0] for name in names]
+    except OSError as exc:
+        print(f"no answer: {exc}")
+        return 1
     waiting = [
         version["modelName"]
         for version in versions

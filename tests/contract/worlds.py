@@ -14,14 +14,20 @@ from gateway.core.backend import Backend
 from gateway.core.clock import SystemClock
 from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
+from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, TensorSpec
 from gateway.core.tensor import DATATYPES, NUMPY_DTYPE, Tensor
 from tests.fakes.fake_tfserving import FakeTfServing
 from tests.fakes.fake_torchserve import FakeTorchServe
 from tests.fakes.relay import Relay
 from tests.fakes.script import FakeModel, double, echo
 
-MODELS: tuple[FakeModel, ...] = (double(versions=(2,)), *(echo(datatype) for datatype in sorted(DATATYPES)))
+COUNT = FakeModel(
+    "count",
+    (TensorSpec("x", "FP32", (-1, 2)),),
+    (TensorSpec("sum", "FP64", (1,)),),
+    lambda arrays: {"sum": arrays["x"].sum(dtype=np.float64).reshape(1)},
+)
+MODELS: tuple[FakeModel, ...] = (double(versions=(2,)), COUNT, *(echo(datatype) for datatype in sorted(DATATYPES)))
 MAX_REPLY_BYTES = 64 * 1024
 
 Fake = FakeTfServing | FakeTorchServe
@@ -85,11 +91,20 @@ def request(model: str = "double", datatype: str = "FP32", **spec: Any) -> Infer
 
 
 @asynccontextmanager
+async def closed_after(backend: Backend) -> AsyncIterator[None]:
+    """Closes the backend however the body ends."""
+    try:
+        yield
+    finally:
+        await backend.close()
+
+
+@asynccontextmanager
 async def _tfserving_grpc() -> AsyncIterator[World]:
     async with FakeTfServing(*MODELS) as fake:
         backend = connect(stack="tfserving", transport="grpc", grpc=fake.grpc_address, max_reply_bytes=MAX_REPLY_BYTES)
-        yield World(backend, "savedmodel-server 1.0 (stand-in)", True, fake=fake, relay=fake.grpc_relay)
-        await backend.close()
+        async with closed_after(backend):
+            yield World(backend, "savedmodel-server 1.0 (stand-in)", True, fake=fake, relay=fake.grpc_relay)
 
 
 @asynccontextmanager
@@ -97,8 +112,8 @@ async def _tfserving_rest() -> AsyncIterator[World]:
     async with FakeTfServing(*MODELS) as fake:
         backend = connect(stack="tfserving", transport="rest", rest=fake.rest_url, max_reply_bytes=MAX_REPLY_BYTES)
         cannot = frozenset({"FP16", "BF16", "UINT16"})
-        yield World(backend, "savedmodel-server 1.0 (stand-in)", True, cannot, fake, fake.rest_relay, pooled=True)
-        await backend.close()
+        async with closed_after(backend):
+            yield World(backend, "savedmodel-server 1.0 (stand-in)", True, cannot, fake, fake.rest_relay, pooled=True)
 
 
 @asynccontextmanager
@@ -111,8 +126,8 @@ async def _torchserve_rest() -> AsyncIterator[World]:
             management=fake.management_url,
             max_reply_bytes=MAX_REPLY_BYTES,
         )
-        yield World(backend, "TorchServe 0.12.0", False, fake=fake, relay=fake.rest_relay, pooled=True)
-        await backend.close()
+        async with closed_after(backend):
+            yield World(backend, "TorchServe 0.12.0", False, fake=fake, relay=fake.rest_relay, pooled=True)
 
 
 @asynccontextmanager
@@ -126,8 +141,8 @@ async def _torchserve_grpc() -> AsyncIterator[World]:
             management=fake.management_url,
             max_reply_bytes=MAX_REPLY_BYTES,
         )
-        yield World(backend, "TorchServe 0.12.0", False, fake=fake, relay=fake.grpc_relay)
-        await backend.close()
+        async with closed_after(backend):
+            yield World(backend, "TorchServe 0.12.0", False, fake=fake, relay=fake.grpc_relay)
 
 
 @asynccontextmanager
@@ -137,8 +152,8 @@ async def _null() -> AsyncIterator[World]:
         for model in MODELS
     }
     backend = connect(stack="noop", transport="rest", contracts=contracts)
-    yield World(backend, "null backend", True)
-    await backend.close()
+    async with closed_after(backend):
+        yield World(backend, "null backend", True)
 
 
 WORLDS: Mapping[str, Callable[[], AbstractAsyncContextManager[World]]] = {

@@ -335,7 +335,7 @@ def _predict_json(model: FakeModel, inputs: Any) -> bytes:
     arrays = {spec.name: _from_json(spec, inputs[spec.name]) for spec in model.inputs}
     answers = model.compute(arrays)
     outputs = {spec.name: _to_json(answers[spec.name].tolist()) for spec in model.outputs}
-    return json.dumps({"outputs": outputs if len(outputs) > 1 else next(iter(outputs.values()))}, indent=4).encode()
+    return json.dumps({"outputs": outputs if len(outputs) > 1 else next(iter(outputs.values()))}).encode()
 
 
 def _from_json(spec: TensorSpec, value: Any) -> NDArray:

@@ -85,8 +85,9 @@ def create_app(
 
     async def framework_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)  # noqa: S101 - the handler is registered for nothing else
-        cause, detail = _FRAMEWORK.get(exc.status_code, (Cause.UNPARSEABLE, "the request cannot be handled"))
-        refused(request.url.path, request.scope[REQUEST_ID], cause)
+        other = Cause.INTERNAL if exc.status_code >= 500 else Cause.UNPARSEABLE
+        cause, detail = _FRAMEWORK.get(exc.status_code, (other, "the request cannot be handled"))
+        refused(request.scope["path"], request.scope[REQUEST_ID], cause)
         return _answer(request, GatewayError(cause, detail), dict(exc.headers or {}))
 
     app = GatewayApp(
@@ -158,7 +159,7 @@ async def _invalid(request: Request, exc: Exception) -> Response:
 
 
 def _answer(request: Request, error: GatewayError, headers: dict[str, str]) -> Response:
-    shape = shape_for(request.url.path)
+    shape = shape_for(request.scope["path"])
     status = shape.status(error.cause)
     wait = retry_after(error, status)
     if wait is not None:

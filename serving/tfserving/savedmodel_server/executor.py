@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import tensorflow as tf
 from grpc import StatusCode
@@ -27,9 +27,10 @@ INIT_OP = "__saved_model_init_op"
 # Prepared calls for subsets of the outputs; clients choose the subsets, so they are not kept without end.
 MAX_SUBSETS = 32
 
-SignatureDef = meta_graph_pb2.SignatureDef
-TensorProto = tensor_pb2.TensorProto
-SessionCall = Callable[..., Sequence[Any]]
+SignatureDef: TypeAlias = meta_graph_pb2.SignatureDef
+TensorProto: TypeAlias = tensor_pb2.TensorProto
+SessionCall: TypeAlias = Callable[..., Sequence[Any]]
+Prepare: TypeAlias = Callable[[list[str], list[str]], SessionCall]
 
 
 class Servable(Protocol):
@@ -60,7 +61,7 @@ class Parallelism:
 class Signature:
     """One signature of a loaded model."""
 
-    def __init__(self, name: str, definition: SignatureDef, prepare: Callable[[list[str], list[str]], SessionCall]):
+    def __init__(self, name: str, definition: SignatureDef, prepare: Prepare) -> None:
         self.name = name
         self.inputs = {alias: definition.inputs[alias] for alias in sorted(definition.inputs)}
         self.outputs = {alias: definition.outputs[alias] for alias in sorted(definition.outputs)}
@@ -153,7 +154,8 @@ class SavedModel:
         # used too, hands the arrays to the runtime as they are.
         options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
         with self._session.graph.as_default():
-            return self._session._make_callable_from_options(options)  # noqa: SLF001
+            call: SessionCall = self._session._make_callable_from_options(options)
+            return call
 
 
 def _load_error(exc: Exception) -> ServingError:

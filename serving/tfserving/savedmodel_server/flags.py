@@ -56,7 +56,7 @@ class Flags:
 
     port: int = 8500
     rest_api_port: int = 0
-    bind_address: str = "0.0.0.0"  # noqa: S104 - TensorFlow Serving's own default
+    bind_address: str = "0.0.0.0"
     model_name: str = "default"
     model_base_path: str = ""
     model_config_file: str = ""
@@ -93,7 +93,7 @@ def parse(arguments: Sequence[str]) -> Flags:
     add("--version", action="version", version=MARK, help="print the version and exit")
     add("--port", type=_port, default=8500, help="TCP port for gRPC; 0 turns it off (default 8500)")
     add("--rest_api_port", type=_port, default=0, help="TCP port for REST; 0 turns it off (default 0)")
-    add("--bind_address", default="0.0.0.0", help="(extension) address to listen on (default 0.0.0.0)")  # noqa: S104
+    add("--bind_address", default="0.0.0.0", help="(extension) address to listen on (default 0.0.0.0)")
     add("--model_name", default="default", help="name of the one model; ignored with --model_config_file")
     add("--model_base_path", default="", help="absolute path of its folder of numbered versions")
     add("--model_config_file", default="", help="text protobuf ModelServerConfig, for several models")

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from grpc import StatusCode
 
 from serving.tfserving.savedmodel_server import json_values, rapidjson
 from serving.tfserving.savedmodel_server.errors import ServingError, invalid
@@ -154,9 +153,7 @@ class _Rows:
                 raise invalid(f"Expecting shape {_shape(rows[0])} but got: {_shape(row)}")
             rows.append(row)
         except ServingError as exc:
-            raise ServingError(
-                StatusCode.INVALID_ARGUMENT, f"Failed to process element: {index}{key} of 'instances' list. Error: {exc}"
-            ) from exc
+            raise invalid(f"Failed to process element: {index}{key} of 'instances' list. Error: {exc}") from exc
 
 
 def _is_named(value: Json) -> bool:

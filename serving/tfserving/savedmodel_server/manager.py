@@ -113,8 +113,8 @@ class Manager:
             self.versions.ended(version, exc)
             return
         self.versions.available(version, servable)
-        took = time.perf_counter() - started
-        log.info("model %s version %d: available after %.2f s, from %s", version.model, version.number, took, version.path)
+        took = f"{time.perf_counter() - started:.2f} s"
+        log.info("model %s version %d: available after %s, from %s", version.model, version.number, took, version.path)
 
     def _close_later(self, version: Version) -> None:
         """Called by whichever thread was the last to use the version; freeing it must not delay that answer."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -20,7 +20,7 @@ from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 from serving.tfserving.savedmodel_server.errors import ServingError, invalid
 
 NDArray = npt.NDArray[Any]
-TensorProto = tensor_pb2.TensorProto
+TensorProto: TypeAlias = tensor_pb2.TensorProto
 
 # tensorflow/core/framework/tensor_shape.h; numpy stops at 64 dimensions, which is enough for any kernel.
 MAX_RANK = 64
@@ -142,7 +142,7 @@ def _from_content(kind: DataType, count: int, content: bytes) -> NDArray:
         raise ValueError("tensor_content of the wrong size")
     if kind.dtype == np.bool_:
         # Any byte but 0 is true; a numpy bool that is neither 0 nor 1 would misbehave.
-        return np.frombuffer(content, np.uint8) != 0
+        return np.frombuffer(content, np.uint8).astype(np.bool_)
     return np.frombuffer(content, kind.dtype)
 
 

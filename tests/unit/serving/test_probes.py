@@ -35,7 +35,7 @@ def _serving(answers: Answers, headers: dict[str, str] | None = None) -> Iterato
             self.end_headers()
             self.wfile.write(text)
 
-        do_GET = do_OPTIONS = _answer  # noqa: N815 - the library's names
+        do_GET = do_OPTIONS = do_POST = _answer  # noqa: N815 - the library's names
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -91,23 +91,27 @@ def test_tensorflow_serving_is_ready_with_an_available_version(answers: Answers,
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "lacks"),
-    [
-        (503, {}, "every model behind it"),
-        (200, {"ready": False}, "every model behind it"),
-        (200, {"ready": True}, None),
-    ],
+    ("status", "lacks"),
+    [(503, "an answer of digits on ts"), (502, "an answer of digits on ts"), (422, None), (200, None)],
 )
-def test_the_gateway_is_ready_when_it_says_so(status: int, body: object, lacks: str | None) -> None:
-    """By the status, and by the body where there is one."""
-    with _serving({"GET /v2/health/ready": (status, body)}) as port:
-        assert probes.gateway_waits_for("127.0.0.1", port)() == lacks
+def test_the_gateway_is_ready_when_it_answers(status: int, lacks: str | None) -> None:
+    """Unavailable is not ready; an answer that refuses the input is one."""
+    with _serving({"POST /predict": (status, {})}) as port:
+        assert probes.gateway_waits_for("127.0.0.1", port, {"digits on ts": b"{}"})() == lacks
+
+
+def test_a_question_that_was_answered_is_not_asked_again() -> None:
+    """Until all are answered, each is asked only as long as it must be."""
+    with _serving({"POST /predict": (200, {})}) as port:
+        waiting_for = probes.gateway_waits_for("127.0.0.1", port, {"digits on ts": b"{}", "digits on tf": b"{}"})
+        assert waiting_for() is None
+    assert waiting_for() is None
 
 
 WAITS: list[Callable[[int], str | None]] = [
     lambda port: probes.torchserve_waits_for("127.0.0.1", port, port, ["m"])(),
     lambda port: probes.tfserving_waits_for("127.0.0.1", port, ["m"])(),
-    lambda port: probes.gateway_waits_for("127.0.0.1", port)(),
+    lambda port: probes.gateway_waits_for("127.0.0.1", port, {"digits on ts": b"{}"})(),
 ]
 
 

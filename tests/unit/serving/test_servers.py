@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -153,6 +154,17 @@ def test_the_gateways_configuration_is_one_that_it_reads(settings: LaunchSetting
     assert read.server.rest_port == PORTS.gateway_rest_port
     assert read.server.drain_seconds < settings.stop_grace_s
     assert yaml.safe_load(config.read_text())["server"]["host"] == "127.0.0.1"
+
+
+def test_the_gateway_is_asked_about_every_model_on_every_endpoint(models: list[BuiltModel]) -> None:
+    """One row of zeros, as the contract describes the input."""
+    bodies = servers.questions(models, ["ts", "tf"])
+    assert len(bodies) == 4
+    assert json.loads(bodies["model 'digits' through endpoint 'tf'"]) == {
+        "model": "digits",
+        "endpoint": "tf",
+        "inputs": {"x": [[0, 0]]},
+    }
 
 
 def test_without_models_nothing_is_planned(settings: LaunchSettings) -> None:

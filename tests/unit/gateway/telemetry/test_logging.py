@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import json
 import logging
-import queue
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from gateway.core.errors import Cause
-from gateway.telemetry.logging import MAX_WAITING_LINES, BoundedHandler, JsonFormatter, configure, log_access
+from gateway.telemetry.logging import MAX_WAITING_LINES, JsonFormatter, LogWriter, configure, log_access
 
 
 @pytest.fixture
@@ -60,23 +60,28 @@ def test_an_exception_comes_with_its_traceback() -> None:
     assert "ZeroDivisionError: no" in line["traceback"]
 
 
+def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
 def test_configured_logs_are_written_from_the_level_on(root: logging.Logger) -> None:
-    """Stopping the writer writes what is queued, and may be done twice."""
+    """Closing the writer writes what is waiting, and may be done twice."""
     stream = io.StringIO()
     writer = configure("info", stream)
     logging.getLogger("gateway.test").debug("too quiet")
-    logging.getLogger("gateway.test").warning("loud")
+    logging.getLogger("gateway.test").warning("loud %d", 1)
     log_access(
         request_id="r", protocol="predict", model="digits", stack="tfserving", endpoint="tf", cause=None, seconds=0.0123
     )
-    log_access(
-        request_id="s", protocol="oip-grpc", model="", stack="", endpoint="", cause=Cause.DEADLINE, seconds=1
-    )
-    writer.stop()
-    writer.stop()
-    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [line["message"] for line in lines] == ["loud", "request", "request"]
-    assert {key: lines[1][key] for key in ("request_id", "protocol", "model", "stack", "endpoint", "cause", "ms")} == {
+    log_access(request_id="s", protocol="oip-grpc", model="", stack="", endpoint="", cause=Cause.DEADLINE, seconds=1)
+    writer.close()
+    writer.close()
+    lines = lines_of(stream)
+    assert [line["message"] for line in lines] == ["loud 1", "request", "request"]
+    assert {key: value for key, value in lines[1].items() if key != "time"} == {
+        "level": "info",
+        "logger": "gateway.access",
+        "message": "request",
         "request_id": "r",
         "protocol": "predict",
         "model": "digits",
@@ -88,15 +93,49 @@ def test_configured_logs_are_written_from_the_level_on(root: logging.Logger) -> 
     assert lines[2]["cause"] == "deadline"
 
 
+def test_quiet_logs_have_no_line_for_each_request(root: logging.Logger) -> None:
+    """Above info the access log is off."""
+    stream = io.StringIO()
+    writer = configure("warning", stream)
+    log_access(request_id="r", protocol="predict", model="", stack="", endpoint="", cause=None, seconds=0)
+    writer.close()
+    assert stream.getvalue() == ""
+
+
+def test_lines_are_written_while_the_process_runs(root: logging.Logger) -> None:
+    """Nobody has to close anything to read the log."""
+    written = threading.Event()
+
+    class Stream(io.StringIO):
+        def flush(self) -> None:
+            written.set()
+
+    stream = Stream()
+    writer = configure("info", stream)
+    logging.getLogger("gateway.test").info("now")
+    assert written.wait(5)
+    assert lines_of(stream)[0]["message"] == "now"
+    writer.close()
+
+
 def test_a_log_that_is_not_written_drops_lines_and_says_so() -> None:
-    """The queue is bounded; the first line that fits again is preceded by the number lost."""
-    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    handler = BoundedHandler(lines)
+    """What waits is bounded, and the number lost is told."""
+    stream = io.StringIO()
+    writer = LogWriter(stream)
     for _ in range(MAX_WAITING_LINES + 3):
-        handler.emit(record())
-    assert lines.qsize() == MAX_WAITING_LINES
-    while not lines.empty():
-        lines.get()
-    handler.emit(record("back"))
-    assert lines.get().getMessage() == "3 log lines were dropped: the log could not be written in time"
-    assert lines.get().getMessage() == "back"
+        writer.emit(record())
+    writer.start()
+    writer.close()
+    lines = lines_of(stream)
+    assert len(lines) == MAX_WAITING_LINES + 1
+    assert lines[-1]["message"] == "3 log lines were dropped: the log could not be written in time"
+
+
+def test_a_log_that_cannot_be_written_stops_nothing() -> None:
+    """A full disk or a closed stream costs the lines, not the gateway."""
+    stream = io.StringIO()
+    stream.close()
+    writer = LogWriter(stream)
+    writer.emit(record())
+    writer.start()
+    writer.close()

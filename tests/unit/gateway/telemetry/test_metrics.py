@@ -43,9 +43,7 @@ def test_a_request_is_counted_by_its_outcome(registry: CollectorRegistry, observ
 
 def test_an_attempt_is_counted_by_its_endpoint(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
     """Upstream calls have a histogram of their own."""
-    observer.attempt_finished(
-        model="digits", endpoint="ts", stack="torchserve", cause=Cause.UPSTREAM_LOST, seconds=0.5
-    )
+    observer.attempt_finished(model="digits", endpoint="ts", stack="torchserve", cause=Cause.UPSTREAM_LOST, seconds=0.5)
     labels = {"model": "digits", "endpoint": "ts", "stack": "torchserve", "outcome": "upstream_lost"}
     assert registry.get_sample_value("gateway_attempt_duration_seconds_count", labels) == 1
 

@@ -40,7 +40,7 @@ def asked(service: str) -> health_pb2.HealthCheckRequest:
 
 async def test_the_official_client_is_told_the_truth_now(world: World, channel: grpc.aio.Channel) -> None:
     """The whole server serves while it takes requests; the inference service only while all models are ready."""
-    stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+    stub = health_pb2_grpc.HealthStub(channel)
 
     async def statuses() -> list[int]:
         return [(await stub.Check(asked(service))).status for service in ("", INFERENCE)]
@@ -66,7 +66,7 @@ async def test_a_watcher_hears_of_every_change_until_the_gateway_drains(
     world: World, channel: grpc.aio.Channel
 ) -> None:
     """The stream ends with the drain, so that it does not hold up the server's end."""
-    stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+    stub = health_pb2_grpc.HealthStub(channel)
     watch = stub.Watch(asked(INFERENCE))
     async with asyncio.timeout(5):
         assert (await watch.read()).status == Answer.SERVING
@@ -82,7 +82,7 @@ async def test_a_watcher_hears_of_every_change_until_the_gateway_drains(
 
 async def test_a_watcher_of_an_unknown_service_waits(channel: grpc.aio.Channel) -> None:
     """The protocol says SERVICE_UNKNOWN, and to keep the stream open: the service may come."""
-    stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+    stub = health_pb2_grpc.HealthStub(channel)
     watch = stub.Watch(asked("nope"))
     assert (await watch.read()).status == Answer.SERVICE_UNKNOWN
     watch.cancel()

@@ -35,7 +35,7 @@ async def test_inference_and_health_share_the_port() -> None:
     """Both services answer."""
     world = await World.started()
     async with world.grpc() as channel:
-        stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        stub = health_pb2_grpc.HealthStub(channel)
         assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
         await channel.unary_unary(INFER)(infer_request())
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from starlette.exceptions import HTTPException
 
 from gateway.core.errors import Cause
 from tests.unit.gateway.frontends.world import Finished, World
@@ -102,3 +103,25 @@ async def test_health_and_metadata_are_not_counted_as_requests(world: World, cli
     for path in ("/livez", "/readyz", "/v2", "/v2/models/doubler", "/metrics", "/docs", "/openapi.json"):
         assert (await client.get(path)).status_code == 200
     assert world.observer.finished == []
+
+
+async def test_the_frameworks_own_errors_take_our_shape(world: World) -> None:
+    """A route that leaves validation to FastAPI, or raises its exceptions, echoes nothing and answers as all others."""
+    app = world.app()
+
+    @app.get("/number/{number}")
+    async def number(number: int) -> int:
+        raise HTTPException(number, "secret")
+
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        for path, status in (("/number/secret", 422), ("/number/418", 400), ("/number/507", 500), ("/number/404", 404)):
+            answer = await client.get(path)
+            assert (answer.status_code, answer.json()["status"]) == (status, status)
+            assert "secret" not in answer.text
+
+
+async def test_a_host_header_cannot_change_the_path(client: httpx.AsyncClient) -> None:
+    """The shape of an error follows the path alone."""
+    answer = await client.get("/nope", headers={"host": "gateway/v2"})
+    assert answer.headers["content-type"] == "application/problem+json"

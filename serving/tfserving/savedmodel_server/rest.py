@@ -1,0 +1,115 @@
+"""The REST door: TensorFlow Serving's routes, checks and error bodies (model_servers/http_rest_api_util.cc)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import zlib
+from concurrent.futures import Executor
+from functools import partial
+from urllib.parse import unquote
+
+from aiohttp import web
+from grpc import StatusCode
+from tensorflow_serving.apis import model_pb2
+
+from serving.tfserving.savedmodel_server import MARK, MARK_HEADER, json_response, status
+from serving.tfserving.savedmodel_server.errors import DEADLINE_TEXT, ServingError, invalid
+from serving.tfserving.savedmodel_server.predict import predict_json
+from serving.tfserving.savedmodel_server.versions import Versions
+
+log = logging.getLogger(__name__)
+
+# RE2's FullMatch over the path with its query string, and without regard to case.
+_FLAGS = re.ASCII | re.IGNORECASE | re.DOTALL
+_CHOICE = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_API = re.compile(r"/v1/.*", _FLAGS)
+_POST = re.compile(rf"/v1/models/(?P<name>[^/:]+){_CHOICE}:(?P<method>classify|regress|predict)", _FLAGS)
+_GET = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_CHOICE}(?P<metadata>/metadata)?", _FLAGS)
+_MAX_VERSION = 2**63 - 1
+_MAX_DIGITS = len(str(_MAX_VERSION))
+
+# net_http/compression/gzip_zlib.h: what inflates to more is taken as an empty body.
+MAX_INFLATED = 100 * 1024 * 1024
+_GZIP_WINDOW = 31
+
+# libevent's own page (http.c), for whatever is outside /v1/.
+NOT_FOUND_PAGE = b"<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n</BODY></HTML>\n"
+
+
+class RestDoor:
+    """Answers HTTP requests; `timeout_s` limits a predict call, None does not."""
+
+    def __init__(self, versions: Versions, pool: Executor, *, timeout_s: float | None) -> None:
+        self._versions = versions
+        self._pool = pool
+        self._timeout_s = timeout_s
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to any request; never raises."""
+        # The request target as sent: the query string counts as part of the path.
+        path = request.raw_path
+        if not _API.fullmatch(path):
+            return _response(404, NOT_FOUND_PAGE, "text/html", close=True)
+        try:
+            return _response(200, await self._answer(request, path, await request.content.read()))
+        except ServingError as exc:
+            return _response(exc.http_status, json_response.error_body(exc))
+        except Exception as exc:
+            log.exception("a REST call failed")
+            error = ServingError(StatusCode.INTERNAL, f"internal error: {type(exc).__name__}")
+            return _response(error.http_status, json_response.error_body(error))
+
+    async def _answer(self, request: web.BaseRequest, path: str, body: bytes) -> bytes:
+        verb = request.method
+        pattern = {"POST": _POST, "GET": _GET}.get(verb)
+        match = pattern.fullmatch(path) if pattern else None
+        if match is None:
+            raise invalid(f"Malformed request: {verb} {path}")
+        spec = _model_spec(match)
+        if verb == "GET":
+            about = status.metadata_json if match["metadata"] else status.status_json
+            return about(self._versions, spec)
+        if match["method"].lower() != "predict":
+            raise ServingError(StatusCode.UNIMPLEMENTED, f"{match['method']} is not implemented by {MARK}")
+        gzipped = "gzip" in request.headers.get("Content-Encoding", "").lower()
+        work = partial(self._predict, spec, body, gzipped)
+        try:
+            # The thread cannot be stopped; what is still waiting for one when the time is up is never started.
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except TimeoutError:
+            raise ServingError(StatusCode.DEADLINE_EXCEEDED, DEADLINE_TEXT) from None
+
+    def _predict(self, spec: model_pb2.ModelSpec, body: bytes, gzipped: bool) -> bytes:
+        return predict_json(self._versions, spec, _inflated(body) if gzipped else body)
+
+
+def _model_spec(match: re.Match[str]) -> model_pb2.ModelSpec:
+    spec = model_pb2.ModelSpec(name=unquote(match["name"] or ""))
+    if match["version"] is not None:
+        digits = match["version"]
+        if len(digits.lstrip("0")) > _MAX_DIGITS or int(digits) > _MAX_VERSION:
+            raise invalid(f"Failed to convert version: {digits} to numeric.")
+        spec.version.value = int(digits)
+    if match["label"] is not None:
+        spec.version_label = unquote(match["label"])
+    return spec
+
+
+def _inflated(body: bytes) -> bytes:
+    """The body without its gzip coding; empty where it is no gzip or too large, as TensorFlow Serving has it."""
+    inflater = zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        inflated = inflater.decompress(body, MAX_INFLATED + 1)
+    except zlib.error:
+        return b""
+    return inflated if inflater.eof and len(inflated) <= MAX_INFLATED else b""
+
+
+def _response(code: int, body: bytes, content_type: str = "application/json", *, close: bool = False) -> web.Response:
+    response = web.Response(status=code, body=body, headers={"Content-Type": content_type, MARK_HEADER: MARK})
+    if close:
+        response.force_close()
+    return response

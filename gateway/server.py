@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,7 +24,7 @@ from gateway.core.clock import Clock, SystemClock
 from gateway.core.contract import ModelContract
 from gateway.core.observer import Observer
 from gateway.dataplane import DataPlane
-from gateway.frontends.edge import Limits
+from gateway.frontends.edge import Admission, Limits
 from gateway.frontends.grpc.server import create_server
 from gateway.frontends.rest.app import create_app
 from gateway.resilience.concurrency_limit import ConcurrencyLimit
@@ -87,10 +88,18 @@ async def serve(
         )
         data_plane = DataPlane(Router(routes, endpoints, health), deadline(clock))
         limits = _limits(settings.limits)
+        # One admission for both doors: the limits bound the gateway, not each protocol.
+        admission = Admission(limits)
+        observer.watch_in_flight(lambda: admission.in_flight, lambda: admission.in_flight_bytes)
         app = create_app(
-            data_plane, limits=limits, observer=observer, clock=clock, render_metrics=lambda: render(metrics)
+            data_plane,
+            limits=limits,
+            observer=observer,
+            clock=clock,
+            render_metrics=lambda: render(metrics),
+            admission=admission,
         )
-        grpc_server = create_server(data_plane, limits=limits, observer=observer, clock=clock)
+        grpc_server = create_server(data_plane, limits=limits, observer=observer, clock=clock, admission=admission)
         listener = cleanup.enter_context(_listener(settings.server.host, settings.server.rest_port))
         try:
             grpc_port = grpc_server.add_insecure_port(f"{settings.server.host}:{settings.server.grpc_port}")
@@ -170,8 +179,8 @@ async def _connected(
 
 
 @asynccontextmanager
-async def _running(coroutine: object, name: str) -> AsyncIterator[None]:
-    task: asyncio.Task[None] = asyncio.create_task(coroutine, name=name)  # type: ignore[arg-type]
+async def _running(coroutine: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+    task = asyncio.create_task(coroutine, name=name)
     try:
         yield
     finally:
@@ -196,6 +205,7 @@ def _limits(limits: LimitSettings) -> Limits:
         in_flight_bytes=limits.in_flight_bytes,
         timeout_s=limits.timeout_ms / 1e3,
         max_timeout_s=limits.max_timeout_ms / 1e3,
+        body_timeout_s=limits.body_timeout_ms / 1e3,
     )
 
 

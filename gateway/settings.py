@@ -52,6 +52,8 @@ class LimitSettings(_Frozen):
     """The deadline of a request that names none."""
     max_timeout_ms: PositiveInt = 120000
     """The longest deadline that a client may ask for."""
+    body_timeout_ms: PositiveInt = 30000
+    """How long a request's body may take to arrive."""
 
 
 class EndpointSettings(_Frozen):

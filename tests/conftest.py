@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import grpc
 import pytest
 from blockbuster import blockbuster_ctx
+
+# Held for the whole run: gRPC's poller warns where its last object is collected after its event loop was closed.
+grpc.aio.init_grpc_aio()
 
 
 @pytest.fixture(autouse=True)

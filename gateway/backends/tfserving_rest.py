@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from urllib.parse import quote
 
-from gateway.backends.channel import CONTROL_TIMEOUT_S, MAX_REPLY_BYTES, HttpPool, HttpReply, named, time_left
+from gateway.backends.channel import CONTROL_TIMEOUT_S, MAX_REPLY_BYTES, named, time_left
 from gateway.backends.errors import TFSERVING, bad_reply, probing, tfserving_http_error
+from gateway.backends.http_pool import HttpPool, HttpReply
 from gateway.backends.tfserving_grpc import MARK, UNSTATED
 from gateway.codecs import tfserving_json
 from gateway.codecs.tfserving_proto import DEFAULT_SIGNATURE

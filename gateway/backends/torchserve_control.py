@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 import orjson
 
-from gateway.backends.channel import CONTROL_TIMEOUT_S, HttpPool, HttpReply, named
+from gateway.backends.channel import CONTROL_TIMEOUT_S, named
 from gateway.backends.errors import TORCHSERVE, TakesNoWorkError, bad_reply, probing, torchserve_http_error
+from gateway.backends.http_pool import HttpPool, HttpReply
 from gateway.core.backend import ModelState
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelSpec

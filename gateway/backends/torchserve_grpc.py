@@ -7,8 +7,9 @@ from dataclasses import replace
 from google.protobuf.message import DecodeError
 
 from gateway._generated import torchserve_pb2
-from gateway.backends.channel import MAX_REPLY_BYTES, GrpcChannel, HttpPool, time_left
+from gateway.backends.channel import MAX_REPLY_BYTES, GrpcChannel, time_left
 from gateway.backends.errors import TORCHSERVE, TakesNoWorkError, bad_reply, torchserve_rpc_error
+from gateway.backends.http_pool import HttpPool
 from gateway.backends.torchserve_control import TorchServeControl
 from gateway.codecs import torchserve
 from gateway.core.backend import ModelState

@@ -6,8 +6,9 @@ from dataclasses import replace
 from http import HTTPStatus
 from urllib.parse import quote
 
-from gateway.backends.channel import MAX_REPLY_BYTES, HttpPool, time_left
+from gateway.backends.channel import MAX_REPLY_BYTES, time_left
 from gateway.backends.errors import TORCHSERVE, TakesNoWorkError
+from gateway.backends.http_pool import HttpPool
 from gateway.backends.torchserve_control import TorchServeControl, http_error
 from gateway.codecs import torchserve
 from gateway.core.backend import ModelState

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -30,3 +32,17 @@ async def failure(answer: Awaitable[object]) -> GatewayError:
     with pytest.raises(GatewayError) as caught:
         await answer
     return caught.value
+
+
+@asynccontextmanager
+async def raw_server(reply: bytes) -> AsyncIterator[int]:
+    """The port of a server that reads something, writes `reply` and closes."""
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65536)
+        writer.write(reply)
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.backends.channel import HttpPool
 from gateway.backends.errors import TakesNoWorkError
+from gateway.backends.http_pool import HttpPool
 from gateway.backends.torchserve_control import TorchServeControl
 from gateway.core.errors import Cause
 from gateway.core.messages import ModelSpec

@@ -1,0 +1,1 @@
+"""TensorFlow Serving, real and stand-in."""

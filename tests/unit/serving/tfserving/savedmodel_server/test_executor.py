@@ -1,0 +1,81 @@
+"""Loaded SavedModels: signatures, calls, and what TensorFlow says when it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from grpc import StatusCode
+
+from serving.tfserving.savedmodel_server.errors import ServingError
+from serving.tfserving.savedmodel_server.executor import SavedModel
+from tests.unit.serving.tfserving.savedmodel_server.saved_models import HALVES, NUMBERS
+
+
+def test_a_signature_computes(affine: SavedModel) -> None:
+    """The empty name is the default signature, and its outputs keep their names."""
+    signature = affine.signature("")
+    assert signature is affine.signature("serving_default")
+    assert signature is not None
+    result = signature.run({"x": np.ones((3, 2), np.float32)}, ("y",))
+    np.testing.assert_array_equal(result["y"], np.full((3, 2), 3, np.float32))
+
+
+def test_only_wanted_outputs_are_returned(zoo: SavedModel) -> None:
+    """A subset of the outputs, in the order asked for."""
+    signature = zoo.signature("pair")
+    assert signature is not None
+    given = {"a": np.float32([3]), "b": np.float32([1])}
+    assert signature.run(given, ("difference",)) == {"difference": np.float32([2])}
+    assert list(signature.run(given, ("sum", "difference"))) == ["sum", "difference"]
+
+
+@pytest.mark.parametrize("name", NUMBERS + HALVES)
+def test_every_dtype_passes_through(zoo: SavedModel, name: str) -> None:
+    """No dtype is converted on the way, and a tensor without dimensions stays one."""
+    signature = zoo.signature(f"same_{name}")
+    assert signature is not None
+    import tensorflow as tf
+
+    for shape in ((2, 3), (0,), ()):
+        array = np.ones(shape, tf.dtypes.as_dtype(name).as_numpy_dtype)
+        result = signature.run({"x": array}, ("y",))["y"]
+        assert (result.shape, result.dtype) == (shape, array.dtype)
+        np.testing.assert_array_equal(result, array)
+
+
+def test_strings_are_bytes(zoo: SavedModel) -> None:
+    """A string tensor is an object array of bytes, without dimensions too."""
+    signature = zoo.signature("words")
+    assert signature is not None
+    for array in (np.array([b"a", b"\xff\x00"], object), np.array(b"", object)):
+        result = signature.run({"words": array}, ("text",))["text"]
+        assert result.tolist() == array.tolist()
+        assert result.shape == array.shape
+
+
+def test_a_kernel_refuses_in_its_own_words(affine: SavedModel) -> None:
+    """TensorFlow's code and text reach the caller."""
+    signature = affine.signature("")
+    assert signature is not None
+    with pytest.raises(ServingError) as caught:
+        signature.run({"x": np.ones(3, np.float16)}, ("y",))
+    assert str(caught.value) == "INVALID_ARGUMENT: Expects arg[0] to be float but half is provided"
+
+
+def test_an_unknown_signature_is_none(affine: SavedModel) -> None:
+    """The initialiser cannot be called, though the metadata lists it."""
+    assert affine.signature("nope") is None
+    assert affine.signature("__saved_model_init_op") is None
+    assert "__saved_model_init_op" in affine.signature_defs
+
+
+def test_what_is_no_saved_model_does_not_load(tmp_path: Path) -> None:
+    """A folder without a SavedModel is NOT_FOUND; a file that is none says so."""
+    with pytest.raises(ServingError) as caught:
+        SavedModel(tmp_path)
+    assert caught.value.code is StatusCode.NOT_FOUND
+    (tmp_path / "saved_model.pb").write_bytes(b"\xff not a model")
+    with pytest.raises(ServingError):
+        SavedModel(tmp_path)

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.report.words import number, stack_word, transport_word
+from loadtests.report.words import number, transport_word
 from loadtests.summary import stand_ins_of
 
 # Headers in two lines, so that the widest of them sets no column's width: ten columns have to fit.
@@ -46,7 +46,7 @@ def _table(model: str, summary: Mapping[str, Any], stand_ins: tuple[str, ...]) -
 def _row(cell: Mapping[str, Any]) -> list[Text]:
     way = f"{cell['path']} ({cell['upstream']})" if cell["upstream"] else cell["path"]
     words = [
-        stack_word(cell["stack"]),
+        cell["stack"],
         cell["server"],
         way,
         transport_word(cell["protocol"]),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import fcntl
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Literal, Self
 
 from serving import servers
+from serving.interrupts import Interrupts
 from serving.models import find_models
 from serving.probes import owner_of
 from serving.processes import Child, LaunchError, NotReady, Port, PortTaken, Processes, Server, tail
@@ -30,13 +29,6 @@ class AlreadyRunning(LaunchError):  # noqa: N818 - reads as what happened
     """Raised where another launcher uses the same run folder."""
 
 
-class Terminated(SystemExit):
-    """Raised in the place of dying from SIGTERM or SIGHUP, so that the servers are ended first."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-
-
 def _silent(_: str) -> None:
     pass
 
@@ -47,7 +39,7 @@ class LocalStack:
     `report` is told in one line what happens. `stages` replaces the servers: those of one stage start together, the
     next stage when all of them are ready. Entering raises LaunchError: no model is built, no Java, a port is taken,
     a server died or did not answer in time; whatever was started has ended by then. In the main thread, SIGTERM and
-    SIGHUP end the block as Ctrl-C does.
+    SIGHUP end the block as Ctrl-C does; a second signal makes the servers end at once.
     """
 
     def __init__(
@@ -65,7 +57,10 @@ class LocalStack:
         self._report = report
         self._exit = ExitStack()
         self._launcher = ProcessId.of(os.getpid())
-        self._processes = Processes(self.run_dir / "logs", self.run_dir, self.settings.stop_grace_s)
+        self._interrupts = Interrupts()
+        self._processes = Processes(
+            self.run_dir / "logs", self.run_dir, self.settings.stop_grace_s, hurry=lambda: self._interrupts.hurry
+        )
 
     @property
     def servers(self) -> dict[str, str]:
@@ -91,26 +86,37 @@ class LocalStack:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         with ExitStack() as cleanup:
             cleanup.enter_context(_sole_user_of(self.run_dir))
-            cleanup.enter_context(signals_as_exceptions())
-            cleanup.push(self._leave_state)
-            self._save_state("starting")
-            stages = self._stages
-            if stages is None:
-                stages = servers.all_servers(self.settings, self.ports, find_models(self.settings.models_dir))
-                cleanup.callback(servers.remove_temporary, self.run_dir)
-            _check_ports(stages, self.settings.host)
-            cleanup.enter_context(self._processes)
-            cleanup.callback(self._stop_stages, stages)
-            deadline = time.monotonic() + self.settings.start_timeout_s
-            for stage in stages:
-                self._start(stage, deadline)
-            self._save_state("ready")
+            cleanup.enter_context(self._interrupts)
+            try:
+                self._enter(cleanup)
+            except BaseException:
+                self._interrupts.close()
+                raise
             self._exit = cleanup.pop_all()
+        # Should the block be left without __exit__, the servers end when Python does.
+        atexit.register(self._exit.close)
         return self
+
+    def _enter(self, cleanup: ExitStack) -> None:
+        cleanup.push(self._leave_state)
+        self._save_state("starting")
+        stages = self._stages
+        if stages is None:
+            stages = servers.all_servers(self.settings, self.ports, find_models(self.settings.models_dir))
+            cleanup.callback(servers.remove_temporary, self.run_dir)
+        _check_ports(stages, self.settings.host)
+        cleanup.enter_context(self._processes)
+        cleanup.callback(self._stop_stages, stages)
+        deadline = time.monotonic() + self.settings.start_timeout_s
+        for stage in stages:
+            self._start(stage, deadline)
+        self._save_state("ready")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._interrupts.close()
+        atexit.unregister(self._exit.close)
         self._exit.__exit__(kind, error, trace)
 
     def check(self) -> None:
@@ -213,25 +219,3 @@ def _sole_user_of(folder: Path) -> Iterator[None]:
                 f"TWINSERVE_ARTIFACTS or --artifacts chooses another folder"
             ) from None
         yield
-
-
-@contextmanager
-def signals_as_exceptions() -> Iterator[None]:
-    """In the main thread, SIGTERM and SIGHUP raise Terminated, and SIGINT KeyboardInterrupt even in the background."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(number: int, _: FrameType | None) -> None:
-        raise Terminated(number)
-
-    handlers = {signal.SIGTERM: terminate, signal.SIGHUP: terminate, signal.SIGINT: signal.default_int_handler}
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        del handlers[signal.SIGHUP]  # started by nohup: the terminal may go
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            with contextlib.suppress(TypeError):  # a handler that was not set from Python
-                signal.signal(number, handler)

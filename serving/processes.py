@@ -111,13 +111,15 @@ class Child:
 class Processes:
     """Starts servers and ends them, in the reverse order, on leaving the `with` block.
 
-    `logs` is the folder of their output; `grace_s` is the time from SIGTERM to SIGKILL.
+    `logs` is the folder of their output; `grace_s` is the time from SIGTERM to SIGKILL, unless `hurry` says that
+    somebody is waiting.
     """
 
-    def __init__(self, logs: Path, cwd: Path, grace_s: float = 10) -> None:
+    def __init__(self, logs: Path, cwd: Path, grace_s: float = 10, hurry: Callable[[], bool] = lambda: False) -> None:
         self._logs = logs
         self._cwd = cwd
         self._grace_s = grace_s
+        self._hurry = hurry
         self._children: list[Child] = []
         self._reaper: subprocess.Popen[str] | None = None
         self._pipe: IO[str] | None = None
@@ -175,8 +177,8 @@ class Processes:
             child.process.terminate()
         deadline = time.monotonic() + self._grace_s
         for child in children:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.process.wait(max(0.0, deadline - time.monotonic()))
+            while child.process.poll() is None and time.monotonic() < deadline and not self._hurry():
+                time.sleep(0.02)
             # What the server itself left running goes with it.
             reaper.kill_group(child.pid)
             child.process.wait()

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from serving.local import AlreadyRunning, LocalStack, signals_as_exceptions
+from serving.interrupts import Interrupts
+from serving.local import AlreadyRunning, LocalStack
 from serving.models import build_command, build_models, find_models
 from serving.probes import ask
 from serving.processes import LaunchError, tail
@@ -26,7 +27,7 @@ LAUNCHER_LOG = "launcher.log"
 def run_attached(settings: LaunchSettings, ports: Ports, report: Report, on_ready: Callable[[RunState], None]) -> None:
     """Runs the servers until a signal, or until one of them dies: raises LaunchError, KeyboardInterrupt, SystemExit."""
     _refuse_second(settings)
-    with signals_as_exceptions():
+    with Interrupts():
         _ensure_models(settings, report)
     with LocalStack(settings, ports, report=report) as stack:
         state = RunState.load(stack.run_dir)
@@ -41,7 +42,7 @@ def run_detached(settings: LaunchSettings, ports: Ports, report: Report) -> RunS
     Interrupted while it waits, it ends that launcher again.
     """
     _refuse_second(settings)
-    with signals_as_exceptions():
+    with Interrupts():
         _ensure_models(settings, report)
         log = settings.run_dir / "logs" / LAUNCHER_LOG
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from loadtests.table import results_table
 from rich.console import Console
-from serving.local import LocalStack
 
 from loadtests.cells import Addresses, Cell, demo_cells
 from loadtests.errors import LoadTestError
@@ -23,6 +21,8 @@ from loadtests.report.page import write_report
 from loadtests.results import CellResult
 from loadtests.run import run_cell
 from loadtests.summary import build_summary, write_summary
+from loadtests.table import results_table
+from serving.local import LocalStack
 from serving.processes import LaunchError
 from serving.settings import LaunchSettings, Ports
 from twinserve.client import Answer, PredictError, Question, predict_grpc, predict_rest

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import models.cli
-import serving.cli
 import typer
 from rich.console import Console
 
+import models.cli
+import serving.cli
 from gateway import __version__
 from gateway.__main__ import main as run_gateway
 

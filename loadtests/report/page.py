@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from loadtests.replies import Outcome
 from loadtests.report.plots import Series, axis_limits, distribution_svg, percentile_svg
-from loadtests.report.words import number, stack_word, title, transport_word
+from loadtests.report.words import number, title, transport_word
 from loadtests.results import CellResult
 from loadtests.summary import stand_ins_of
 
@@ -28,7 +28,7 @@ def write_report(summary: Mapping[str, Any], samples: Sequence[CellResult], path
     environment = Environment(
         loader=PackageLoader("loadtests.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(number=number, stack=stack_word, transport=transport_word)
+    environment.filters.update(number=number, transport=transport_word)
     text = environment.get_template("page.html").render(page_content(summary, samples))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")

@@ -127,7 +127,10 @@ def percentile_svg(series: Sequence[Series], limits: tuple[float, float], key: s
                 Line2D([], [], color=_COLOURS[item.kind], linestyle=_dash(item), linewidth=1.5, label=item.label)
                 for item in series
             ],
-            loc="upper left",
+            # Above the curves: in a corner of the plot, one of them would run through it.
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=3,
             fontsize=8,
             frameon=False,
             labelcolor=_INK,

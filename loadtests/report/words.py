@@ -7,7 +7,6 @@ from collections.abc import Sequence
 NONE = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 _TRANSPORTS = {"rest": "REST", "grpc": "gRPC"}
-_STACKS = {"torchserve": "TorchServe", "tfserving": "TF Serving"}
 
 
 def title(stand_ins: Sequence[str]) -> str:
@@ -25,11 +24,6 @@ def number(value: float | None, signed: bool = False) -> str:
     if not signed:
         return text
     return f"+{text}" if value > 0 else text.replace("-", _MINUS)
-
-
-def stack_word(stack: str) -> str:
-    """A stack's name as people write it."""
-    return _STACKS.get(stack, stack)
 
 
 def transport_word(protocol: str | None) -> str:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from serving import reaper
+from serving.interrupts import SAME_SIGNAL_S
 from serving.local import AlreadyRunning, LocalStack
 from serving.processes import LaunchError, NotReady, PortTaken, ServerDied
 from serving.settings import LaunchSettings, Ports
@@ -190,6 +192,28 @@ def test_signals_end_the_servers_before_the_launcher(
         assert process.wait(10) == code
         assert left_running(groups) == []
         assert RunState.load(tmp_path / "run") is None
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.01])
+def test_a_signal_sent_twice_at_once_leaves_nothing_either(tmp_path: Path, ports: list[int], gap: float) -> None:
+    """`timeout` sends a signal to the process and to its group: the second one must not cut the ending short."""
+    with _launcher(tmp_path, "wait", ports) as (process, groups):
+        process.send_signal(signal.SIGINT)
+        time.sleep(gap)
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+        assert left_running(groups) == []
+
+
+def test_a_second_signal_hurries(tmp_path: Path, ports: list[int]) -> None:
+    """Servers that ignore SIGTERM are waited for; whoever presses Ctrl-C again does not want to wait."""
+    with _launcher(tmp_path, "stubborn", ports) as (process, groups):
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2 * SAME_SIGNAL_S)
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+        assert left_running(groups) == []
 
 
 def test_an_exception_ends_the_servers_before_the_launcher(tmp_path: Path, ports: list[int]) -> None:

@@ -31,7 +31,7 @@ def test_each_cell_is_a_row_under_its_model(summary: dict[str, Any]) -> None:
     lines = _printed(summary, 120)
     assert lines[0].rstrip() == "toy, with savedmodel-server 1.0 (stand-in)"
     assert sum("TorchServe 0.12.0" in line for line in lines) == 5
-    default = next(line for line in lines if "gateway (default)" in line and "TF Serving" in line)
+    default = next(line for line in lines if "gateway (default)" in line and "tfserving" in line)
     assert default.split()[-1] == "0"
     assert "REST" in default
     assert "gRPC" in default

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.report.words import NONE, number, stack_word, title, transport_word
+from loadtests.report.words import NONE, number, title, transport_word
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,7 @@ def test_differences_carry_their_sign(value: float | None, text: str) -> None:
 
 
 def test_names_are_written_as_people_do() -> None:
-    """Unknown ones are left alone."""
-    assert (stack_word("tfserving"), stack_word("oip")) == ("TF Serving", "oip")
+    """No transport is a dash."""
     assert (transport_word("grpc"), transport_word(None)) == ("gRPC", NONE)
 
 

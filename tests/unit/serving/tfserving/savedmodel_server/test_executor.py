@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from grpc import StatusCode
 
 from serving.tfserving.savedmodel_server.errors import ServingError
@@ -36,8 +37,6 @@ def test_every_dtype_passes_through(zoo: SavedModel, name: str) -> None:
     """No dtype is converted on the way, and a tensor without dimensions stays one."""
     signature = zoo.signature(f"same_{name}")
     assert signature is not None
-    import tensorflow as tf
-
     for shape in ((2, 3), (0,), ()):
         array = np.ones(shape, tf.dtypes.as_dtype(name).as_numpy_dtype)
         result = signature.run({"x": array}, ("y",))["y"]

@@ -11,10 +11,12 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,9 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from gateway.core.contract import ModelContract, Parity, Tolerance
+from gateway.core.contract import ModelContract, Parity
 from models import manifest
-from models.train import FRAMEWORKS, Framework, Trained
+from models.convert import ConversionError
+from models.train import FRAMEWORKS, Framework, Trained, TrainingError
+from models.verify import ParityError
 from models.zoo import BATCH_CAP, MODELS, ModelDefinition
 from models.zoo.dataset import Array
 
@@ -33,8 +37,9 @@ Report = Callable[[dict[str, Any]], None]
 STEPS = ("train", "convert", "export", "verify")
 VARIANTS = {"torchscript": "torchserve", "savedmodel": "tfserving"}
 GOLDEN_ROWS = BATCH_CAP
-PREFIX = ".building-"
+PREFIX, REPLACED = ".building-", "-old"
 SEED = 7
+INTERRUPTED = 128 + signal.SIGINT
 
 
 class BuildError(RuntimeError):
@@ -49,19 +54,19 @@ def build(
     seed: int = SEED,
     force: bool = False,
     report: Report = lambda _: None,
+    models: Mapping[str, ModelDefinition] = MODELS,
 ) -> None:
     """Builds each model into `root/<name>`, unless the same build is there already.
 
     `report` is told every step's start and end. Raises BuildError, TrainingError, ConversionError or ParityError;
     the models built before stay.
     """
-    unknown = [name for name in names if name not in MODELS]
+    unknown = [name for name in names if name not in models]
     if unknown:
-        raise BuildError(f"unknown model '{unknown[0]}'; there are {', '.join(MODELS)}")
+        raise BuildError(f"unknown model '{unknown[0]}'; there are {', '.join(models)}")
     root.mkdir(parents=True, exist_ok=True)
     with _sole_builder(root):
-        for stale in root.glob(f"{PREFIX}*"):
-            shutil.rmtree(stale)
+        _clean(root)
         mark = manifest.fingerprint(framework, seed)
         for name in names:
             if not force and _is_built(root / name, mark):
@@ -69,7 +74,7 @@ def build(
                     report(_event(name, step, "start"))
                     report(_event(name, step, "cached", detail=_cached_detail(root / name, step)))
             else:
-                _build_one(MODELS[name], root, framework, seed, mark, report)
+                _build_one(models[name], root, framework, seed, mark, report)
 
 
 def reference_outputs(definition: ModelDefinition, folder: Path, inputs: Array) -> tuple[Array, Array]:
@@ -121,7 +126,7 @@ def _contract(definition: ModelDefinition) -> ModelContract:
         outputs=definition.outputs,
         batch_cap=BATCH_CAP,
         class_labels=definition.class_labels,
-        tolerance=Tolerance(),
+        tolerance=definition.tolerance,
         variants=VARIANTS,
     )
 
@@ -191,16 +196,28 @@ def _folder(root: Path, name: str) -> Iterator[Path]:
     """A hidden folder that takes its place as `root/name` when the body ends well, and is removed where it does not."""
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-", dir=root))
     folder.chmod(0o755)
-    target = root / name
+    target, replaced = root / name, root / f"{PREFIX}{name}{REPLACED}"
     try:
         yield folder
         if target.exists():
             # Two renames: for an instant there is no model, but never half a one.
-            target.rename(root / f"{PREFIX}{name}-old")
+            target.rename(replaced)
         folder.rename(target)
-        shutil.rmtree(root / f"{PREFIX}{name}-old", ignore_errors=True)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        for left in (folder, replaced):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _clean(root: Path) -> None:
+    """Removes what killed builds left; a model that was about to be replaced gets its place back."""
+    for left in root.glob(f"{PREFIX}*"):
+        name = left.name.removeprefix(PREFIX).removesuffix(REPLACED)
+        if left.name.endswith(REPLACED) and not (root / name).exists():
+            left.rename(root / name)
+        else:
+            shutil.rmtree(left)
 
 
 @contextmanager
@@ -270,7 +287,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--events", action="store_true", help="one JSON line an event on standard output")
     options = parser.parse_args(arguments)
     quiet_frameworks()
-    report = _as_json if options.events else _as_text
+    building = ""
+
+    def report(event: dict[str, Any]) -> None:
+        nonlocal building
+        building = event["model"]
+        (_as_json if options.events else _as_text)(event)
+
+    def fail(message: str, status: int = 1) -> int:
+        if options.events:
+            print(json.dumps({"event": "error", "model": building, "message": message}), flush=True)
+        else:
+            print(f"models.build: {message}", file=sys.stderr)
+        return status
+
     try:
         build(
             options.model or list(MODELS),
@@ -280,12 +310,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             force=options.force,
             report=report,
         )
-    except (RuntimeError, ValueError, OSError) as exc:
-        if options.events:
-            print(json.dumps({"event": "error", "model": "", "message": str(exc)}), flush=True)
-        else:
-            print(f"models.build: {exc}", file=sys.stderr)
-        return 1
+    except (BuildError, TrainingError, ConversionError, ParityError, OSError) as exc:
+        return fail(str(exc))
+    except KeyboardInterrupt:
+        return fail("interrupted; nothing was left half built", INTERRUPTED)
+    except Exception as exc:
+        # Whatever a framework raises: its last words are for whoever reads the log.
+        traceback.print_exc()
+        return fail(f"{type(exc).__name__}: {exc}")
     return 0
 
 
@@ -298,5 +330,11 @@ def _as_text(event: dict[str, Any]) -> None:
         print(f"{event['model']}: {event['step']} {event['detail']} ({event['seconds']:.1f} s)", flush=True)
 
 
+def _terminated(number: int, _: object) -> None:
+    # Raised, so that the folder being built is removed on the way out.
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(main())

@@ -50,7 +50,7 @@ def verify_models(names: Names = None, artifacts: Artifacts = Path("artifacts"))
     from models.build import quiet_frameworks
 
     quiet_frameworks()
-    from gateway.core.contract import ModelContract
+    from gateway.core.contract import ContractError, ModelContract
     from models.build import reference_outputs
     from models.manifest import ManifestError, check_files
     from models.verify import ParityError, compare
@@ -65,7 +65,7 @@ def verify_models(names: Names = None, artifacts: Artifacts = Path("artifacts"))
             definition = MODELS[name]
             inputs = definition.module("data").load(built.seed).test_inputs
             parity = compare(definition, *reference_outputs(definition, folder, inputs), contract.tolerance)
-        except (ManifestError, ParityError) as exc:
+        except (ManifestError, ContractError, ParityError) as exc:
             failures.append(str(exc))
             table.add_row(name, "[red]failed[/red]", "", "")
             continue
@@ -83,7 +83,7 @@ def list_models(artifacts: Artifacts = Path("artifacts")) -> None:
     """Show the models, and what is built of each."""
     from models.manifest import ManifestError, load
 
-    table = Table("Model", "Input", "Output", "Built", "Metric", "Size")
+    table = Table("Model", "Input", "Output", "Built", "Metric", "Parity", "Size")
     for name, definition in MODELS.items():
         tensors = [
             f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in (*definition.inputs, *definition.outputs)
@@ -92,16 +92,23 @@ def list_models(artifacts: Artifacts = Path("artifacts")) -> None:
         try:
             built = load(folder)
         except ManifestError:
-            table.add_row(name, *map(escape, tensors), "no: twinserve models build", "", "")
+            table.add_row(name, *map(escape, tensors), "no: twinserve models build", "", "", "")
             continue
         table.add_row(name, *map(escape, tensors), *_built(built, folder))
     Console().print(table)
 
 
-def _built(manifest: Manifest, folder: Path) -> tuple[str, str, str]:
+def _built(manifest: Manifest, folder: Path) -> tuple[str, ...]:
+    from gateway.core.contract import ContractError, ModelContract
+
     size = sum((folder / file).stat().st_size for file in manifest.files if (folder / file).exists())
     metric = ", ".join(f"{name} {value:.4f}" for name, value in manifest.metric.items())
-    return f"{manifest.created}, trained in {manifest.framework}", metric, f"{size / 1e6:.1f} MB"
+    try:
+        parity = ModelContract.load(folder / "contract.json").parity
+        apart = f"{parity.max_scaled:.1e}" if parity else "not measured"
+    except ContractError:
+        apart = "no contract"
+    return f"{manifest.created}, trained in {manifest.framework}", metric, apart, f"{size / 1e6:.1f} MB"
 
 
 def _known(names: list[str] | None) -> list[str]:

@@ -5,13 +5,19 @@ Layers are matched by name. What differs between the frameworks is written out f
 | PyTorch | Keras | difference |
 |---|---|---|
 | Linear.weight [out, in] | Dense.kernel [in, out] | transposed |
-| Conv2d.weight [out, in, h, w] | Conv2D.kernel [h, w, in, out] | permuted |
+| Conv2d.weight [out, in, h, w] | Conv2D.kernel [h, w, in, out] | permuted; strides and zeros around it must be equal |
 | Linear after a flatten of [c, h, w] | Dense after a flatten of [h, w, c] | its inputs are reordered |
 | BatchNorm2d.running_mean, running_var | moving_mean, moving_variance | names; epsilon must be equal |
+| Affine.scale, offset | Affine.scale, offset | none |
+
+Nothing is skipped: a layer or weight that the map does not know is an error. What has no weights in either framework
+(activations, pooling) is not compared here but by the parity check.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +29,47 @@ if TYPE_CHECKING:
     import keras
     from torch import nn
 
-# A layer's weights by their Keras names, in Keras's layout: the form in between.
-LayerWeights = dict[str, Array]
+Shape = tuple[int, ...]
 
 
 class ConversionError(ValueError):
     """Raised for a layer that the map does not know, or that differs between the two networks; names the layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One kind of layer: its class in Keras, and the Keras names of its weights by their PyTorch names."""
+
+    keras: str
+    names: Mapping[str, str]
+
+
+RULES: Mapping[str, Rule] = {
+    "Linear": Rule("Dense", {"weight": "kernel", "bias": "bias"}),
+    "Conv2d": Rule("Conv2D", {"weight": "kernel", "bias": "bias"}),
+    "BatchNorm2d": Rule(
+        "BatchNormalization",
+        {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"},
+    ),
+    "Affine": Rule("Affine", {"scale": "scale", "offset": "offset"}),
+}
+# PyTorch counts the batches that a normalisation has seen; only training without a momentum reads it.
+COUNTERS = frozenset({"num_batches_tracked"})
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One layer in both frameworks; `flattened` is the [h, w, c] that a flatten before a dense layer flattens."""
+
+    name: str
+    module: Any
+    layer: Any
+    flattened: Shape | None
+
+    @property
+    def kind(self) -> str:
+        """The layer's class in PyTorch."""
+        return type(self.module).__name__
 
 
 def to_keras(definition: ModelDefinition, net: nn.Module, data: Dataset) -> keras.Model:
@@ -47,131 +88,185 @@ def to_torch(definition: ModelDefinition, net: keras.Model, data: Dataset) -> nn
 
 def copy_to_keras(source: nn.Module, target: keras.Model) -> None:
     """Writes every weight of `source` into `target`; raises ConversionError."""
-    layers, flattened = _keras_layers(target), _flattened_shapes(target)
-    modules = _torch_modules(source)
-    _match(set(modules), set(layers))
-    for name, module in modules.items():
-        weights = _from_torch(name, module, layers[name], flattened.get(name))
-        layer = layers[name]
-        for variable in layer.weights:
-            key = variable.name
-            _check_shape(f"{name}.{key}", weights[key].shape, tuple(variable.shape))
-            variable.assign(weights[key])
+    for pair in _pairs(source, target):
+        state = {key: value.detach().numpy() for key, value in pair.module.state_dict().items() if key not in COUNTERS}
+        variables = {variable.name: variable for variable in pair.layer.weights}
+        for theirs, ours in _names(pair, set(state), set(variables)).items():
+            value = _to_keras_layout(pair, theirs, state[theirs])
+            _check_shape(f"{pair.name}.{ours}", value.shape, tuple(variables[ours].shape))
+            variables[ours].assign(value)
 
 
 def copy_to_torch(source: keras.Model, target: nn.Module) -> None:
     """Writes every weight of `source` into `target`; raises ConversionError."""
     import torch
 
-    layers, flattened = _keras_layers(source), _flattened_shapes(source)
-    modules = _torch_modules(target)
-    _match(set(modules), set(layers))
     with torch.no_grad():
-        for name, module in modules.items():
-            weights = {variable.name: np.asarray(variable) for variable in layers[name].weights}
-            for key, value in _to_torch(name, module, layers[name], weights, flattened.get(name)).items():
-                parameter = getattr(module, key)
-                _check_shape(f"{name}.{key}", value.shape, tuple(parameter.shape))
-                parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+        for pair in _pairs(target, source):
+            state = {key: value for key, value in pair.module.state_dict().items() if key not in COUNTERS}
+            weights = {variable.name: np.asarray(variable) for variable in pair.layer.weights}
+            for ours, theirs in _names(pair, set(state), set(weights)).items():
+                value = _to_torch_layout(pair, ours, weights[theirs])
+                _check_shape(f"{pair.name}.{ours}", value.shape, tuple(state[ours].shape))
+                state[ours].copy_(torch.from_numpy(np.ascontiguousarray(value)))
 
 
-def _from_torch(name: str, module: nn.Module, layer: Any, flattened: tuple[int, ...] | None) -> LayerWeights:  # noqa: ANN401
-    kind = type(module).__name__
-    state = {key: value.detach().numpy() for key, value in module.state_dict().items()}
-    match kind:
-        case "Linear":
-            kernel = state["weight"].T
-            return {"kernel": _chw_to_hwc(kernel, flattened), "bias": state["bias"]}
-        case "Conv2d":
-            return {"kernel": state["weight"].transpose(2, 3, 1, 0), "bias": state["bias"]}
-        case "BatchNorm2d":
-            _check_epsilon(name, module, layer)
-            return {
-                "gamma": state["weight"],
-                "beta": state["bias"],
-                "moving_mean": state["running_mean"],
-                "moving_variance": state["running_var"],
-            }
-        case "Affine":
-            return {"scale": state["scale"], "offset": state["offset"]}
-    raise _unknown(name, kind)
+def _to_keras_layout(pair: Pair, torch_name: str, value: Array) -> Array:
+    match pair.kind, torch_name:
+        case "Linear", "weight":
+            return _chw_to_hwc(pair, value.T)
+        case "Conv2d", "weight":
+            return value.transpose(2, 3, 1, 0)
+    return value
 
 
-def _to_torch(
-    name: str,
-    module: nn.Module,
-    layer: Any,  # noqa: ANN401 - a Keras layer
-    weights: LayerWeights,
-    flattened: tuple[int, ...] | None,
-) -> LayerWeights:
-    kind = type(module).__name__
-    match kind:
-        case "Linear":
-            return {"weight": _hwc_to_chw(weights["kernel"], flattened).T, "bias": weights["bias"]}
-        case "Conv2d":
-            return {"weight": weights["kernel"].transpose(3, 2, 0, 1), "bias": weights["bias"]}
-        case "BatchNorm2d":
-            _check_epsilon(name, module, layer)
-            return {
-                "weight": weights["gamma"],
-                "bias": weights["beta"],
-                "running_mean": weights["moving_mean"],
-                "running_var": weights["moving_variance"],
-            }
-        case "Affine":
-            return {"scale": weights["scale"], "offset": weights["offset"]}
-    raise _unknown(name, kind)
+def _to_torch_layout(pair: Pair, torch_name: str, value: Array) -> Array:
+    match pair.kind, torch_name:
+        case "Linear", "weight":
+            return _hwc_to_chw(pair, value).T
+        case "Conv2d", "weight":
+            return value.transpose(3, 2, 0, 1)
+    return value
 
 
-def _chw_to_hwc(kernel: Array, flattened: tuple[int, ...] | None) -> Array:
-    if flattened is None:
+def _chw_to_hwc(pair: Pair, kernel: Array) -> Array:
+    if pair.flattened is None:
         return kernel
-    height, width, channels = flattened
+    height, width, channels = _checked_flat(pair, kernel)
     return kernel.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(kernel.shape)
 
 
-def _hwc_to_chw(kernel: Array, flattened: tuple[int, ...] | None) -> Array:
-    if flattened is None:
+def _hwc_to_chw(pair: Pair, kernel: Array) -> Array:
+    if pair.flattened is None:
         return kernel
-    height, width, channels = flattened
+    height, width, channels = _checked_flat(pair, kernel)
     return kernel.reshape(height, width, channels, -1).transpose(2, 0, 1, 3).reshape(kernel.shape)
 
 
+def _checked_flat(pair: Pair, kernel: Array) -> Shape:
+    shape = pair.flattened or ()
+    if kernel.shape[0] != np.prod(shape):
+        raise ConversionError(
+            f"{pair.name}: {kernel.shape[0]} inputs, but what Keras flattens before it has shape {list(shape)}"
+        )
+    return shape
+
+
+def _pairs(torch_net: nn.Module, keras_net: keras.Model) -> Iterator[Pair]:
+    """The layers with weights of both networks, checked to be of one kind and set alike."""
+    modules, layers = _torch_modules(torch_net), _keras_layers(keras_net)
+    if modules.keys() != layers.keys():
+        raise ConversionError(
+            f"layers differ: only in PyTorch {sorted(modules.keys() - layers.keys())},"
+            f" only in Keras {sorted(layers.keys() - modules.keys())}"
+        )
+    flattened = _flattened_shapes(keras_net)
+    for name, module in modules.items():
+        pair = Pair(name, module, layers[name], flattened.get(name))
+        rule = RULES.get(pair.kind)
+        if rule is None:
+            raise ConversionError(f"{name}: no rule converts a {pair.kind}; known: {', '.join(RULES)}")
+        if type(pair.layer).__name__ != rule.keras:
+            raise ConversionError(f"{name}: a {pair.kind} in PyTorch and a {type(pair.layer).__name__} in Keras")
+        _check_settings(pair, keras_net)
+        yield pair
+
+
 def _torch_modules(net: nn.Module) -> dict[str, nn.Module]:
-    return {name: module for name, module in net.named_modules() if name and module.state_dict() and "." not in name}
+    own = [name for name, _ in (*net.named_parameters(recurse=False), *net.named_buffers(recurse=False))]
+    if own:
+        raise ConversionError(f"{own[0]}: a weight of the network itself; weights are converted layer by layer")
+    return {name: module for name, module in net.named_children() if module.state_dict()}
 
 
 def _keras_layers(net: keras.Model) -> dict[str, Any]:
+    if type(net).__name__ != "Sequential":
+        raise ConversionError(f"{net.name}: a {type(net).__name__}; only of a Sequential is the order of layers known")
     return {layer.name: layer for layer in net.layers if layer.weights}
 
 
-def _flattened_shapes(net: keras.Model) -> dict[str, tuple[int, ...]]:
-    """For each dense layer right behind a flatten: the [h, w, c] that was flattened."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for before, after in zip(net.layers, net.layers[1:], strict=False):
-        shape = tuple(before.input.shape[1:])
-        if type(before).__name__ == "Flatten" and len(shape) == 3:
-            shapes[after.name] = shape
+def _flattened_shapes(net: keras.Model) -> dict[str, Shape]:
+    """By layer with weights: the [h, w, c] flattened before it, where nothing but activations lies in between."""
+    shapes: dict[str, Shape] = {}
+    pending: Shape | None = None
+    for layer in net.layers:
+        taken = tuple(layer.input.shape[1:])
+        if type(layer).__name__ == "Flatten":
+            pending = taken if len(taken) == 3 else None
+        elif layer.weights or tuple(layer.output.shape[1:]) != taken:
+            if pending is not None and layer.weights:
+                shapes[layer.name] = pending
+            pending = None
     return shapes
 
 
-def _match(torch_names: set[str], keras_names: set[str]) -> None:
-    if torch_names != keras_names:
+def _names(pair: Pair, torch_names: set[str], keras_names: set[str]) -> dict[str, str]:
+    """The names of a layer's weights in Keras, by those in PyTorch; every weight must be on both sides."""
+    names = {ours: theirs for ours, theirs in RULES[pair.kind].names.items() if ours in torch_names}
+    if names.keys() != torch_names or set(names.values()) != keras_names:
         raise ConversionError(
-            f"layers differ: only in PyTorch {sorted(torch_names - keras_names)},"
-            f" only in Keras {sorted(keras_names - torch_names)}"
+            f"{pair.name}: its weights are {sorted(torch_names)} in PyTorch and {sorted(keras_names)} in Keras"
         )
+    return names
 
 
-def _check_shape(name: str, ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:
+def _check_settings(pair: Pair, keras_net: keras.Model) -> None:
+    module, layer = pair.module, pair.layer
+    match pair.kind:
+        case "BatchNorm2d":
+            if not np.isclose(module.eps, layer.epsilon, rtol=1e-9, atol=0):
+                raise _differs(pair, "epsilon", module.eps, layer.epsilon)
+            if layer.axis not in (-1, 3):
+                raise ConversionError(f"{pair.name}: normalises axis {layer.axis} in Keras; expected the last")
+        case "Conv2d":
+            if layer.data_format != "channels_last" or module.padding_mode != "zeros":
+                raise ConversionError(f"{pair.name}: expected channels last in Keras, and zeros as PyTorch's padding")
+            for what, ours, theirs in (
+                ("stride", module.stride, tuple(layer.strides)),
+                ("dilation", module.dilation, tuple(layer.dilation_rate)),
+                ("groups", module.groups, layer.groups),
+                ("padding", _torch_padding(module), _keras_padding(layer, keras_net)),
+            ):
+                if ours != theirs:
+                    raise _differs(pair, what, ours, theirs)
+
+
+def _torch_padding(module: Any) -> tuple[Shape, ...]:  # noqa: ANN401 - a torch module
+    """Zeros before and after, for height and width."""
+    if module.padding == "valid":
+        return ((0, 0), (0, 0))
+    if module.padding == "same":
+        spans = zip(module.kernel_size, module.dilation, strict=True)
+        return tuple(_halves(dilation * (size - 1)) for size, dilation in spans)
+    return tuple((size, size) for size in module.padding)
+
+
+def _keras_padding(layer: Any, net: keras.Model) -> tuple[Shape, ...]:  # noqa: ANN401 - a Keras layer
+    """Zeros before and after, for height and width: the layer's own, and those of a ZeroPadding2D right before it."""
+    place = net.layers.index(layer)
+    before = net.layers[place - 1] if place else None
+    padding = [tuple(side) for side in before.padding] if type(before).__name__ == "ZeroPadding2D" else [(0, 0), (0, 0)]
+    if layer.padding == "same":
+        spans = zip(layer.input.shape[1:3], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True)
+        own = [_same(*span) for span in spans]
+        padding = [(first + a, last + b) for (first, last), (a, b) in zip(padding, own, strict=True)]
+    return tuple(padding)
+
+
+def _same(size: int, kernel: int, stride: int, dilation: int) -> Shape:
+    """What TensorFlow pads for "same": with a stride it depends on the input's size, and more goes to the end."""
+    covered = (-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1
+    return _halves(max(covered - size, 0))
+
+
+def _halves(total: int) -> Shape:
+    return (total // 2, total - total // 2)
+
+
+def _check_shape(name: str, ours: Shape, theirs: Shape) -> None:
     if ours != theirs:
         raise ConversionError(f"{name}: shape {list(ours)} does not fit the other network's {list(theirs)}")
 
 
-def _check_epsilon(name: str, module: Any, layer: Any) -> None:  # noqa: ANN401 - one of each framework
-    if not np.isclose(module.eps, layer.epsilon, rtol=1e-9, atol=0):
-        raise ConversionError(f"{name}: epsilon is {module.eps} in PyTorch and {layer.epsilon} in Keras")
-
-
-def _unknown(name: str, kind: str) -> ConversionError:
-    return ConversionError(f"{name}: no rule converts a {kind}; known: Linear, Conv2d, BatchNorm2d, Affine")
+def _differs(pair: Pair, what: str, ours: object, theirs: object) -> ConversionError:
+    return ConversionError(f"{pair.name}: {what} is {ours} in PyTorch and {theirs} in Keras")

@@ -52,12 +52,12 @@ def load(folder: Path) -> Manifest:
     """Reads a built model's manifest; raises ManifestError."""
     path = folder / FILE
     try:
-        document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        document: Any = json.loads(path.read_text("utf-8"))
     except OSError as exc:
         raise ManifestError(f"{path}: {exc.strerror}; `twinserve models build` writes it") from exc
     except ValueError as exc:
         raise ManifestError(f"{path}: not JSON; `twinserve models build --force` writes it anew") from exc
-    if document.pop("schema", None) != SCHEMA:
+    if not isinstance(document, dict) or document.pop("schema", None) != SCHEMA:
         raise ManifestError(f"{path}: expected schema {SCHEMA}; `twinserve models build --force` writes it anew")
     try:
         return Manifest(**document)
@@ -66,7 +66,7 @@ def load(folder: Path) -> Manifest:
 
 
 def check_files(folder: Path) -> Manifest:
-    """The manifest, where every file is there and unchanged; raises ManifestError naming the first that is not."""
+    """The manifest, where every file is there and unchanged, and no other; raises ManifestError naming the first."""
     manifest = load(folder)
     for name, expected in manifest.files.items():
         path = folder / name
@@ -74,19 +74,28 @@ def check_files(folder: Path) -> Manifest:
             raise ManifestError(f"{path}: missing; `twinserve models build --force` writes it anew")
         if sha256(path) != expected:
             raise ManifestError(f"{path}: changed since it was built; `twinserve models build --force` writes it anew")
+    # A second numbered folder would be served as a newer version that nobody verified.
+    for path in _files(folder):
+        if str(path.relative_to(folder)) not in manifest.files:
+            raise ManifestError(
+                f"{path}: not part of the build; remove it, or `twinserve models build --force` builds without it"
+            )
     return manifest
 
 
 def files_of(folder: Path) -> dict[str, str]:
     """The sha256 of every file below `folder` but the manifest, by relative path."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILE)
-    return {str(path.relative_to(folder)): sha256(path) for path in found}
+    return {str(path.relative_to(folder)): sha256(path) for path in _files(folder)}
 
 
 def sha256(path: Path) -> str:
     """The hex digest of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / FILE)
 
 
 def versions() -> dict[str, str]:

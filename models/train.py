@@ -47,7 +47,8 @@ def train(definition: ModelDefinition, framework: Framework, seed: int) -> Train
     fit, predict = (_fit_torch, predict_torch) if framework == "pytorch" else (_fit_keras, predict_keras)
     net = fit(definition, data, seed)
     metric = score(definition, predict(net, data.test_inputs), data.test_targets)
-    if metric < definition.least:
+    # Written so that a metric of NaN, from weights that ran away, is not good enough either.
+    if not metric >= definition.least:
         raise TrainingError(
             f"{definition.name}: test {definition.metric} {metric:.3f} after training in {framework} with seed {seed};"
             f" at least {definition.least} is expected"

@@ -85,7 +85,7 @@ def down(artifacts: ArtifactsOption = None) -> None:
 def status(artifacts: ArtifactsOption = None) -> None:
     """Show what runs: each server, whether it is ready, its process, its ports and its memory."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from serving.run import is_ready
     from serving.state import RunState
@@ -97,12 +97,14 @@ def status(artifacts: ArtifactsOption = None) -> None:
         if state is not None and state.status == "failed":
             typer.echo(f"The last run ended with an error:\n{state.message}")
         raise typer.Exit(3)
-    table = Table("Server", "Program", "Ready", "Process", "Ports", "Memory")
+    # Only the ports wrap: eighty columns are enough.
+    whole = [Column(title, no_wrap=True) for title in ("Server", "Program", "Ready", "PID", "Memory")]
+    table = Table(*whole, "Ports", box=None, padding=(0, 2, 0, 0))
     for server in state.servers:
         ready = "ended" if not server.process.runs() else "yes" if is_ready(server) else "no"
         memory = f"{server.process.memory() / 2**20:.0f} MiB"
         ports = " ".join(map(str, server.ports))
-        table.add_row(server.name, server.description, ready, str(server.process.pid), ports, memory)
+        table.add_row(server.name, server.description, ready, str(server.process.pid), memory, ports)
     Console().print(table)
     typer.echo(f"Launcher: process {state.launcher.pid}, {state.status}. Logs: {settings.run_dir / 'logs'}")
 

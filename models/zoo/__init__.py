@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
 
+from gateway.core.contract import Tolerance
 from gateway.core.messages import TensorSpec
 
 BATCH_CAP = 256
@@ -16,7 +17,8 @@ BATCH_CAP = 256
 class ModelDefinition:
     """A model as data.
 
-    `epochs`, `batch_size` and `learning_rate` are the training's; `least` is the metric that a build must reach.
+    `epochs`, `batch_size` and `learning_rate` are the training's; `least` is the metric that a build must reach;
+    `tolerance` is how far its variants' outputs may be apart.
     """
 
     name: str
@@ -30,6 +32,7 @@ class ModelDefinition:
     batch_size: int
     learning_rate: float
     class_labels: tuple[str, ...] = ()
+    tolerance: Tolerance = Tolerance()
 
     def module(self, part: Literal["data", "torch_net", "keras_net"]) -> ModuleType:
         """One of the model's three modules, imported when it is needed: the two networks bring a framework each."""
@@ -57,7 +60,7 @@ MODELS: dict[str, ModelDefinition] = {
         task="classification",
         metric="accuracy",
         least=0.97,
-        epochs=10,
+        epochs=15,
         batch_size=64,
         learning_rate=2e-3,
         class_labels=tuple("0123456789"),

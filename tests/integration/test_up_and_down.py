@@ -1,4 +1,4 @@
-"""The commands as a user runs them: everything real, from an empty folder to predictions and back to nothing."""
+"""The commands as a user runs them: everything real, from nothing to predictions and back to nothing."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ def _predict(ports: Ports, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.servers
-def test_up_serves_what_it_built_and_down_leaves_nothing(tmp_path: Path) -> None:
-    """`up --detach` builds, starts and returns; both stacks answer like the golden outputs; `down` ends all."""
+def test_up_serves_and_down_leaves_nothing(built_models: Path, tmp_path: Path) -> None:
+    """`up --detach` starts all and returns; both stacks answer like the golden outputs; `down` ends all."""
+    (tmp_path / "models").symlink_to(built_models)
     ports = Ports.free()
     up = _command(tmp_path, ports, "up", "--detach")
     state = running(LaunchSettings(artifacts=tmp_path).run_dir)

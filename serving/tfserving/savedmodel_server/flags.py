@@ -46,6 +46,7 @@ REFUSED = frozenset(
         "xla_gpu_compilation_enabled",
     }
 )
+MAX_PORT = 65535
 DESCRIPTION = f"""{MARK}: TensorFlow Serving's protocols over TensorFlow's own runtime, for machines
 on which TensorFlow Serving cannot run. Its flags are TensorFlow Serving's, but those marked (extension)."""
 
@@ -116,17 +117,15 @@ def parse(arguments: Sequence[str]) -> Flags:
 
 
 def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is negative")
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no natural number")
+    return int(text)
 
 
 def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"{number} is no port")
-    return number
+    if not text.isdecimal() or int(text) > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"'{text}' is no port")
+    return int(text)
 
 
 def _is_int(text: str) -> bool:

@@ -51,19 +51,32 @@ def test_rows(outputs: dict[str, Output], body: bytes) -> None:
     ("outputs", "body"),
     [
         ({"y": floats(5)}, b'{\n    "outputs": 5.0\n}'),
-        ({"y": floats([[1], [2]])}, b'{\n    "outputs": [\n        [\n            1.0\n        ],\n        [\n            2.0\n        ]\n    ]\n}'),
-        ({"y": floats([np.nan, np.inf, -np.inf])}, b'{\n    "outputs": [\n        NaN,\n        Infinity,\n        -Infinity\n    ]\n}'),
+        (
+            {"y": floats([[1], [2]])},
+            b'{\n    "outputs": [\n        [\n            1.0\n        ],\n        [\n            2.0\n'
+            b"        ]\n    ]\n}",
+        ),
+        (
+            {"y": floats([np.nan, np.inf, -np.inf])},
+            b'{\n    "outputs": [\n        NaN,\n        Infinity,\n        -Infinity\n    ]\n}',
+        ),
         (
             {"a": floats([1]), "b": Output(np.array([True, False]), t.DT_BOOL)},
             b'{\n    "outputs": {\n        "a": [\n            1.0\n        ],\n        "b": [\n            true,\n'
             b"            false\n        ]\n    }\n}",
         ),
-        ({"y": strings(b'"\xc3\xa4\n', b"\xff")}, b'{\n    "outputs": [\n        "\\"\xc3\xa4\\n",\n        "\xff"\n    ]\n}'),
+        (
+            {"y": strings(b'"\xc3\xa4\n', b"\xff")},
+            b'{\n    "outputs": [\n        "\\"\xc3\xa4\\n",\n        "\xff"\n    ]\n}',
+        ),
         ({"y": Output(np.array(2**64 - 1, np.uint64), t.DT_UINT64)}, b'{\n    "outputs": 18446744073709551615\n}'),
         ({"y": floats(np.zeros((0, 3)))}, b'{\n    "outputs": []\n}'),
-        ({"x_bytes": Output(np.array(b"a", object), t.DT_STRING)}, b'{\n    "outputs": {\n        "b64": "YQ=="\n    }\n}'),
+        (
+            {"x_bytes": Output(np.array(b"a", object), t.DT_STRING)},
+            b'{\n    "outputs": {\n        "b64": "YQ=="\n    }\n}',
+        ),
     ],
-)  # fmt: skip
+)
 def test_columns(outputs: dict[str, Output], body: bytes) -> None:
     """One value a line; a string that is not UTF-8 goes out as it is."""
     assert render(outputs, row=False) == body

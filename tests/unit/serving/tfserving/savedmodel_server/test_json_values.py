@@ -101,7 +101,11 @@ def test_too_many_dimensions_are_refused() -> None:
         tensor(value, t.DT_FLOAT)
 
 
-@given(st.lists(st.lists(st.integers(-100, 100) | st.floats(width=32), min_size=2, max_size=2), min_size=1))
+@given(
+    st.lists(
+        st.lists(st.integers(-100, 100) | st.floats(width=32, allow_infinity=False), min_size=2, max_size=2), min_size=1
+    )
+)
 def test_mixed_numbers_become_floats(rows: list[list[float]]) -> None:
     """Whole numbers and floats may be mixed, and nothing is lost."""
     np.testing.assert_array_equal(tensor(rows, t.DT_FLOAT), np.array(rows, np.float32))

@@ -27,7 +27,7 @@ def example(dtype: int, shape: tuple[int, ...]) -> Any:
     """Values that the dtype holds exactly."""
     count = int(np.prod(shape))
     kind = DATA_TYPES[dtype].dtype
-    if kind == object:
+    if dtype == types_pb2.DT_STRING:
         flat = np.empty(count, object)
         flat[:] = [b"\xff" * (index * 100) for index in range(count)]
         return flat.reshape(shape)

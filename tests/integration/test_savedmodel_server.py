@@ -1,0 +1,439 @@
+"""The stand-in as a process, spoken to by the official stubs and by plain HTTP."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from serving.tfserving.savedmodel_server import MARK
+from tests.unit.serving.tfserving.savedmodel_server.saved_models import save_affine, save_zoo
+
+pytestmark = pytest.mark.servers
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 60
+ENDLESS = 2**31 - 1
+
+
+def free_ports() -> tuple[int, int]:
+    """Two ports that were free a moment ago."""
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], two.getsockname()[1]
+
+
+@dataclass
+class Reply:
+    """An HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Server:
+    """A running stand-in."""
+
+    process: subprocess.Popen[bytes]
+    grpc_port: int
+    rest_port: int
+    log: Path
+    channel: grpc.Channel = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The channel connects when it is first used."""
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
+        self.prediction = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
+        self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
+        """One HTTP request; a body that is not bytes goes as JSON."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=30)
+        try:
+            connection.request(method, path, data, headers)
+            answer = connection.getresponse()
+            return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    def is_open(self) -> bool:
+        """Whether the REST port takes connections."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.rest_port)) == 0
+
+    def wait_until(self, holds: Any) -> None:
+        """Looks until the condition holds."""
+        deadline = time.monotonic() + START_S
+        while not holds():
+            assert time.monotonic() < deadline, self.log.read_text()
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.02)
+
+
+@contextmanager
+def running(folder: Path, *flags: str) -> Iterator[Server]:
+    """A stand-in with these flags, on free ports; ended afterwards if it still runs."""
+    grpc_port, rest_port = free_ports()
+    log = folder / f"{rest_port}.log"
+    command = [sys.executable, "-m", "serving.tfserving.savedmodel_server", "--bind_address=127.0.0.1"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, f"--port={grpc_port}", "--rest_api_port", str(rest_port), *flags], stderr=output, cwd=ROOT
+        )
+    server = Server(process, grpc_port, rest_port, log)
+    try:
+        yield server
+    finally:
+        server.channel.close()
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both models on disk, and a configuration of them."""
+    path = tmp_path_factory.mktemp("savedmodel-server")
+    save_zoo(path / "zoo")
+    save_affine(path / "affine", 1)
+    (path / "models.config").write_text(
+        f"""
+        model_config_list {{
+          config {{
+            name: "zoo" base_path: "{path}/zoo" model_platform: "tensorflow"
+            version_labels {{ key: "stable" value: 1 }}
+          }}
+          config {{ name: "affine" base_path: "{path}/affine" model_platform: "tensorflow" }}
+        }}"""
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    """A stand-in that serves both."""
+    with running(folder, f"--model_config_file={folder}/models.config") as started:
+        started.wait_until(started.is_open)
+        yield started
+
+
+def request(signature: str = "", **inputs: Any) -> predict_pb2.PredictRequest:
+    """A request to the zoo, or to `affine` without a signature."""
+    message = predict_pb2.PredictRequest()
+    message.model_spec.name = "zoo" if signature else "affine"
+    message.model_spec.signature_name = signature
+    for name, value in inputs.items():
+        message.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return message
+
+
+ONES = np.ones((1, 2), np.float32)
+
+
+def test_predict_over_grpc(server: Server) -> None:
+    """The official stub decodes the answer, which is typed and carries the mark as initial metadata."""
+    response, call = server.prediction.Predict.with_call(request(x=ONES))
+    assert ("x-server", MARK) in call.initial_metadata()
+    assert response.model_spec.version.value == 1
+    assert list(response.outputs["y"].float_val) == [3, 3]
+
+
+def test_large_messages_pass(server: Server) -> None:
+    """More than gRPC's own 4 MiB, in; the client must raise its own limit for the way back."""
+    x = np.ones((300_000, 2), np.float32)
+    message = request(x=x)
+    message.output_filter.append("y")
+    options = [("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=options) as channel:
+        response = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(message)
+    assert len(response.outputs["y"].float_val) == x.size
+    reply = server.ask("POST", "/v1/models/affine:predict", {"inputs": np.ones((200_000, 2)).tolist()})
+    assert len(json.loads(reply.body)["outputs"]) == 200_000
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "text"),
+    [
+        (predict_pb2.PredictRequest(), grpc.StatusCode.INVALID_ARGUMENT, "Missing ModelSpec"),
+        (
+            predict_pb2.PredictRequest(model_spec={"name": "nope"}),
+            grpc.StatusCode.NOT_FOUND,
+            "Servable not found for request: Latest(nope)",
+        ),
+        (
+            predict_pb2.PredictRequest(model_spec={"name": "zoo", "version_label": "x"}),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "Unrecognized servable version label: x",
+        ),
+        (request("nope"), grpc.StatusCode.FAILED_PRECONDITION, 'Serving signature key "nope" not found.'),
+        (request(x=True), grpc.StatusCode.INVALID_ARGUMENT, "Expects arg[0] to be float but bool is provided"),
+    ],
+)
+def test_errors_over_grpc(
+    server: Server, message: predict_pb2.PredictRequest, code: grpc.StatusCode, text: str
+) -> None:
+    """Codes and texts are TensorFlow Serving's, and errors carry the mark too."""
+    with pytest.raises(grpc.RpcError) as caught:
+        server.prediction.Predict(message)
+    call: Any = caught.value
+    assert (call.code(), call.details()) == (code, text)
+    assert ("x-server", MARK) in call.initial_metadata()
+
+
+def test_what_is_missing_says_so(server: Server) -> None:
+    """UNIMPLEMENTED with a clear word and the mark, for known and unknown methods."""
+    classify = classification_pb2.ClassificationRequest()
+    reload_request = model_management_pb2.ReloadConfigRequest()
+    unknown = server.channel.unary_unary("/some.Service/Method")
+    for method, message, word in (
+        (server.prediction.Classify, classify, "Classify"),
+        (server.models.HandleReloadConfigRequest, reload_request, "HandleReloadConfigRequest"),
+        (unknown, b"", "/some.Service/Method"),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            method(message)
+        call: Any = caught.value
+        assert call.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert call.details() == f"{word} is not implemented by {MARK}"
+        assert ("x-server", MARK) in call.initial_metadata()
+
+
+def test_metadata_is_the_same_at_both_doors(server: Server) -> None:
+    """The signatures of gRPC, and those of REST as JSON."""
+    message = get_model_metadata_pb2.GetModelMetadataRequest(
+        model_spec={"name": "zoo"}, metadata_field=["signature_def"]
+    )
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    server.prediction.GetModelMetadata(message).metadata["signature_def"].Unpack(signatures)
+    document = json.loads(server.ask("GET", "/v1/models/zoo/metadata").body)
+    assert document["model_spec"] == {"name": "zoo", "signature_name": "", "version": "1"}
+    by_rest = document["metadata"]["signature_def"]["signature_def"]
+    assert by_rest.keys() == signatures.signature_def.keys() > {"__saved_model_init_op", "pair"}
+    assert by_rest["pair"]["inputs"]["a"]["dtype"] == "DT_FLOAT"
+    assert by_rest["pair"]["inputs"]["a"]["tensor_shape"]["dim"] == [{"size": "-1", "name": ""}]
+
+
+def test_status_is_the_same_at_both_doors(server: Server) -> None:
+    """States by name in JSON, by number on the wire."""
+    message = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "zoo"})
+    (entry,) = server.models.GetModelStatus(message).model_version_status
+    assert (entry.version, entry.state) == (1, get_model_status_pb2.ModelVersionStatus.AVAILABLE)
+    (by_rest,) = json.loads(server.ask("GET", "/v1/models/zoo").body)["model_version_status"]
+    assert by_rest == {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+
+
+PAIR = {"signature_name": "pair", "inputs": {"a": [3], "b": [1]}}
+PAIR_ANSWER = {"outputs": {"sum": [4.0], "difference": [2.0]}}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/zoo:predict",
+        "/V1/Models/zoo/Versions/1:PREDICT",
+        "/v1/models/z%6Fo/versions/0001:predict",
+        "/v1/models/zoo/labels/stable:predict",
+        "/v1/models/zoo/labels/%73table:predict",
+    ],
+)
+def test_paths_of_predict(server: Server, path: str) -> None:
+    """Versions, labels, any case, percent signs decoded."""
+    reply = server.ask("POST", path, PAIR)
+    assert (reply.status, json.loads(reply.body)) == (200, PAIR_ANSWER)
+    assert (reply.headers["content-type"], reply.headers["x-server"]) == ("application/json", MARK)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "text"),
+    [
+        ("GET", "/v1/models", None, 400, "Missing model name in request."),
+        ("GET", "/v1/models/nope", None, 404, "Could not find any versions of model nope"),
+        ("GET", "/v1/models/zoo/versions/9", None, 404, "Could not find version 9 of model zoo"),
+        ("GET", "/v1/models/zoo?x=1", None, 404, "Could not find any versions of model zoo?x=1"),
+        ("GET", "/v1/models/nope/metadata", None, 404, "Servable not found for request: Latest(nope)"),
+        ("GET", "/v1/foo", None, 400, "Malformed request: GET /v1/foo"),
+        ("GET", "/v1/models/zoo:predict", None, 400, "Malformed request: GET /v1/models/zoo:predict"),
+        ("PUT", "/v1/models/zoo", None, 400, "Malformed request: PUT /v1/models/zoo"),
+        ("POST", "/v1/models/zoo:predict?x=1", PAIR, 400, "Malformed request: POST /v1/models/zoo:predict?x=1"),
+        (
+            "POST",
+            "/v1/models/zoo/versions/1/labels/stable:predict",
+            PAIR,
+            400,
+            "Malformed request: POST /v1/models/zoo/versions/1/labels/stable:predict",
+        ),
+        (
+            "GET",
+            "/v1/models/zoo/versions/9223372036854775808",
+            None,
+            400,
+            "Failed to convert version: 9223372036854775808 to numeric.",
+        ),
+        ("POST", "/v1/models/zoo/versions/99:predict", {}, 404, "Servable not found for request: Specific(zoo, 99)"),
+        ("POST", "/v1/models/zoo/labels/x:predict", {}, 400, "Unrecognized servable version label: x"),
+        ("POST", "/v1/models/zoo:classify", {}, 501, f"classify is not implemented by {MARK}"),
+        ("POST", "/v1/models/affine:predict", b"", 400, "JSON Parse error: The document is empty"),
+        ("POST", "/v1/models/nope:predict", b"{", 400, "Missing a name for object member. at offset: 1"),
+        ("POST", "/v1/models/affine:predict", {"inputs": ["x"]}, 400, "Type: String is not of expected type: float"),
+        ("POST", "/v1/models/affine:predict", {"inputs": [[1, 2, 3]]}, 200, None),
+        ("POST", "/v1/models/zoo:predict", {"signature_name": "same_float16", "inputs": [1]}, 501, "to type: half"),
+    ],
+)
+def test_errors_over_rest(server: Server, method: str, path: str, body: Any, status: int, text: str | None) -> None:
+    """Every error under /v1/ is one pretty-printed member, with the mark."""
+    reply = server.ask(method, path, body)
+    assert (reply.status, reply.headers["x-server"]) == (status, MARK)
+    if text is not None:
+        assert reply.body.startswith(b'{\n    "error": "')
+        assert json.loads(reply.body)["error"].endswith(text)
+
+
+def test_outside_v1_is_libevents_page(server: Server) -> None:
+    """HTML, and the connection closes."""
+    for path in ("/", "/v1", "/foo?/v1/models/zoo"):
+        reply = server.ask("GET", path)
+        assert (reply.status, reply.headers["content-type"], reply.headers["connection"]) == (404, "text/html", "close")
+        assert reply.body.startswith(b"<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>")
+        assert reply.headers["x-server"] == MARK
+
+
+def test_gzip_requests_are_inflated(server: Server) -> None:
+    """A body that is no gzip is taken as empty; too large a one as well."""
+    path, body = "/v1/models/zoo:predict", json.dumps(PAIR).encode()
+    reply = server.ask("POST", path, gzip.compress(body), **{"Content-Encoding": "gzip"})
+    assert json.loads(reply.body) == PAIR_ANSWER
+    for bad in (body, gzip.compress(b" " * (101 << 20)), gzip.compress(body)[:-4]):
+        reply = server.ask("POST", path, bad, **{"Content-Encoding": "gzip"})
+        assert json.loads(reply.body) == {"error": "JSON Parse error: The document is empty"}
+
+
+def test_an_answer_in_rows_to_the_byte(server: Server) -> None:
+    """As RapidJSON's PrettyWriter lays it out."""
+    reply = server.ask("POST", "/v1/models/affine:predict", b'{"instances": [[0, 0.1], [NaN, 1e10]]} trailing')
+    assert reply.body == b'{\n    "predictions": [[1.0, 1.20000005], [NaN, 2e+10]\n    ]\n}'
+
+
+def test_a_new_version_takes_over_without_an_error(server: Server, folder: Path) -> None:
+    """Under load at both doors every answer is version 1's or 2's, and in the end all are 2's; a broken 3 changes nothing."""
+    stop, failures, seen = threading.Event(), [], set()
+
+    def use_grpc() -> None:
+        while not stop.is_set():
+            try:
+                response = server.prediction.Predict(request(x=ONES))
+                seen.add((response.model_spec.version.value, response.outputs["y"].float_val[0]))
+            except grpc.RpcError as exc:
+                failures.append(exc)
+
+    def use_rest() -> None:
+        while not stop.is_set():
+            reply = server.ask("POST", "/v1/models/affine:predict", {"inputs": [[1, 1]]})
+            if reply.status == 200:
+                value = json.loads(reply.body)["outputs"][0][0]
+                seen.add((int(value) - 2, value))
+            else:
+                failures.append(reply)
+
+    def states() -> dict[str, str]:
+        entries = json.loads(server.ask("GET", "/v1/models/affine").body)["model_version_status"]
+        return {entry["version"]: entry["state"] for entry in entries}
+
+    users = [threading.Thread(target=target) for target in (use_grpc, use_grpc, use_rest, use_rest)]
+    for user in users:
+        user.start()
+    try:
+        server.wait_until(lambda: (1, 3.0) in seen)
+        save_affine(folder / "affine", 2)
+        server.wait_until(lambda: states() == {"2": "AVAILABLE", "1": "END"})
+        server.wait_until(lambda: (2, 4.0) in seen)
+        broken = folder / "aside"
+        broken.mkdir()
+        (broken / "saved_model.pb").write_bytes(b"no model")
+        broken.rename(folder / "affine" / "3")
+        server.wait_until(lambda: states() == {"3": "END", "2": "AVAILABLE", "1": "END"})
+    finally:
+        stop.set()
+        for user in users:
+            user.join()
+    assert failures == []
+    assert seen == {(1, 3.0), (2, 4.0)}
+    (entry,) = json.loads(server.ask("GET", "/v1/models/affine/versions/3").body)["model_version_status"]
+    assert entry["status"]["error_code"] != "OK"
+    assert entry["status"]["error_message"]
+
+
+def test_ports_stay_closed_until_the_model_is_there_and_calls_are_drained(folder: Path) -> None:
+    """A missing base path is waited for; limits of time are kept; SIGTERM ends it once the call under way is answered."""
+    late = folder / "late"
+    flags = ("--model_name", "zoo", "--model_base_path", str(late), "--rest_api_timeout_in_ms=500")
+    with running(folder, *flags) as server:
+        server.wait_until(lambda: "could not find base path" in server.log.read_text())
+        assert not server.is_open()
+        late.symlink_to(folder / "zoo")
+        server.wait_until(server.is_open)
+
+        reply = server.ask("POST", "/v1/models/zoo:predict", {"signature_name": "slow", "inputs": ENDLESS})
+        assert (reply.status, json.loads(reply.body)) == (504, {"error": "Timed out waiting for notification"})
+        with pytest.raises(grpc.RpcError) as caught:
+            server.prediction.Predict(request("slow", steps=np.int32(ENDLESS)), timeout=0.3)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
+
+        steps = np.int32(20_000)
+        call = server.prediction.Predict.future(request("slow", steps=steps))
+        # The mark comes before the answer, so the call is under way.
+        assert ("x-server", MARK) in call.initial_metadata()
+        assert not call.done()
+        server.process.send_signal(signal.SIGTERM)
+        assert list(call.result(timeout=30).outputs["count"].int_val) == [steps]
+        assert server.process.wait(timeout=30) == 0
+        assert not server.is_open()
+
+
+def test_a_start_that_must_fail_says_why(server: Server) -> None:
+    """An unknown flag before TensorFlow is loaded, a taken port after."""
+    command = [sys.executable, "-m", "serving.tfserving.savedmodel_server"]
+    unknown = subprocess.run(
+        [*command, "--enable_batching=true"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert unknown.returncode == 2
+    assert "--enable_batching is a flag of TensorFlow Serving" in unknown.stderr
+    taken = subprocess.run(
+        [*command, "--model_name=zoo", f"--model_base_path={server.log.parent}/zoo", f"--port={server.grpc_port}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert taken.returncode == 255
+    assert f"--port: cannot listen on 0.0.0.0:{server.grpc_port}" in taken.stderr

@@ -1,0 +1,77 @@
+"""The command line: TensorFlow Serving's spelling, and refusals that name the flag."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.tfserving.savedmodel_server.flags import Flags, parse
+
+BASE = "--model_base_path=/m"
+
+
+def test_defaults_are_tensorflow_servings() -> None:
+    """gRPC on 8500, REST off, a look at the files every second."""
+    assert parse([BASE]) == Flags(
+        port=8500,
+        rest_api_port=0,
+        bind_address="0.0.0.0",
+        model_name="default",
+        model_base_path="/m",
+        file_system_poll_wait_seconds=1,
+        rest_api_timeout_in_ms=30_000,
+    )
+
+
+def test_both_spellings_of_a_value() -> None:
+    """`--flag=value` and `--flag value`."""
+    assert parse(["--port=1", "--rest_api_port", "2", "--model_config_file", "/c"]) == Flags(
+        port=1, rest_api_port=2, model_config_file="/c"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--nonsense=1"], "unrecognized arguments: --nonsense=1"),
+        (["--enable_batching"], "--enable_batching is a flag of TensorFlow Serving that savedmodel-server/"),
+        (["--enable_batching=true"], "--enable_batching is a flag of TensorFlow Serving"),
+        (["--ssl_config_file", "/x"], "--ssl_config_file is a flag of TensorFlow Serving"),
+        (["--rest_api=1"], "unrecognized arguments: --rest_api=1"),
+        (["--port=65536"], "argument --port: '65536' is no port"),
+        (["--port=x"], "argument --port: 'x' is no port"),
+        (["--file_system_poll_wait_seconds=-1"], "argument --file_system_poll_wait_seconds: '-1' is no natural number"),
+        (["--port=0"], "--port and --rest_api_port are both 0"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, one line."""
+    with pytest.raises(SystemExit) as caught:
+        parse([BASE, *arguments])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert text in said
+    assert said.count("\n") == 1
+
+
+def test_a_model_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without any there would be nothing to serve."""
+    with pytest.raises(SystemExit):
+        parse([])
+    assert "--model_base_path" in capsys.readouterr().err
+
+
+def test_help_marks_what_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    """The one flag that TensorFlow Serving lacks is marked as an extension."""
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"])
+    assert caught.value.code == 0
+    assert "(extension) address to listen on" in " ".join(capsys.readouterr().out.split())
+
+
+def test_grpc_options_are_typed() -> None:
+    """Whole numbers are numbers, as TensorFlow Serving reads them."""
+    flags = Flags(grpc_channel_arguments="grpc.max_connection_age_ms=2000, a=b=c,")
+    assert flags.grpc_options == (("grpc.max_connection_age_ms", 2000), ("a", "b=c"))
+    assert Flags().grpc_options == ()

@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models up down test lint check-protos protos bench-idle clean
+.PHONY: help setup demo models up down test test-docker lint check-protos protos bench-idle clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -40,7 +40,10 @@ down:  ## Stop what `make up` started
 	@[ ! -x $(BIN)/twinserve ] || $(BIN)/twinserve down
 
 test: setup  ## All tests, real servers included (the models are built first where they are missing)
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -m 'not docker'
+
+test-docker: setup  ## The tests that build and run docker-compose.yml; skipped without a Docker engine
+	@$(BIN)/pytest -q -m docker -rs
 
 lint: setup check-protos  ## Formatting, lint, types and import rules
 	@$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ Nothing is skipped: a layer or weight that the map does not know is an error. Wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -152,8 +152,8 @@ def _checked_flat(pair: Pair, kernel: Array) -> Shape:
     return shape
 
 
-def _pairs(torch_net: nn.Module, keras_net: keras.Model) -> Iterator[Pair]:
-    """The layers with weights of both networks, checked to be of one kind and set alike."""
+def _pairs(torch_net: nn.Module, keras_net: keras.Model) -> list[Pair]:
+    """The layers with weights of both networks, all checked to be of one kind and set alike before any is copied."""
     modules, layers = _torch_modules(torch_net), _keras_layers(keras_net)
     if modules.keys() != layers.keys():
         raise ConversionError(
@@ -161,6 +161,7 @@ def _pairs(torch_net: nn.Module, keras_net: keras.Model) -> Iterator[Pair]:
             f" only in Keras {sorted(layers.keys() - modules.keys())}"
         )
     flattened = _flattened_shapes(keras_net)
+    pairs = []
     for name, module in modules.items():
         pair = Pair(name, module, layers[name], flattened.get(name))
         rule = RULES.get(pair.kind)
@@ -169,7 +170,8 @@ def _pairs(torch_net: nn.Module, keras_net: keras.Model) -> Iterator[Pair]:
         if type(pair.layer).__name__ != rule.keras:
             raise ConversionError(f"{name}: a {pair.kind} in PyTorch and a {type(pair.layer).__name__} in Keras")
         _check_settings(pair, keras_net)
-        yield pair
+        pairs.append(pair)
+    return pairs
 
 
 def _torch_modules(net: nn.Module) -> dict[str, nn.Module]:

@@ -103,11 +103,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
-def fingerprint(framework: str, seed: int) -> str:
-    """Changes with anything that could change what is built: sources, options, package versions."""
+def fingerprint(framework: str, seed: int, root: Path = ROOT) -> str:
+    """Changes with anything that could change what is built: sources below `root`, options, package versions."""
     digest = hashlib.sha256(json.dumps([framework, seed, versions()]).encode())
     for source in SOURCES:
-        path = ROOT / source
+        path = root / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(str(file.relative_to(ROOT)).encode() + file.read_bytes())
+            digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from gateway.core.contract import Tolerance
 from gateway.core.messages import TensorSpec
 
 BATCH_CAP = 256
+TOLERANCE = Tolerance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class ModelDefinition:
     batch_size: int
     learning_rate: float
     class_labels: tuple[str, ...] = ()
-    tolerance: Tolerance = Tolerance()
+    tolerance: Tolerance = TOLERANCE
 
     def module(self, part: Literal["data", "torch_net", "keras_net"]) -> ModuleType:
         """One of the model's three modules, imported when it is needed: the two networks bring a framework each."""

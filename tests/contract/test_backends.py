@@ -164,10 +164,11 @@ async def unreachable(world: World) -> None:
     """A server that takes no connection is UPSTREAM_UNREACHABLE, for inference and for its name."""
     await world.infer(request())
     await world.upstream.close()
-    error = await failure(world.infer(request()))
-    if error.cause is Cause.UPSTREAM_LOST:
-        # The call went out on the connection that was just closed; the next one needs a new one.
+    async with asyncio.timeout(5):
         error = await failure(world.infer(request()))
+        while error.cause is Cause.UPSTREAM_LOST:
+            # The call went out on the connection that was just closed, which the channel has yet to notice.
+            error = await failure(world.infer(request()))
     assert error.cause is Cause.UPSTREAM_UNREACHABLE
     with pytest.raises(GatewayError) as caught:
         await world.backend.server()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from models.build import quiet_frameworks
+from models.build import build, quiet_frameworks
 
 quiet_frameworks()
 
@@ -25,6 +26,14 @@ def trained_torch(request: pytest.FixtureRequest) -> Trained:
 def trained_keras(request: pytest.FixtureRequest) -> Trained:
     """A model trained in Keras, shortly."""
     return _trained(request.param, "keras")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the small model in it, built as for use. Tests leave it as it was."""
+    root = tmp_path_factory.mktemp("artifacts") / "models"
+    build(["simplenn"], root)
+    return root
 
 
 def _trained(name: str, framework: str) -> Trained:

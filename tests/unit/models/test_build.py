@@ -1,26 +1,26 @@
-"""Whole builds of the small model: what is left behind, and what never is."""
+"""Whole builds: what they leave behind, what they never leave, and what the command line says of them."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gateway.core.contract import ModelContract
+from gateway.core.contract import ModelContract, Tolerance
 from models import manifest
-from models.build import BuildError, build, reference_outputs
-from models.train import TrainingError, train
+from models.build import BuildError, build, main, reference_outputs
+from models.verify import ParityError
 from models.zoo import MODELS
 
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small model, built once."""
-    root = tmp_path_factory.mktemp("models")
-    build(["simplenn"], root)
-    return root
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_a_build_is_complete(built: Path) -> None:
@@ -29,12 +29,12 @@ def test_a_build_is_complete(built: Path) -> None:
     contract = ModelContract.load(folder / "contract.json")
     assert contract.parity is not None
     assert contract.parity.passed
+    assert contract.variants == {"torchscript": "torchserve", "savedmodel": "tfserving"}
     assert (folder / "torchscript" / "simplenn.mar").is_file()
     assert (folder / "savedmodel" / "1" / "saved_model.pb").is_file()
     made = manifest.check_files(folder)
-    assert made.seed == 7
+    assert (made.framework, made.seed) == ("pytorch", 7)
     assert made.metric["r2"] > 0.3
-    assert made.versions["torch"].startswith("2.13.0")
 
 
 def test_golden_values_are_the_trained_networks_own(built: Path) -> None:
@@ -46,30 +46,57 @@ def test_golden_values_are_the_trained_networks_own(built: Path) -> None:
         assert len(golden["features"]) >= 64
 
 
+def test_a_build_that_keras_trains_is_complete_too(tmp_path: Path) -> None:
+    """The converter works in the other direction, and the golden outputs are TensorFlow's."""
+    build(["digits"], tmp_path, framework="keras")
+    folder = tmp_path / "digits"
+    assert manifest.load(folder).framework == "keras"
+    assert manifest.load(folder).metric["accuracy"] >= 0.97
+    with np.load(folder / "golden.npz") as golden:
+        assert golden["image"].shape == (256, 8, 8, 1)
+        ours, theirs = reference_outputs(MODELS["digits"], folder, golden["image"])
+        assert np.allclose(theirs, golden["probabilities"], rtol=1e-6, atol=1e-7)
+        assert np.array_equal(ours.argmax(axis=1), golden["probabilities"].argmax(axis=1))
+
+
 def test_a_second_build_is_told_as_cached(built: Path) -> None:
-    """Nothing is trained twice where nothing changed; a changed seed is a change."""
+    """Nothing is trained twice where nothing changed."""
     events: list[dict[str, Any]] = []
     build(["simplenn"], built, report=events.append)
     assert {event["status"] for event in events} == {"start", "cached"}
-    assert manifest.fingerprint("pytorch", 7) != manifest.fingerprint("pytorch", 8)
+    assert [event["step"] for event in events if event["status"] == "cached"] == [
+        "train",
+        "convert",
+        "export",
+        "verify",
+    ]
 
 
 class InterruptedBuildError(Exception):
     """Stands for Ctrl-C at a chosen place."""
 
 
-def test_an_interrupted_build_leaves_the_old_model_and_nothing_else(built: Path) -> None:
+@pytest.mark.parametrize("step", ["convert", "export", "verify"])
+def test_an_interrupted_build_leaves_the_old_model_and_nothing_else(built: Path, step: str) -> None:
     """Neither half a folder nor a hidden one is left, and the model that was there still is."""
 
     def interrupt(event: dict[str, Any]) -> None:
-        if (event["step"], event["status"]) == ("verify", "start"):
+        if (event["step"], event["status"]) == (step, "start"):
             raise InterruptedBuildError
 
-    before = manifest.load(built / "simplenn")
+    before = manifest.check_files(built / "simplenn")
     with pytest.raises(InterruptedBuildError):
         build(["simplenn"], built, force=True, report=interrupt)
     assert sorted(path.name for path in built.iterdir()) == [".lock", "simplenn"]
-    assert manifest.load(built / "simplenn") == before
+    assert manifest.check_files(built / "simplenn") == before
+
+
+def test_a_model_whose_variants_disagree_is_not_built(tmp_path: Path) -> None:
+    """A tolerance that nothing meets: the build fails as it would over a wrong conversion, and leaves no model."""
+    strict = {"simplenn": replace(MODELS["simplenn"], tolerance=Tolerance(atol=-1.0, rtol=0.0))}
+    with pytest.raises(ParityError, match=r"simplenn: the variants disagree on 88 of 88 test inputs; the worst is"):
+        build(["simplenn"], tmp_path, models=strict)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_what_a_killed_build_left_is_cleaned_up(built: Path) -> None:
@@ -80,17 +107,12 @@ def test_what_a_killed_build_left_is_cleaned_up(built: Path) -> None:
     assert not stale.exists()
 
 
-def test_a_changed_file_is_named(built: Path, tmp_path: Path) -> None:
-    """The manifest's digests find it."""
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    for name in ("manifest.json", "contract.json"):
-        (folder / name).write_bytes((built / "simplenn" / name).read_bytes())
-    with pytest.raises(manifest.ManifestError, match="missing; `twinserve models build --force`"):
-        manifest.check_files(folder)
-    (folder / "contract.json").write_text("{}")
-    with pytest.raises(manifest.ManifestError, match=r"contract.json: changed since it was built"):
-        manifest.check_files(folder)
+def test_a_model_about_to_be_replaced_gets_its_place_back(built: Path) -> None:
+    """A build killed between its two renames costs no model: the next one finds it and need not train."""
+    (built / "simplenn").rename(built / ".building-simplenn-old")
+    events: list[dict[str, Any]] = []
+    build(["simplenn"], built, report=events.append)
+    assert events[-1]["status"] == "cached"
 
 
 def test_an_unknown_model_is_named(tmp_path: Path) -> None:
@@ -99,16 +121,30 @@ def test_an_unknown_model_is_named(tmp_path: Path) -> None:
         build(["nope"], tmp_path)
 
 
-def test_training_is_reproducible() -> None:
-    """The same seed gives the same metric, to the bit."""
-    first, second = (train(MODELS["simplenn"], "pytorch", 7).metric for _ in range(2))
-    assert first == second
+def test_events_are_one_json_line_each(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the launcher and the demo read while a build runs."""
+    assert main(["--root", str(built), "--model", "simplenn", "--events"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(events) == 8
+    assert all(event.keys() == {"event", "model", "step", "status", "seconds", "detail"} for event in events)
+    assert events[1]["detail"].startswith("test r2 0.")
 
 
-def test_a_network_that_learned_nothing_is_not_built() -> None:
-    """The metric and what was expected are in the message."""
-    from dataclasses import replace  # noqa: PLC0415
+def test_a_failure_is_the_last_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that cannot be written: exit status 1, and one error event with the reason."""
+    (tmp_path / "file").write_text("")
+    assert main(["--root", str(tmp_path / "file" / "models"), "--events"]) == 1
+    event = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert event["event"] == "error"
+    assert "Not a directory" in event["message"]
 
-    lazy = replace(MODELS["simplenn"], epochs=0)
-    with pytest.raises(TrainingError, match=r"test r2 -?\d.* at least 0.3 is expected"):
-        train(lazy, "pytorch", 7)
+
+def test_a_terminated_build_cleans_up(tmp_path: Path) -> None:
+    """The launcher ends a build by SIGTERM: the process ends at once, and the folder it was filling goes."""
+    command = [sys.executable, "-m", "models.build", "--root", str(tmp_path), "--model", "simplenn", "--events"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["step"] == "train"
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]

@@ -32,14 +32,14 @@ class Convolutional(nn.Module):
         return self.out(self.norm(self.conv(image.permute(0, 3, 1, 2))).flatten(1))
 
 
-def convolutional_keras(epsilon: float = 1e-5) -> keras.Model:
+def convolutional_keras() -> keras.Model:
     layers = keras.layers
     return keras.Sequential(
         [
             keras.Input((6, 8, 3)),
             layers.ZeroPadding2D(1),
             layers.Conv2D(4, (3, 2), strides=2, name="conv"),
-            layers.BatchNormalization(epsilon=epsilon, name="norm"),
+            layers.BatchNormalization(epsilon=1e-5, name="norm"),
             layers.Flatten(),
             layers.Dense(2, name="out"),
         ]
@@ -64,9 +64,36 @@ def dense_keras() -> keras.Model:
     )
 
 
+class Same(nn.Module):
+    """Padding called "same", dilated and without a bias, and an activation between flatten and dense layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, (4, 3), padding="same", dilation=(1, 2), bias=False)
+        self.out = nn.Linear(3 * 5 * 7, 2)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.relu(self.conv(image.permute(0, 3, 1, 2)).flatten(1)))
+
+
+def same_keras() -> keras.Model:
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((5, 7, 2)),
+            layers.Conv2D(3, (4, 3), padding="same", dilation_rate=(1, 2), use_bias=False, name="conv"),
+            layers.Flatten(),
+            layers.ReLU(),
+            layers.Dropout(0.5),
+            layers.Dense(2, name="out"),
+        ]
+    )
+
+
 PAIRS: list[tuple[Callable[[], nn.Module], Callable[[], keras.Model], tuple[int, ...]]] = [
     (Convolutional, convolutional_keras, (4, 6, 8, 3)),
     (Dense, dense_keras, (4, 5)),
+    (Same, same_keras, (4, 5, 7, 2)),
 ]
 
 
@@ -112,36 +139,133 @@ def test_a_trained_network_answers_alike_in_pytorch(trained_keras: Trained) -> N
     assert np.allclose(predict_keras(trained_keras.net, inputs), predict_torch(other, inputs), rtol=1e-5, atol=1e-5)
 
 
-def test_another_epsilon_is_refused() -> None:
-    """Keras's default epsilon differs from PyTorch's: outputs would be nearly right, and wrong."""
-    with pytest.raises(ConversionError, match="norm: epsilon is 1e-05 in PyTorch and 0.001 in Keras"):
-        copy_to_keras(Convolutional(), convolutional_keras(epsilon=1e-3))
+def sequential(shape: tuple[int, ...], *layers: keras.Layer) -> keras.Model:
+    return keras.Sequential([keras.Input(shape), *layers])
 
 
-def test_a_layer_without_a_rule_is_refused_by_name() -> None:
-    """An unknown layer is not skipped."""
-
-    class Odd(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.out = nn.Bilinear(2, 2, 3)
-
-    net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, name="out")])
-    with pytest.raises(ConversionError, match="out: no rule converts a Bilinear"):
-        copy_to_keras(Odd(), net)
+def network(**children: nn.Module) -> nn.Module:
+    net = nn.Module()
+    for name, child in children.items():
+        net.add_module(name, child)
+    return net
 
 
-def test_networks_with_different_layers_are_refused() -> None:
-    """Both sides are named."""
-    net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, name="other")])
-    with pytest.raises(ConversionError, match=r"only in PyTorch \['out', 'scale'\], only in Keras \['other'\]"):
-        copy_to_keras(Dense(), net)
+def free_weight() -> nn.Module:
+    net = network(out=nn.Linear(5, 3))
+    net.register_parameter("free", nn.Parameter(torch.ones(1)))
+    return net
 
 
-def test_a_layer_of_another_size_is_refused() -> None:
-    """The weight and both shapes are named."""
-    net = keras.Sequential(
-        [keras.Input((5,)), KerasAffine(np.ones(5), np.zeros(5), name="scale"), keras.layers.Dense(4, name="out")]
-    )
-    with pytest.raises(ConversionError, match=r"out.kernel: shape \[5, 3\] does not fit the other network's \[5, 4\]"):
-        copy_to_keras(Dense(), net)
+IMAGE = (8, 8, 3)
+L = keras.layers
+# PyTorch, Keras, and what the error says.
+MISMATCHES: dict[str, tuple[Callable[[], nn.Module], Callable[[], keras.Model], str]] = {
+    "no rule": (
+        lambda: network(out=nn.Bilinear(2, 2, 3)),
+        lambda: sequential((5,), L.Dense(3, name="out")),
+        "out: no rule converts a Bilinear; known: Linear, Conv2d, BatchNorm2d, Affine",
+    ),
+    "nested": (
+        lambda: network(out=nn.Sequential(nn.Linear(5, 3))),
+        lambda: sequential((5,), L.Dense(3, name="out")),
+        "out: no rule converts a Sequential",
+    ),
+    "a weight outside of layers": (
+        free_weight,
+        lambda: sequential((5,), L.Dense(3, name="out")),
+        "free: a weight of the network itself",
+    ),
+    "other kind": (
+        lambda: network(out=nn.Linear(5, 3)),
+        lambda: sequential((5,), L.EinsumDense("ab,bc->ac", 3, bias_axes="c", name="out")),
+        "out: a Linear in PyTorch and a EinsumDense in Keras",
+    ),
+    "other names": (
+        lambda: network(out=nn.Linear(5, 3)),
+        lambda: sequential((5,), L.Dense(3, name="other")),
+        r"only in PyTorch \['out'\], only in Keras \['other'\]",
+    ),
+    "other size": (
+        lambda: network(out=nn.Linear(5, 3)),
+        lambda: sequential((5,), L.Dense(4, name="out")),
+        r"out.\w+: shape \[.*\] does not fit the other network's \[.*\]",
+    ),
+    "no bias in Keras": (
+        lambda: network(out=nn.Linear(5, 3)),
+        lambda: sequential((5,), L.Dense(3, use_bias=False, name="out")),
+        r"out: its weights are \['bias', 'weight'\] in PyTorch and \['kernel'\] in Keras",
+    ),
+    "no bias in PyTorch": (
+        lambda: network(out=nn.Linear(5, 3, bias=False)),
+        lambda: sequential((5,), L.Dense(3, name="out")),
+        r"out: its weights are \['weight'\] in PyTorch and \['bias', 'kernel'\] in Keras",
+    ),
+    "no gamma": (
+        lambda: network(norm=nn.BatchNorm2d(3)),
+        lambda: sequential(IMAGE, L.BatchNormalization(epsilon=1e-5, scale=False, name="norm")),
+        "norm: its weights are",
+    ),
+    "another epsilon": (
+        lambda: network(norm=nn.BatchNorm2d(3)),
+        lambda: sequential(IMAGE, L.BatchNormalization(name="norm")),
+        "norm: epsilon is 1e-05 in PyTorch and 0.001 in Keras",
+    ),
+    "another axis": (
+        lambda: network(norm=nn.BatchNorm2d(8)),
+        lambda: sequential(IMAGE, L.BatchNormalization(axis=1, epsilon=1e-5, name="norm")),
+        "norm: normalises axis 1 in Keras; expected the last",
+    ),
+    "another stride": (
+        lambda: network(conv=nn.Conv2d(3, 4, 3, stride=2)),
+        lambda: sequential(IMAGE, L.Conv2D(4, 3, name="conv")),
+        r"conv: stride is \(2, 2\) in PyTorch and \(1, 1\) in Keras",
+    ),
+    "another dilation": (
+        lambda: network(conv=nn.Conv2d(3, 4, 3, dilation=2)),
+        lambda: sequential(IMAGE, L.Conv2D(4, 3, name="conv")),
+        "conv: dilation is",
+    ),
+    "other groups": (
+        lambda: network(conv=nn.Conv2d(3, 3, 3, groups=3)),
+        lambda: sequential(IMAGE, L.Conv2D(3, 3, name="conv")),
+        "conv: groups is 3 in PyTorch and 1 in Keras",
+    ),
+    "no padding": (
+        lambda: network(conv=nn.Conv2d(3, 4, 3, padding=1)),
+        lambda: sequential(IMAGE, L.Conv2D(4, 3, name="conv")),
+        r"conv: padding is \(\(1, 1\), \(1, 1\)\) in PyTorch and \(\(0, 0\), \(0, 0\)\) in Keras",
+    ),
+    "same is lopsided with a stride": (
+        lambda: network(conv=nn.Conv2d(3, 4, 3, stride=2, padding=1)),
+        lambda: sequential(IMAGE, L.Conv2D(4, 3, strides=2, padding="same", name="conv")),
+        r"conv: padding is \(\(1, 1\), \(1, 1\)\) in PyTorch and \(\(0, 1\), \(0, 1\)\) in Keras",
+    ),
+    "padding by reflection": (
+        lambda: network(conv=nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")),
+        lambda: sequential(IMAGE, L.Conv2D(4, 3, padding="same", name="conv")),
+        "conv: expected channels last in Keras, and zeros as PyTorch's padding",
+    ),
+    "another flatten": (
+        lambda: network(out=nn.Linear(10, 2)),
+        lambda: sequential((2, 2, 3), L.Flatten(), L.Dense(2, name="out")),
+        "out: .*(10 inputs, but what Keras flattens|does not fit)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISMATCHES)
+def test_whatever_differs_is_refused_by_name_in_both_directions(case: str) -> None:
+    """Nothing is skipped or guessed: outputs would be nearly right, and wrong."""
+    torch_net, keras_net, said = MISMATCHES[case]
+    with pytest.raises(ConversionError, match=said):
+        copy_to_keras(torch_net(), keras_net())
+    with pytest.raises(ConversionError, match=said):
+        copy_to_torch(keras_net(), torch_net())
+
+
+def test_a_network_without_an_order_of_layers_is_refused() -> None:
+    """What a dense layer's inputs were flattened from is known of a Sequential only."""
+    given = keras.Input((5,))
+    net = keras.Model(given, L.Dense(3, name="out")(given))
+    with pytest.raises(ConversionError, match="a Functional; only of a Sequential"):
+        copy_to_keras(network(out=nn.Linear(5, 3)), net)

@@ -1,0 +1,74 @@
+"""The commands about models, as a person runs them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from models.cli import app
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
+
+
+def test_list_shows_what_is_built_and_what_is_not(built: Path) -> None:
+    """Name, tensors, metric, parity and size of the one; what to do about the other."""
+    result = run("list", "--artifacts", built.parent)
+    assert result.exit_code == 0
+    for part in ("features FP32 [-1, 10]", "trained in pytorch", "r2 0.", "e-0", "MB", "no: twinserve models build"):
+        assert part in result.output
+
+
+def test_list_imports_no_framework(tmp_path: Path) -> None:
+    """It answers at once, also where torch and tensorflow are not installed."""
+    code = (
+        "import sys; from models.cli import app; app(['list', '--artifacts', sys.argv[1]], standalone_mode=False);"
+        "sys.exit(bool({'torch', 'tensorflow', 'keras', 'sklearn'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True)
+
+
+def test_verify_runs_both_exports_again(built: Path) -> None:
+    """Digests and parity of what is built."""
+    result = run("verify", "simplenn", "--artifacts", built.parent)
+    assert result.exit_code == 0
+    assert "unchanged" in result.output
+    assert "max |a-b|/(1+|b|)" in result.output
+
+
+def test_verify_names_what_is_spoiled(built: Path, tmp_path: Path) -> None:
+    """A changed file fails the command, and says which."""
+    folder = tmp_path / "models" / "simplenn"
+    shutil.copytree(built / "simplenn", folder)
+    (folder / "contract.json").write_text("{}")
+    result = run("verify", "simplenn", "--artifacts", tmp_path)
+    assert result.exit_code == 1
+    assert "contract.json: changed since it was built" in result.output
+
+
+def test_build_finds_what_is_built(built: Path) -> None:
+    """A second build says so, step by step."""
+    result = run("build", "simplenn", "--artifacts", built.parent)
+    assert result.exit_code == 0
+    assert result.output.count("built before") == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("build", "nope"), "unknown model 'nope'; there are simplenn, digits"),
+        (("build", "--framework", "jax"), "'jax'; expected pytorch or keras"),
+        (("verify", "nope"), "unknown model 'nope'"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments: tuple[str, ...], said: str) -> None:
+    """With what was expected instead; nothing is built."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert said in result.output

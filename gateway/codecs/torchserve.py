@@ -21,6 +21,7 @@ from gateway.core.tensor import from_raw, to_raw
 SERVER = "TorchServe"
 
 _LENGTH = struct.Struct("<I")
+_ALIGNMENT = 8
 # A model archived as 1.0, as TorchServe's own archiver does, is version 1.
 _VERSION = re.compile(r"([0-9]{1,18})(\.0)?")
 _ERRORS = {
@@ -49,6 +50,8 @@ def encode_frame(request: InferenceRequest) -> bytes:
     if request.wanted:
         header["outputs"] = [{"name": name} for name in request.wanted]
     text = orjson.dumps(header)
+    # Spaces behind the JSON, so that the first buffer is aligned and the handler need not copy it.
+    text += b" " * (-(_LENGTH.size + len(text)) % _ALIGNMENT)
     return b"".join([_LENGTH.pack(len(text)), text, *buffers])
 
 

@@ -69,7 +69,7 @@ class Same(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2, 3, (4, 3), padding="same", dilation=(1, 2), bias=False)
+        self.conv = nn.Conv2d(2, 3, (5, 3), padding="same", dilation=(1, 2), bias=False)
         self.out = nn.Linear(3 * 5 * 7, 2)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -81,7 +81,7 @@ def same_keras() -> keras.Model:
     return keras.Sequential(
         [
             keras.Input((5, 7, 2)),
-            layers.Conv2D(3, (4, 3), padding="same", dilation_rate=(1, 2), use_bias=False, name="conv"),
+            layers.Conv2D(3, (5, 3), padding="same", dilation_rate=(1, 2), use_bias=False, name="conv"),
             layers.Flatten(),
             layers.ReLU(),
             layers.Dropout(0.5),
@@ -248,7 +248,7 @@ MISMATCHES: dict[str, tuple[Callable[[], nn.Module], Callable[[], keras.Model], 
     "another flatten": (
         lambda: network(out=nn.Linear(10, 2)),
         lambda: sequential((2, 2, 3), L.Flatten(), L.Dense(2, name="out")),
-        "out: .*(10 inputs, but what Keras flattens|does not fit)",
+        "out.*(10 inputs, but what Keras flattens before it has shape|does not fit)",
     ),
 }
 

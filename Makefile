@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/pip install --disable-pip-version-check
 # What pip tells, cut to what takes long: the large downloads and the installation.
-QUIETER := sed -nE 's/^ *((Downloading|Using cached) .*[0-9]{2}\.[0-9] MB.*)/  \1/p; s/^Installing collected packages.*/  Installing .../p'
+QUIETER := sed -unE 's/^ *((Downloading|Using cached) .*[0-9]{2}\.[0-9] MB.*)/  \1/p; s/^Installing collected packages.*/  Installing .../p'
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22

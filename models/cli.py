@@ -83,18 +83,17 @@ def list_models(artifacts: Artifacts = Path("artifacts")) -> None:
     """Show the models, and what is built of each."""
     from models.manifest import ManifestError, load
 
-    table = Table("Model", "Input", "Output", "Built", "Metric", "Parity", "Size")
+    table = Table("Model", "Input and output", "Built", "Metric", "Parity", "Size", show_lines=True)
     for name, definition in MODELS.items():
-        tensors = [
-            f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in (*definition.inputs, *definition.outputs)
-        ]
+        specs = (*definition.inputs, *definition.outputs)
+        tensors = escape("\n".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in specs))
         folder = artifacts / "models" / name
         try:
             built = load(folder)
         except ManifestError:
-            table.add_row(name, *map(escape, tensors), "no: twinserve models build", "", "", "")
+            table.add_row(name, tensors, "no: twinserve models build", "", "", "")
             continue
-        table.add_row(name, *map(escape, tensors), *_built(built, folder))
+        table.add_row(name, tensors, *_built(built, folder))
     Console().print(table)
 
 
@@ -102,13 +101,14 @@ def _built(manifest: Manifest, folder: Path) -> tuple[str, ...]:
     from gateway.core.contract import ContractError, ModelContract
 
     size = sum((folder / file).stat().st_size for file in manifest.files if (folder / file).exists())
-    metric = ", ".join(f"{name} {value:.4f}" for name, value in manifest.metric.items())
+    metric = ", ".join(f"{name}\n{value:.4f}" for name, value in manifest.metric.items())
     try:
         parity = ModelContract.load(folder / "contract.json").parity
         apart = f"{parity.max_scaled:.1e}" if parity else "not measured"
     except ContractError:
         apart = "no contract"
-    return f"{manifest.created}, trained in {manifest.framework}", metric, apart, f"{size / 1e6:.1f} MB"
+    built = f"{manifest.created[:16]}\nby {manifest.framework}"
+    return built, metric, apart, f"{size / 1e3:.0f} kB"
 
 
 def _known(names: list[str] | None) -> list[str]:

@@ -247,7 +247,9 @@ def _keras_padding(layer: Any, net: keras.Model) -> tuple[Shape, ...]:  # noqa: 
     """Zeros before and after, for height and width: the layer's own, and those of a ZeroPadding2D right before it."""
     place = net.layers.index(layer)
     before = net.layers[place - 1] if place else None
-    padding = [tuple(side) for side in before.padding] if type(before).__name__ == "ZeroPadding2D" else [(0, 0), (0, 0)]
+    padding = [(0, 0), (0, 0)]
+    if before is not None and type(before).__name__ == "ZeroPadding2D":
+        padding = [tuple(side) for side in before.padding]
     if layer.padding == "same":
         spans = zip(layer.input.shape[1:3], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True)
         own = [_same(*span) for span in spans]

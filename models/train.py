@@ -69,7 +69,7 @@ def predict_torch(net: nn.Module, inputs: Array) -> Array:
 
     net.eval()
     with torch.inference_mode():
-        return net(torch.from_numpy(inputs)).numpy()
+        return np.asarray(net(torch.from_numpy(inputs)).numpy())
 
 
 def predict_keras(net: keras.Model, inputs: Array) -> Array:

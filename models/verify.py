@@ -39,10 +39,10 @@ def compare(definition: ModelDefinition, tested: Array, reference: Array, tolera
         same = tested.argmax(axis=1) == reference.argmax(axis=1)
         agreement = float(same.mean())
         if not same.all():
-            row = int((~same).argmax())
+            first = int((~same).argmax())
             raise ParityError(
                 f"{definition.name}: the variants choose different classes for {int((~same).sum())} of {len(same)} test"
-                f" inputs; the first is test input {row}: {tested[row].argmax()} and {reference[row].argmax()}"
+                f" inputs; the first is test input {first}: {tested[first].argmax()} and {reference[first].argmax()}"
             )
     return Parity(
         passed=True,

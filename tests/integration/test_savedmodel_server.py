@@ -340,11 +340,11 @@ def test_gzip_requests_are_inflated(server: Server) -> None:
 def test_an_answer_in_rows_to_the_byte(server: Server) -> None:
     """As RapidJSON's PrettyWriter lays it out."""
     reply = server.ask("POST", "/v1/models/affine:predict", b'{"instances": [[0, 0.1], [NaN, 1e10]]} trailing')
-    assert reply.body == b'{\n    "predictions": [[1.0, 1.20000005], [NaN, 2e+10]\n    ]\n}'
+    assert reply.body == b'{\n    "predictions": [[1.0, 1.2], [NaN, 2e+10]\n    ]\n}'
 
 
 def test_a_new_version_takes_over_without_an_error(server: Server, folder: Path) -> None:
-    """Under load at both doors every answer is version 1's or 2's, and in the end all are 2's; a broken 3 changes nothing."""
+    """Under load at both doors every answer is version 1's or 2's; a broken version 3 changes nothing."""
     stop, failures, seen = threading.Event(), [], set()
 
     def use_grpc() -> None:
@@ -393,7 +393,7 @@ def test_a_new_version_takes_over_without_an_error(server: Server, folder: Path)
 
 
 def test_ports_stay_closed_until_the_model_is_there_and_calls_are_drained(folder: Path) -> None:
-    """A missing base path is waited for; limits of time are kept; SIGTERM ends it once the call under way is answered."""
+    """A missing base path is waited for; calls out of time are cancelled; SIGTERM waits for the call under way."""
     late = folder / "late"
     flags = ("--model_name", "zoo", "--model_base_path", str(late), "--rest_api_timeout_in_ms=500")
     with running(folder, *flags) as server:
@@ -408,8 +408,9 @@ def test_ports_stay_closed_until_the_model_is_there_and_calls_are_drained(folder
             server.prediction.Predict(request("slow", steps=np.int32(ENDLESS)), timeout=0.3)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
 
+        # Both were cancelled rather than abandoned: they would take every thread that TensorFlow has.
         steps = np.int32(20_000)
-        call = server.prediction.Predict.future(request("slow", steps=steps))
+        call = server.prediction.Predict.future(request("slow", steps=steps), timeout=START_S)
         # The mark comes before the answer, so the call is under way.
         assert ("x-server", MARK) in call.initial_metadata()
         assert not call.done()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -46,7 +47,7 @@ def add_services(server: grpc.aio.Server, versions: Versions, pool: Executor) ->
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict runs in the pool; the deadline of the call drops what is still waiting there."""
+    """Predict runs in the pool; the deadline of the call drops what waits there, and cancels what runs."""
 
     def __init__(self, versions: Versions, pool: Executor) -> None:
         self._versions = versions
@@ -54,7 +55,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     async def Predict(self, request: predict_pb2.PredictRequest, context: Context) -> predict_pb2.PredictResponse:  # noqa: N802
         """One prediction."""
-        work = partial(predict, self._versions, request)
+        left = context.time_remaining()
+        work = partial(predict, self._versions, request, None if left is None else time.monotonic() + left)
         return await _answer(context, lambda: asyncio.get_running_loop().run_in_executor(self._pool, work))
 
     async def GetModelMetadata(  # noqa: N802

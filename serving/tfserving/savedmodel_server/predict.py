@@ -18,8 +18,10 @@ from serving.tfserving.savedmodel_server.tensors import NDArray
 from serving.tfserving.savedmodel_server.versions import Versions
 
 
-def predict(versions: Versions, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-    """The gRPC method; raises ServingError."""
+def predict(
+    versions: Versions, request: predict_pb2.PredictRequest, deadline: float | None = None
+) -> predict_pb2.PredictResponse:
+    """The gRPC method, until `deadline`, a time.monotonic(); raises ServingError."""
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
     spec = request.model_spec
@@ -30,7 +32,7 @@ def predict(versions: Versions, request: predict_pb2.PredictRequest) -> predict_
             raise ServingError(StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
         arrays = bind(signature, request.inputs, lambda alias: tensors.decode(request.inputs[alias], alias))
         wanted = choose(signature, request.output_filter)
-        results = signature.run(arrays, wanted)
+        results = signature.run(arrays, wanted, deadline)
         response = predict_pb2.PredictResponse()
         response.model_spec.name = spec.name
         response.model_spec.version.value = number
@@ -40,8 +42,8 @@ def predict(versions: Versions, request: predict_pb2.PredictRequest) -> predict_
         return response
 
 
-def predict_json(versions: Versions, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-    """The REST call; raises ServingError."""
+def predict_json(versions: Versions, spec: model_pb2.ModelSpec, body: bytes, deadline: float | None = None) -> bytes:
+    """The REST call, until `deadline`, a time.monotonic(); raises ServingError."""
     try:
         request = json_request.parse(body)
         with versions.using(spec) as (_, servable):
@@ -51,7 +53,7 @@ def predict_json(versions: Versions, spec: model_pb2.ModelSpec, body: bytes) -> 
                 raise invalid(f'Serving signature name: "{name}" not found in signature def')
             given = request.tensors({alias: info.dtype for alias, info in signature.inputs.items()})
             arrays = bind(signature, given, given.__getitem__)
-            results = signature.run(arrays, tuple(signature.outputs))
+            results = signature.run(arrays, tuple(signature.outputs), deadline)
         outputs = {alias: Output(array, signature.outputs[alias].dtype) for alias, array in results.items()}
         return json_response.render(outputs, row=request.row)
     except RecursionError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 import zlib
 from concurrent.futures import Executor
 from functools import partial
@@ -74,16 +75,17 @@ class RestDoor:
         if match["method"].lower() != "predict":
             raise ServingError(StatusCode.UNIMPLEMENTED, f"{match['method']} is not implemented by {MARK}")
         gzipped = "gzip" in request.headers.get("Content-Encoding", "").lower()
-        work = partial(self._predict, spec, body, gzipped)
+        deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
+        work = partial(self._predict, spec, body, gzipped, deadline)
         try:
-            # The thread cannot be stopped; what is still waiting for one when the time is up is never started.
+            # The session keeps the deadline too; this is for a call that still waits for a thread, and never starts.
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except TimeoutError:
             raise ServingError(StatusCode.DEADLINE_EXCEEDED, DEADLINE_TEXT) from None
 
-    def _predict(self, spec: model_pb2.ModelSpec, body: bytes, gzipped: bool) -> bytes:
-        return predict_json(self._versions, spec, _inflated(body) if gzipped else body)
+    def _predict(self, spec: model_pb2.ModelSpec, body: bytes, gzipped: bool, deadline: float | None) -> bytes:
+        return predict_json(self._versions, spec, _inflated(body) if gzipped else body, deadline)
 
 
 def _model_spec(match: re.Match[str]) -> model_pb2.ModelSpec:

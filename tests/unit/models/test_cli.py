@@ -21,7 +21,7 @@ def test_list_shows_what_is_built_and_what_is_not(built: Path) -> None:
     """Name, tensors, metric, parity and size of the one; what to do about the other."""
     result = run("list", "--artifacts", built.parent)
     assert result.exit_code == 0
-    for part in ("features FP32 [-1, 10]", "trained in pytorch", "r2 0.", "e-0", "MB", "no: twinserve models build"):
+    for part in ("features FP32 [-1, 10]", "by pytorch", "r2", "e-0", "kB", "no: twinserve models build"):
         assert part in result.output
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,18 @@ def test_a_kernel_refuses_in_its_own_words(affine: SavedModel) -> None:
     with pytest.raises(ServingError) as caught:
         signature.run({"x": np.ones(3, np.float16)}, ("y",))
     assert str(caught.value) == "INVALID_ARGUMENT: Expects arg[0] to be float but half is provided"
+
+
+def test_a_call_out_of_time_is_cancelled(zoo: SavedModel) -> None:
+    """In the middle of its computation, or before it starts; the threads are free again at once."""
+    signature = zoo.signature("slow")
+    assert signature is not None
+    for ahead in (0.1, 0.1, 0.1, 0.1, -1):
+        with pytest.raises(ServingError) as caught:
+            signature.run({"steps": np.array(2**31 - 1, np.int32)}, ("count",), time.monotonic() + ahead)
+        assert str(caught.value) == "DEADLINE_EXCEEDED: Timed out waiting for notification"
+    result = signature.run({"steps": np.array(10, np.int32)}, ("count",), time.monotonic() + 30)
+    assert result["count"] == 10
 
 
 def test_an_unknown_signature_is_none(affine: SavedModel) -> None:

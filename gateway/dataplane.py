@@ -7,8 +7,11 @@ from gateway.core.backend import Middleware, compose
 from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec
+from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Selection
 from gateway.routing.router import Router
+
+# No selection: the policy of the model's route decides.
+ANYWHERE = Selection()
 
 
 class DataPlane:
@@ -62,19 +65,19 @@ class DataPlane:
             raise _no_version(resolved, versions)
         return self.contract(spec.name).metadata(versions)
 
-    def model_ready(self, spec: ModelSpec) -> bool:
-        """Whether some endpoint can answer for the model; raises MODEL_NOT_FOUND, VERSION_NOT_FOUND."""
+    def model_ready(self, spec: ModelSpec, selection: Selection = ANYWHERE) -> bool:
+        """Whether a request with this selection could be answered; raises MODEL_NOT_FOUND, VERSION_NOT_FOUND."""
         resolved = self._router.resolve(spec)
-        if self._router.model_ready(resolved):
+        if self._router.model_ready(resolved, selection):
             return True
         versions = self._router.versions(spec.name)
-        if resolved.version is not None and versions:
+        if resolved.version is not None and versions and resolved.version not in versions:
             raise _no_version(resolved, versions)
         return False
 
     def ready(self) -> bool:
         """The Open Inference Protocol's server readiness: accepting, and every model ready."""
-        return self._accepting and all(self._router.model_ready(ModelSpec(name)) for name in self.models())
+        return self._accepting and all(self._router.model_ready(ModelSpec(name), ANYWHERE) for name in self.models())
 
 
 def _with_spec(request: InferenceRequest, spec: ModelSpec) -> InferenceRequest:

@@ -22,11 +22,13 @@ _PLACES = ("stack", "endpoint", "variant")
 
 
 def version_number(value: object, model: str) -> int:
-    """A version as an integer or its decimal digits; raises VERSION_NOT_FOUND for anything else.
+    """A version as an integer or its decimal digits; raises VERSION_NOT_FOUND for another text or number.
 
-    18 digits keep it inside TF Serving's int64.
+    18 digits keep it inside TF Serving's int64. Raises INVALID_INPUT for what is neither integer nor text.
     """
-    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise GatewayError(Cause.INVALID_INPUT, "version: expected a whole number or its digits")
+    text = str(value)
     if not _VERSION.fullmatch(text):
         raise GatewayError(
             Cause.VERSION_NOT_FOUND, f"model '{shown(model)}' has no such version; versions are whole numbers"
@@ -73,12 +75,18 @@ def merge_selection(
     for name, value in zip(_PLACES, (stack, endpoint, variant), strict=True):
         if value is not None:
             chosen[name] = choice(f"x-{name}", value)
-            _agree(f"'{name}' of the request", getattr(request.selection, name), f"header x-{name}", value)
+            _agree(f"'{name}' of the request", getattr(request.selection, name), f"x-{name}", value)
     if chosen:
         request = replace(request, selection=replace(request.selection, **chosen))
     if label is not None:
-        request = replace(request, model=_labelled(request.model, choice("x-label", label), "header x-label"))
+        request = replace(request, model=_labelled(request.model, choice("x-label", label), "x-label"))
     return request
+
+
+def addressed(model: ModelSpec, chosen: Mapping[str, str]) -> tuple[ModelSpec, Selection]:
+    """A model that is asked about, not inferred with, where headers or metadata choose as for `merge_selection`."""
+    request = merge_selection(InferenceRequest(model, ()), **chosen)
+    return request.model, request.selection
 
 
 def _labelled(model: ModelSpec, label: str, source: str) -> ModelSpec:

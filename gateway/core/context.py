@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from gateway.core.messages import ServedBy
+
 PHASES = ("decode", "queue", "upstream", "encode")
 
 
@@ -44,3 +46,5 @@ class CallContext:
     protocol: str
     deadline: float
     timings: Timings = field(default_factory=Timings)
+    served_by: ServedBy | None = None
+    """The endpoint that was asked last, set by the router; with its version once it has answered."""

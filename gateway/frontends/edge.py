@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import uuid4
 
 from gateway.codecs.selection import merge_selection
@@ -101,7 +101,6 @@ class Call:
     context: CallContext
     started: float
     model: str = ""
-    response: InferenceResponse | None = field(default=None, repr=False)
 
 
 class Edge:
@@ -130,8 +129,7 @@ class Edge:
         call.model = request.model.name
         if selection:
             request = merge_selection(request, **selection)
-        call.response = await self.data_plane.infer(request, call.context)
-        return call.response
+        return await self.data_plane.infer(request, call.context)
 
     def seconds_left(self, call: Call) -> float:
         """The time until the call's deadline; raises DEADLINE where there is none left."""
@@ -147,7 +145,7 @@ class Edge:
     def finish(self, call: Call, cause: Cause | None) -> None:
         """Reports the call to metrics and log. Front ends call it once, in a `finally`."""
         seconds = self._clock.now() - call.started
-        served_by = None if call.response is None else call.response.served_by
+        served_by = call.context.served_by
         stack = "" if served_by is None else served_by.stack
         self._observer.request_finished(
             model=self._label(call.model),

@@ -44,6 +44,11 @@ class Target:
     names: Mapping[str, str] = field(default_factory=dict)
     variant: str | None = None
 
+    @property
+    def key(self) -> tuple[str, str, int | None, frozenset[tuple[str, str]]]:
+        """What tells it from the other targets of its route."""
+        return self.endpoint, self.model, self.version, frozenset(self.names.items())
+
 
 @dataclass(slots=True)
 class Endpoint:

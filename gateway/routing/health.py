@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
@@ -32,16 +32,16 @@ class HealthMonitor:
         timeout_s: float = 5.0,
     ) -> None:
         self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
-        self._targets = [(contract, target) for contract, targets in routes.values() for target in targets]
+        self._targets = [(name, contract, target) for name, (contract, targets) in routes.items() for target in targets]
         self._observer = observer
         self._interval_s = interval_s
         self._retry_interval_s = retry_interval_s
         self._timeout_s = timeout_s
-        self._verdicts: dict[tuple[str, str], Verdict] = {}
+        self._verdicts: dict[tuple[Hashable, ...], Verdict] = {}
 
-    def verdict(self, target: Target) -> Verdict:
-        """The last verdict on a target."""
-        return self._verdicts.get((target.endpoint, target.model), UNVERIFIED)
+    def verdict(self, model: str, target: Target) -> Verdict:
+        """The last verdict on a target of a model's route."""
+        return self._verdicts.get((model, target.key), UNVERIFIED)
 
     async def run(self) -> None:
         """Checks every endpoint for ever, each at its own pace; ends by cancellation."""
@@ -51,7 +51,7 @@ class HealthMonitor:
 
     async def check(self, endpoint: Endpoint) -> bool:
         """Asks one endpoint about all its models; returns whether all of them are ready."""
-        mine = [(contract, target) for contract, target in self._targets if target.endpoint == endpoint.name]
+        mine = [asked for asked in self._targets if asked[2].endpoint == endpoint.name]
         try:
             async with asyncio.timeout(self._timeout_s):
                 server = await endpoint.backend.server()
@@ -64,10 +64,10 @@ class HealthMonitor:
             self._observer.endpoint_seen(
                 endpoint=endpoint.name, stack=endpoint.stack, server=server, stand_in=endpoint.stand_in
             )
-        verdicts = [await self._ask(endpoint, contract, target) for contract, target in mine]
+        verdicts = [await self._ask(endpoint, *asked) for asked in mine]
         return all(verdict.status is Status.READY for verdict in verdicts)
 
-    async def _ask(self, endpoint: Endpoint, contract: ModelContract, target: Target) -> Verdict:
+    async def _ask(self, endpoint: Endpoint, model: str, contract: ModelContract, target: Target) -> Verdict:
         try:
             async with asyncio.timeout(self._timeout_s):
                 verdict = judge(contract, target, await endpoint.backend.model_state(target.model))
@@ -76,7 +76,7 @@ class HealthMonitor:
             verdict = Verdict(Status.NOT_READY if known else Status.UNVERIFIED, exc.detail)
         except TimeoutError as exc:
             verdict = Verdict(Status.UNVERIFIED, _reason(exc))
-        self._set(endpoint, target, verdict)
+        self._set(endpoint, model, target, verdict)
         return verdict
 
     async def _watch(self, endpoint: Endpoint) -> None:
@@ -89,17 +89,17 @@ class HealthMonitor:
                 ready = False
             await asyncio.sleep(self._interval_s if ready else self._retry_interval_s)
 
-    def _set_all(self, endpoint: Endpoint, mine: list[tuple[ModelContract, Target]], verdict: Verdict) -> None:
-        for _, target in mine:
-            self._set(endpoint, target, verdict)
+    def _set_all(self, endpoint: Endpoint, mine: list[tuple[str, ModelContract, Target]], verdict: Verdict) -> None:
+        for model, _, target in mine:
+            self._set(endpoint, model, target, verdict)
 
-    def _set(self, endpoint: Endpoint, target: Target, verdict: Verdict) -> None:
-        before = self.verdict(target)
-        self._verdicts[(target.endpoint, target.model)] = verdict
+    def _set(self, endpoint: Endpoint, model: str, target: Target, verdict: Verdict) -> None:
+        before = self.verdict(model, target)
+        self._verdicts[(model, target.key)] = verdict
         if before.status is not verdict.status:
             level = logging.INFO if verdict.status is Status.READY else logging.WARNING
             logger.log(
-                level, "endpoint %s, model %s: %s %s", endpoint.name, target.model, verdict.status.value, verdict.reason
+                level, "endpoint %s, model %s: %s %s", endpoint.name, model, verdict.status.value, verdict.reason
             )
 
 

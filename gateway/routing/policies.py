@@ -16,22 +16,32 @@ def eligible(
     """The targets that the client's selection leaves, in listed order.
 
     Without a selection only the first target's stack is left: another stack answers only where a client or a
-    configuration asks for it. Raises MODEL_NOT_FOUND where the selection leaves none.
+    configuration asks for it. Raises MODEL_NOT_FOUND where one choice leaves none, INVALID_INPUT where each leaves
+    some and all of them together leave none.
     """
-    chosen = list(targets)
-    if selection.endpoint is not None:
-        chosen = [target for target in chosen if target.endpoint == selection.endpoint]
-        _require(chosen, contract, "endpoint", selection.endpoint, [target.endpoint for target in targets])
-    stacks = [endpoints[target.endpoint].stack for target in targets]
-    if selection.stack is not None:
-        chosen = [target for target in chosen if endpoints[target.endpoint].stack == selection.stack]
-        _require(chosen, contract, "stack", selection.stack, stacks)
-    if selection.variant is not None:
-        variants = contract.variants or {}
-        chosen = [target for target in chosen if _variant(target, endpoints, variants) == selection.variant]
-        _require(chosen, contract, "variant", selection.variant, list(variants))
     if selection == Selection():
-        chosen = [target for target in chosen if endpoints[target.endpoint].stack == stacks[0]]
+        first = endpoints[targets[0].endpoint].stack
+        return [target for target in targets if endpoints[target.endpoint].stack == first]
+    variants = contract.variants or {}
+    asked = (
+        ("endpoint", selection.endpoint, [target.endpoint for target in targets]),
+        ("stack", selection.stack, [endpoints[target.endpoint].stack for target in targets]),
+        ("variant", selection.variant, [_variant(target, endpoints, variants) for target in targets]),
+    )
+    chosen = list(targets)
+    for what, value, values in asked:
+        if value is None:
+            continue
+        if value not in values:
+            raise _not_there(contract, what, value, values)
+        chosen = [target for target, has in zip(targets, values, strict=True) if has == value and target in chosen]
+    if not chosen:
+        raise GatewayError(
+            Cause.INVALID_INPUT,
+            "the choices contradict each other: "
+            + ", ".join(f"{what} '{value[:64]}'" for what, value, _ in asked if value is not None)
+            + f"; no target of model '{contract.name}' is all of them",
+        )
     return chosen
 
 
@@ -42,12 +52,8 @@ def _variant(target: Target, endpoints: Mapping[str, Endpoint], variants: Mappin
     return next((name for name, served_by in variants.items() if served_by == stack), None)
 
 
-def _require(
-    chosen: Sequence[Target], contract: ModelContract, what: str, asked: str, available: Sequence[str]
-) -> None:
-    if not chosen:
-        listed = ", ".join(f"'{name}'" for name in dict.fromkeys(available)) or "none"
-        raise GatewayError(
-            Cause.MODEL_NOT_FOUND,
-            f"model '{contract.name}' is not to be had by {what} '{asked[:64]}'; there: {listed}",
-        )
+def _not_there(contract: ModelContract, what: str, asked: str, available: Sequence[str | None]) -> GatewayError:
+    listed = ", ".join(f"'{name}'" for name in dict.fromkeys(available) if name) or "none"
+    return GatewayError(
+        Cause.MODEL_NOT_FOUND, f"model '{contract.name}' is not to be had by {what} '{asked[:64]}'; there: {listed}"
+    )

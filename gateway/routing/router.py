@@ -9,7 +9,7 @@ from gateway.core.backend import Handler, compose
 from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, ServedBy
+from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, Selection, ServedBy
 from gateway.core.tensor import Tensor
 from gateway.routing.endpoint import Endpoint, Status, Target, Verdict
 from gateway.routing.health import HealthMonitor
@@ -78,16 +78,19 @@ class Router:
 
     def versions(self, model: str) -> tuple[int, ...]:
         """The versions that some fit endpoint can answer with, newest first."""
-        verdicts = (self._health.verdict(target) for target in self.route(model).targets)
+        verdicts = (self._health.verdict(model, target) for target in self.route(model).targets)
         found = {version for verdict in verdicts if verdict.status is Status.READY for version in verdict.versions}
         return tuple(sorted(found, reverse=True))
 
-    def model_ready(self, spec: ModelSpec) -> bool:
-        """Whether an unpinned request for `spec` would find a fit endpoint."""
+    def model_ready(self, spec: ModelSpec, selection: Selection) -> bool:
+        """Whether a request for `spec` with this selection would find a fit endpoint; raises MODEL_NOT_FOUND."""
         route = self.route(spec.name)
         return any(
             verdict.status is Status.READY and spec.version in (None, *verdict.versions)
-            for verdict in (self._health.verdict(target) for target in route.targets)
+            for verdict in (
+                self._health.verdict(spec.name, target)
+                for target in eligible(route.contract, route.targets, self._endpoints, selection)
+            )
         )
 
     async def dispatch(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
@@ -98,28 +101,27 @@ class Router:
         refusal: GatewayError | None = None
         for target, verdict in fit:
             endpoint = self._endpoints[target.endpoint]
+            context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, None)
             handler = self._handlers[(request.model.name, route.targets.index(target))]
             try:
                 response = await handler(request, context)
             except GatewayError as exc:
                 if exc.cause not in REFUSED_AT_THE_GATE:
                     raise
-                refusal = exc
+                # Refused at the gate: this endpoint has not seen the request.
+                refusal, context.served_by = exc, None
                 continue
             # TensorFlow Serving's REST answers do not name their version: it is then the newest one, by its own policy.
             stated = (response.version, request.model.version, *verdict.versions)
             version = next(number for number in stated if number is not None)
+            context.served_by = replace(context.served_by, version=version)
             return replace(
-                response,
-                model=request.model.name,
-                version=version,
-                id=request.id,
-                served_by=ServedBy(endpoint.name, endpoint.stack, endpoint.server, version),
+                response, model=request.model.name, version=version, id=request.id, served_by=context.served_by
             )
         raise refusal if refusal is not None else self._none_fit(request.model, targets)
 
     def _fit(self, spec: ModelSpec, targets: list[Target]) -> list[tuple[Target, Verdict]]:
-        verdicts = [(target, self._health.verdict(target)) for target in targets]
+        verdicts = [(target, self._health.verdict(spec.name, target)) for target in targets]
         ready = [(target, verdict) for target, verdict in verdicts if verdict.status is Status.READY]
         if spec.version is None:
             return ready
@@ -134,7 +136,7 @@ class Router:
     def _none_fit(self, spec: ModelSpec, targets: list[Target]) -> GatewayError:
         reasons = "; ".join(
             f"endpoint '{target.endpoint}' is {verdict.status.value}: {verdict.reason}"
-            for target, verdict in ((target, self._health.verdict(target)) for target in targets)
+            for target, verdict in ((target, self._health.verdict(spec.name, target)) for target in targets)
         )
         return GatewayError(
             Cause.NOT_READY, f"no endpoint can answer for model '{spec.name}' now: {reasons}", retry_after_s=1.0

@@ -103,7 +103,7 @@ CASES = [
     Case(
         "an endpoint of another stack",
         replace(ROW, headers={"x-endpoint": "ts", "x-stack": "tfserving"}),
-        Cause.MODEL_NOT_FOUND,
+        Cause.INVALID_INPUT,
     ),
     Case("an empty stack", replace(ROW, headers={"x-stack": ""}), Cause.INVALID_INPUT),
     Case("a wrong input name", Asked((Input("z", [[1.0, 2.0]], (1, 2)),)), Cause.INVALID_INPUT),

@@ -409,7 +409,7 @@ def test_ports_stay_closed_until_the_model_is_there_and_calls_are_drained(folder
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
 
         # Both were cancelled rather than abandoned: they would take every thread that TensorFlow has.
-        steps = np.int32(20_000)
+        steps = np.int32(400_000)
         call = server.prediction.Predict.future(request("slow", steps=steps), timeout=START_S)
         # The mark comes before the answer, so the call is under way.
         assert ("x-server", MARK) in call.initial_metadata()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import NoReturn, TypeVar, cast
 
 import grpc
@@ -36,12 +36,12 @@ def selection(context: Context) -> dict[str, str]:
 
 
 def trailing(call: Call) -> Trailing:
-    """What ends every inference: the id, the times, and who gave the answer where there is one."""
+    """What ends every inference: the id, the times, and who gave the answer, or failed to, where one was asked."""
     metadata = (
         ("x-request-id", call.context.request_id),
         ("server-timing", call.context.timings.server_timing()),
     )
-    served_by = None if call.response is None else call.response.served_by
+    served_by = call.context.served_by
     return metadata if served_by is None else (*metadata, ("x-served-by", header_text(served_by.header())))
 
 
@@ -50,14 +50,14 @@ async def abort(context: Context, error: GatewayError, metadata: Trailing) -> No
     await context.abort(OIP[error.cause], capped(error.detail, MAX_DETAIL), metadata)
 
 
-def answering(answer: Callable[[bytes], bytes]) -> Method:
-    """A method whose answer needs no waiting; its failures become statuses."""
+def answering(answer: Callable[[bytes, Mapping[str, str]], bytes]) -> Method:
+    """A method whose answer, to a message and the metadata's selection, needs no waiting; failures become statuses."""
 
     async def method(data: bytes, context: Context) -> bytes:
         identity = request_id(context)
         metadata = (("x-request-id", identity),)
         try:
-            encoded = answer(data)
+            encoded = answer(data, selection(context))
         except Exception as exc:
             await abort(context, failure(identity, exc), metadata)
         context.set_trailing_metadata(metadata)

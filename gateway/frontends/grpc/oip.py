@@ -6,13 +6,13 @@ Requests arrive as bytes and are parsed here, so that garbage is the client's er
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import grpc
 
 from gateway._generated import oip_pb2
 from gateway.codecs import oip_proto
-from gateway.codecs.selection import version_number
+from gateway.codecs.selection import addressed, version_number
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelSpec
 from gateway.frontends.edge import SERVER_NAME, Call, Edge, failure
@@ -31,7 +31,7 @@ class OipServicer:
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The service, for a server to add."""
-        simple: dict[str, Callable[[bytes], bytes]] = {
+        simple: dict[str, Callable[[bytes, Mapping[str, str]], bytes]] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,
@@ -85,27 +85,28 @@ class OipServicer:
         with timings.phase("encode"):
             return oip_proto.encode_response(response, raw=decoded.raw)
 
-    def _server_live(self, data: bytes) -> bytes:
+    def _server_live(self, data: bytes, _: Mapping[str, str]) -> bytes:
         parsed(oip_pb2.ServerLiveRequest(), data)
         return oip_pb2.ServerLiveResponse(live=True).SerializeToString()
 
-    def _server_ready(self, data: bytes) -> bytes:
+    def _server_ready(self, data: bytes, _: Mapping[str, str]) -> bytes:
         parsed(oip_pb2.ServerReadyRequest(), data)
         return oip_pb2.ServerReadyResponse(ready=self._data_plane.ready()).SerializeToString()
 
-    def _model_ready(self, data: bytes) -> bytes:
+    def _model_ready(self, data: bytes, chosen: Mapping[str, str]) -> bytes:
         asked = parsed(oip_pb2.ModelReadyRequest(), data)
-        ready = self._data_plane.model_ready(_spec(asked.name, asked.version))
+        ready = self._data_plane.model_ready(*addressed(_spec(asked.name, asked.version), chosen))
         return oip_pb2.ModelReadyResponse(ready=ready).SerializeToString()
 
-    def _server_metadata(self, data: bytes) -> bytes:
+    def _server_metadata(self, data: bytes, _: Mapping[str, str]) -> bytes:
         parsed(oip_pb2.ServerMetadataRequest(), data)
         answer = oip_pb2.ServerMetadataResponse(name=SERVER_NAME, version=self._data_plane.version)
         return answer.SerializeToString()
 
-    def _model_metadata(self, data: bytes) -> bytes:
+    def _model_metadata(self, data: bytes, chosen: Mapping[str, str]) -> bytes:
         asked = parsed(oip_pb2.ModelMetadataRequest(), data)
-        return oip_proto.encode_model_metadata(self._data_plane.model_metadata(_spec(asked.name, asked.version)))
+        spec, _ = addressed(_spec(asked.name, asked.version), chosen)
+        return oip_proto.encode_model_metadata(self._data_plane.model_metadata(spec))
 
 
 def _spec(model: str, version: str) -> ModelSpec:

@@ -104,11 +104,7 @@ class InferenceEndpoint:
         if isinstance(outcome, GatewayError):
             await self._send_error(send, call, body, outcome)
             return
-        served_by = None if call.response is None else call.response.served_by
-        headers = [_server_timing(call)]
-        if served_by is not None:
-            headers.append((b"x-served-by", header_text(served_by.header()).encode()))
-        await send_answer(send, 200, JSON, outcome, headers)
+        await send_answer(send, 200, JSON, outcome, _telling(call))
 
     async def _outcome(self, call: Call, scope: Scope, receive: Receive, body: Body) -> bytes | GatewayError:
         """The encoded answer, or why there is none: reported here, before anything is sent."""
@@ -151,7 +147,7 @@ class InferenceEndpoint:
     async def _send_error(self, send: Send, call: Call, body: Body, error: GatewayError) -> None:
         if error.cause is Cause.CLIENT_GONE:
             return
-        headers = [_server_timing(call)]
+        headers = _telling(call)
         if body.skippable:
             await send_error(send, error, self._door.errors, call.context.request_id, headers)
             return
@@ -183,5 +179,9 @@ def model_spec(path: Mapping[str, str]) -> ModelSpec:
     return ModelSpec(model, None if version is None else version_number(version, model))
 
 
-def _server_timing(call: Call) -> tuple[bytes, bytes]:
-    return b"server-timing", call.context.timings.server_timing().encode()
+def _telling(call: Call) -> list[tuple[bytes, bytes]]:
+    """The headers of every inference answer: its times, and who gave it, or failed to, where one was asked."""
+    headers = [(b"server-timing", call.context.timings.server_timing().encode())]
+    if call.context.served_by is not None:
+        headers.append((b"x-served-by", header_text(call.context.served_by.header()).encode()))
+    return headers

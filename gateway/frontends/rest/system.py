@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from gateway.codecs import oip_json
+from gateway.codecs.selection import addressed
 from gateway.dataplane import DataPlane
 from gateway.frontends.edge import SERVER_NAME
 from gateway.frontends.rest.errors import JSON, PROBLEM_JSON
-from gateway.frontends.rest.inference import model_spec
+from gateway.frontends.rest.inference import RequestHeaders, model_spec
 from gateway.frontends.rest.openapi import json_answer
 
 _DOCS_PAGE = Path(__file__).with_name("docs.html")
@@ -63,14 +64,14 @@ def oip_routes(data_plane: DataPlane) -> APIRouter:
     metadata_answers = {200: json_answer("OipModelMetadata", "The model."), **_UNKNOWN_MODEL}
 
     @router.get("/v2/models/{model}", responses=metadata_answers)
-    async def model_metadata(model: str) -> Response:
+    async def model_metadata(request: Request, model: str) -> Response:
         """Versions, inputs and outputs of a model."""
-        return _metadata({"model": model})
+        return _metadata(request, {"model": model})
 
     @router.get("/v2/models/{model}/versions/{version}", responses=metadata_answers)
-    async def model_version_metadata(model: str, version: str) -> Response:
+    async def model_version_metadata(request: Request, model: str, version: str) -> Response:
         """Versions, inputs and outputs of a model, if it has this version."""
-        return _metadata({"model": model, "version": version})
+        return _metadata(request, {"model": model, "version": version})
 
     ready_answers = {
         200: json_answer("ModelReady", "Ready."),
@@ -79,20 +80,21 @@ def oip_routes(data_plane: DataPlane) -> APIRouter:
     }
 
     @router.get("/v2/models/{model}/ready", responses=ready_answers)
-    async def model_ready(model: str) -> Response:
+    async def model_ready(request: Request, model: str) -> Response:
         """Whether the model can answer."""
-        return _ready({"model": model})
+        return _ready(request, {"model": model})
 
     @router.get("/v2/models/{model}/versions/{version}/ready", responses=ready_answers)
-    async def model_version_ready(model: str, version: str) -> Response:
+    async def model_version_ready(request: Request, model: str, version: str) -> Response:
         """Whether this version of the model can answer."""
-        return _ready({"model": model, "version": version})
+        return _ready(request, {"model": model, "version": version})
 
-    def _metadata(path: dict[str, str]) -> Response:
-        return Response(oip_json.encode_model_metadata(data_plane.model_metadata(model_spec(path))), media_type=JSON)
+    def _metadata(request: Request, path: dict[str, str]) -> Response:
+        spec, _ = addressed(model_spec(path), RequestHeaders.read(request.scope).selection)
+        return Response(oip_json.encode_model_metadata(data_plane.model_metadata(spec)), media_type=JSON)
 
-    def _ready(path: dict[str, str]) -> Response:
-        ready = data_plane.model_ready(model_spec(path))
+    def _ready(request: Request, path: dict[str, str]) -> Response:
+        ready = data_plane.model_ready(*addressed(model_spec(path), RequestHeaders.read(request.scope).selection))
         return _json({"name": path["model"], "ready": ready}, 200 if ready else 503)
 
     return router

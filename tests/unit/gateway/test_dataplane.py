@@ -154,6 +154,30 @@ async def test_readiness_is_three_things() -> None:
     assert not world.plane.ready()
 
 
+async def test_a_model_is_ready_where_a_request_would_be_answered() -> None:
+    """With the first stack down an unpinned request finds nothing, whatever the other stack could do."""
+    world = World()
+    for name in ("ts", "ts2"):
+        world.backends[name].reachable = False
+    await world.verified()
+    assert not world.plane.ready()
+    assert not world.plane.model_ready(ModelSpec("doubler"))
+    assert world.plane.model_ready(ModelSpec("doubler"), selected(stack="tfserving"))
+    with pytest.raises(GatewayError, match="not to be had by stack 'oip'"):
+        world.plane.model_ready(ModelSpec("doubler"), selected(stack="oip"))
+
+
+async def test_a_failed_request_names_the_endpoint_that_failed() -> None:
+    """An error of a server is told with its name; a refusal at the gate has met no server."""
+    world = await World().verified()
+    world.backends["ts"].reachable = False
+    call = context()
+    with pytest.raises(GatewayError):
+        await world.plane.infer(request(), call)
+    assert call.served_by is not None
+    assert (call.served_by.endpoint, call.served_by.version) == ("ts", None)
+
+
 async def test_metadata_is_the_contracts() -> None:
     """Clients see the contract's tensors and the versions that can answer."""
     world = await World().verified()

@@ -19,12 +19,20 @@ def test_versions_are_whole_numbers(value: object, version: int) -> None:
     assert version_number(value, "m") == version
 
 
-@pytest.mark.parametrize("value", ["", "-1", "1.0", "latest", "9" * 19, "٣", " 1", -1, 2**63, 1.0, True, None, ["1"]])
+@pytest.mark.parametrize("value", ["", "-1", "1.0", "latest", "9" * 19, "٣", " 1", -1, 2**63])
 def test_anything_else_is_no_version(value: object) -> None:
     """What is no version number is VERSION_NOT_FOUND, naming the model."""
     with pytest.raises(GatewayError, match="model 'm'") as caught:
         version_number(value, "m")
     assert caught.value.cause is Cause.VERSION_NOT_FOUND
+
+
+@pytest.mark.parametrize("value", [1.0, True, None, ["1"]])
+def test_a_version_of_another_type_is_a_mistake(value: object) -> None:
+    """What is neither an integer nor text is INVALID_INPUT."""
+    with pytest.raises(GatewayError, match="version: expected a whole number") as caught:
+        version_number(value, "m")
+    assert caught.value.cause is Cause.INVALID_INPUT
 
 
 def test_own_parameters_are_taken_out_and_others_stay() -> None:
@@ -93,9 +101,7 @@ def test_the_same_word_twice_is_fine() -> None:
 def test_a_contradiction_names_both_words(name: str) -> None:
     """Request and header are both quoted."""
     request = replace(REQUEST, selection=Selection(**{name: "one"}))
-    with pytest.raises(
-        GatewayError, match=rf"'{name}' of the request is 'one', but header x-{name} says 'two'"
-    ) as caught:
+    with pytest.raises(GatewayError, match=rf"'{name}' of the request is 'one', but x-{name} says 'two'") as caught:
         merge_selection(request, **{name: "two"})
     assert caught.value.cause is Cause.INVALID_INPUT
 

@@ -59,12 +59,12 @@ async def test_an_endpoint_is_unverified_until_it_answers() -> None:
     """The gateway starts without it and takes it in when it comes."""
     backend = FakeBackend(reachable=False)
     health, endpoint = monitor(backend)
-    assert health.verdict(TARGET).status is Status.UNVERIFIED
+    assert health.verdict("doubler", TARGET).status is Status.UNVERIFIED
     assert not await health.check(endpoint)
-    assert "connection refused" in health.verdict(TARGET).reason
+    assert "connection refused" in health.verdict("doubler", TARGET).reason
     backend.reachable = True
     assert await health.check(endpoint)
-    assert health.verdict(TARGET).status is Status.READY
+    assert health.verdict("doubler", TARGET).status is Status.READY
     assert endpoint.server == "fake 1.0"
 
 
@@ -78,11 +78,20 @@ async def test_the_watch_notices_a_server_that_went_away() -> None:
             backend.reachable = reachable
             wanted = Status.READY if reachable else Status.UNVERIFIED
             async with asyncio.timeout(5):
-                while health.verdict(TARGET).status is not wanted:
+                while health.verdict("doubler", TARGET).status is not wanted:
                     await asyncio.sleep(0)
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
+
+
+async def test_two_versions_on_one_endpoint_have_a_verdict_each() -> None:
+    """A route may name the same server twice, with a version each; one verdict never overwrites the other."""
+    targets = (Target("ts", "doubler", version=1), Target("ts", "doubler", version=2))
+    endpoint = Endpoint("ts", "torchserve", FakeBackend())
+    health = HealthMonitor([endpoint], {"doubler": (contract(), targets)}, observer=NullObserver())
+    await health.check(endpoint)
+    assert [health.verdict("doubler", target).status for target in targets] == [Status.READY, Status.NOT_READY]
 
 
 async def test_a_stand_in_is_known_by_its_name() -> None:

@@ -39,7 +39,6 @@ def test_a_selection_leaves_its_targets_in_listed_order(selection: Selection, ex
         (selected(stack="oip"), "stack 'oip'; there: 'torchserve', 'tfserving'"),
         (selected(endpoint="nowhere"), "endpoint 'nowhere'; there: 'ts', 'tf', 'ts-grpc'"),
         (selected(variant="onnx"), "variant 'onnx'; there: 'torchscript', 'savedmodel'"),
-        (selected(stack="tfserving", endpoint="ts"), "stack 'tfserving'"),
     ],
 )
 def test_a_selection_that_leaves_none_says_what_there_is(selection: Selection, expected: str) -> None:
@@ -47,6 +46,20 @@ def test_a_selection_that_leaves_none_says_what_there_is(selection: Selection, e
     with pytest.raises(GatewayError, match=expected) as caught:
         eligible(contract(), TARGETS, ENDPOINTS, selection)
     assert caught.value.cause is Cause.MODEL_NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        (selected(stack="tfserving", endpoint="ts"), "endpoint 'ts', stack 'tfserving'"),
+        (selected(stack="torchserve", variant="savedmodel"), "stack 'torchserve', variant 'savedmodel'"),
+    ],
+)
+def test_choices_that_exclude_each_other_are_the_clients_mistake(selection: Selection, expected: str) -> None:
+    """Each is there, all of them together are not; the message names them."""
+    with pytest.raises(GatewayError, match=expected) as caught:
+        eligible(contract(), TARGETS, ENDPOINTS, selection)
+    assert caught.value.cause is Cause.INVALID_INPUT
 
 
 def test_a_targets_own_variant_wins_over_its_stacks() -> None:

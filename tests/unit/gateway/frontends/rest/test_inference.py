@@ -251,7 +251,7 @@ async def test_a_client_that_leaves_is_counted_and_its_call_cancelled(world: Wor
     await world.app()(scope(headers=[JSON_HEADER]), receive, sent)
     assert sent.messages == []
     assert cancelled
-    assert world.last == Finished("doubler", None, "", "predict", Cause.CLIENT_GONE)
+    assert world.last == Finished("doubler", None, "torchserve", "predict", Cause.CLIENT_GONE)
     assert world.admission.in_flight == 0
 
 

@@ -31,23 +31,34 @@ async def test_liveness_asks_nobody(world: World, client: httpx.AsyncClient) -> 
 
 
 async def test_readiness_is_three_things(world: World, client: httpx.AsyncClient) -> None:
-    """One dead endpoint changes nothing, a model without any makes the server unready, draining everything."""
+    """A stack that is not asked by default may die; a model without its first one makes the server unready."""
 
     async def statuses() -> tuple[int, ...]:
         paths = ("/readyz", "/v2/health/ready", "/v2/models/doubler/ready", "/v2/models/doubler/versions/1/ready")
         return tuple([(await client.get(path)).status_code for path in paths])
 
     assert await statuses() == (200, 200, 200, 200)
-    world.backends["ts"].reachable = False
-    await world.health.check(world.endpoints["ts"])
-    assert await statuses() == (200, 200, 200, 200)
     world.backends["tf"].reachable = False
     await world.health.check(world.endpoints["tf"])
+    assert await statuses() == (200, 200, 200, 200)
+    world.backends["ts"].reachable = False
+    await world.health.check(world.endpoints["ts"])
     assert await statuses() == (200, 503, 503, 503)
     assert (await client.get("/v2/health/ready")).json() == {"ready": False}
     assert (await client.get("/v2/models/doubler/ready")).json() == {"name": "doubler", "ready": False}
     world.plane.drain()
     assert (await statuses())[0] == 503
+
+
+async def test_a_selection_holds_for_readiness_and_metadata(world: World, client: httpx.AsyncClient) -> None:
+    """Headers choose here as they do for an inference."""
+    world.backends["ts"].reachable = False
+    await world.health.check(world.endpoints["ts"])
+    path = "/v2/models/doubler/ready"
+    assert (await client.get(path)).status_code == 503
+    assert (await client.get(path, headers={"x-stack": "tfserving"})).status_code == 200
+    assert (await client.get(path, headers={"x-stack": "nowhere"})).status_code == 404
+    assert (await client.get("/v2/models/doubler", headers={"x-label": "nightly"})).status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/"])

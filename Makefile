@@ -22,8 +22,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Downloads about 1.2 GB (4.5 GB where pip picks PyTorch's CUDA build; see TORCH_INDEX_URL in the README),"
 	@echo "takes 3.6 GB of disk and 2 to 6 minutes. The next time this step is skipped."
 	@begin=$$SECONDS; $(PYTHON) -m venv $(VENV) \
-	 && if [ -n "$$TORCH_INDEX_URL" ]; then $(PIP) -c constraints.txt --index-url "$$TORCH_INDEX_URL" torch 2>/dev/null | $(QUIETER); fi \
-	 && $(PIP) -c constraints.txt -e '.[dev]' 2> $(VENV)/pip-errors.log | $(QUIETER) \
+	 && if [ -n "$$TORCH_INDEX_URL" ]; then $(PIP) -c constraints.txt --index-url "$$TORCH_INDEX_URL" torch 2> $(VENV)/pip-errors.log | $(QUIETER); fi \
+	 && $(PIP) -c constraints.txt -e '.[dev]' 2>> $(VENV)/pip-errors.log | $(QUIETER) \
 	 || { grep -E 'ERROR|error:' $(VENV)/pip-errors.log >&2; echo "The installation failed; the whole output of errors is in $(VENV)/pip-errors.log" >&2; exit 1; }; \
 	 touch $(READY); echo "Ready after $$((SECONDS - begin)) s."
 

@@ -13,7 +13,7 @@ import uvloop
 
 from gateway import __version__
 from gateway.core.contract import ContractError, ModelContract
-from gateway.server import Addresses, load_contracts, serve
+from gateway.server import Addresses, authority, load_contracts, serve
 from gateway.settings import Settings, SettingsError, load
 from gateway.telemetry.logging import configure
 
@@ -23,10 +23,10 @@ EXIT_NOT_STARTED = 3
 logger = logging.getLogger("gateway")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, program: str = "python -m gateway") -> int:
     """Runs the gateway; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="gateway", description="One door in front of TorchServe and TensorFlow Serving."
+        prog=program, description="One door in front of TorchServe and TensorFlow Serving."
     )
     parser.add_argument(
         "--config", type=Path, default=Path("gateway.yaml"), help="the configuration (default: %(default)s)"
@@ -55,11 +55,9 @@ async def _serve(settings: Settings, contracts: dict[str, ModelContract]) -> Non
 
 def _announce(addresses: Addresses) -> None:
     logger.info(
-        "listening on http://%s:%d and grpc://%s:%d",
-        addresses.host,
-        addresses.rest_port,
-        addresses.host,
-        addresses.grpc_port,
+        "listening on http://%s and grpc://%s",
+        authority(addresses.host, addresses.rest_port),
+        authority(addresses.host, addresses.grpc_port),
     )
 
 

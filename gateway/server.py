@@ -102,7 +102,7 @@ async def serve(
         grpc_server = create_server(data_plane, limits=limits, observer=observer, clock=clock, admission=admission)
         listener = cleanup.enter_context(_listener(settings.server.host, settings.server.rest_port))
         try:
-            grpc_port = grpc_server.add_insecure_port(f"{settings.server.host}:{settings.server.grpc_port}")
+            grpc_port = grpc_server.add_insecure_port(authority(settings.server.host, settings.server.grpc_port))
         except RuntimeError as exc:
             raise _taken(settings.server.host, settings.server.grpc_port, "grpc_port") from exc
         rest_server = _RestServer(app, settings.server.drain_seconds)
@@ -222,5 +222,10 @@ def _listener(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
+def authority(host: str, port: int) -> str:
+    """host:port as URLs and gRPC have it: an IPv6 address in brackets (RFC 3986, section 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _taken(host: str, port: int, field: str) -> SettingsError:
-    return SettingsError(f"cannot listen on {host}:{port}; choose another server.{field}")
+    return SettingsError(f"cannot listen on {authority(host, port)}; choose another server.{field}")

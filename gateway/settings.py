@@ -164,7 +164,9 @@ def load(path: Path) -> Settings:
     try:
         document = yaml.safe_load(path.read_text())
     except OSError as exc:
-        raise SettingsError(f"{path}: {exc.strerror}") from exc
+        raise SettingsError(
+            f"{path}: {exc.strerror}; --config names another file, docs/configuration.md describes it"
+        ) from exc
     except yaml.YAMLError as exc:
         raise SettingsError(f"{path}: not YAML: {exc}") from exc
     if not isinstance(document, dict):

@@ -66,10 +66,6 @@ class CellResult:
         """Right answers per second of the window."""
         return self.outcomes.get(Outcome.OK, 0) / self.window_s if self.window_s > 0 else 0.0
 
-    def percentile_ms(self, share: float) -> float | None:
-        """A nearest-rank percentile of the right answers' latencies; None where there are too few."""
-        return percentile(sorted(self.latencies_ms), share)
-
     def as_row(self) -> dict[str, Any]:
         """The cell's entry in `summary.json`."""
         ordered = sorted(self.latencies_ms)

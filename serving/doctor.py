@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import docker
 import psutil
 
 from serving.java import JavaMissing, find_java
@@ -134,18 +135,8 @@ def _disk(settings: LaunchSettings) -> Finding:
 
 
 def _docker() -> Finding:
-    program = shutil.which("docker")
-    if program is None:
-        return Finding("note", "Docker", "not installed; it is not needed")
     try:
-        told = subprocess.run(  # noqa: S603 - the program found on the PATH
-            [program, "version", "--format", "{{.Server.Version}}"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        told = None
-    version = told.stdout.strip() if told and told.returncode == 0 else ""
-    return Finding("note", "Docker", f"engine {version}" if version else "no engine answers; it is not needed")
+        with closing(docker.from_env(timeout=5)) as client:
+            return Finding("note", "Docker", f"engine {client.version()['Version']}")
+    except (docker.errors.DockerException, OSError):
+        return Finding("note", "Docker", "no engine answers; it is needed for docker-compose.yml only")

@@ -6,7 +6,7 @@ import atexit
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -104,7 +104,7 @@ class LocalStack:
         if stages is None:
             stages = servers.all_servers(self.settings, self.ports, find_models(self.settings.models_dir))
             cleanup.callback(servers.remove_temporary, self.run_dir)
-        _check_ports(stages, self.settings.host)
+        check_ports((port for stage in stages for server in stage for port in server.ports), self.settings.host)
         cleanup.enter_context(self._processes)
         cleanup.callback(self._stop_stages, stages)
         deadline = time.monotonic() + self.settings.start_timeout_s
@@ -195,9 +195,10 @@ class LocalStack:
             self._processes.stop([child for child in self._processes.children if child.server.name in names])
 
 
-def _check_ports(stages: Sequence[Sequence[Server]], host: str) -> None:
+def check_ports(ports: Iterable[Port], host: str) -> None:
+    """Raises PortTaken, naming each port that is not free and how to choose another."""
     faults, uses = [], dict[int, Port]()
-    for port in (port for stage in stages for server in stage for port in server.ports):
+    for port in ports:
         other = uses.setdefault(port.number, port)
         if other is not port:
             faults.append(f"port {port.number} is asked for twice ({other.use}; {port.use}); set {port.setting}")

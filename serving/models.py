@@ -13,6 +13,8 @@ from typing import Any
 
 from serving.processes import TAIL_LINES, LaunchError
 
+Event = dict[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltModel:
@@ -64,8 +66,8 @@ def build_command(models_dir: Path) -> list[str]:
     return [sys.executable, "-m", "models.build", "--root", str(models_dir), "--events"]
 
 
-def build_models(command: list[str], report: Callable[[str], None]) -> None:
-    """Runs `build_command`, reporting each finished step; raises LaunchError.
+def build_models(command: list[str], on_event: Callable[[Event], None]) -> None:
+    """Runs `build_command`, telling each event; raises LaunchError with the build's own reason.
 
     It writes one JSON object a line: {"event": "step", "model", "step", "status", "detail"?}, or {"event": "error",
     "model"?, "message"}.
@@ -80,9 +82,8 @@ def build_models(command: list[str], report: Callable[[str], None]) -> None:
             for event in _events(process.stdout or ()):
                 if event.get("event") == "error":
                     failure = str(event.get("message"))
-                elif event.get("status") != "start":
-                    words = (event.get("step"), event.get("model"), event.get("detail") or event.get("status"))
-                    report(" ".join(str(word) for word in words if word))
+                else:
+                    on_event(event)
         finally:
             if process.poll() is None and sys.exc_info()[0] is not None:
                 process.terminate()
@@ -95,7 +96,15 @@ def build_models(command: list[str], report: Callable[[str], None]) -> None:
             raise LaunchError("\n".join([f"building the models failed: {failure or 'its last words'}", *last]))
 
 
-def _events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def finished_step(event: Event) -> str:
+    """A finished step in words; empty for one that has only begun."""
+    if event.get("status") == "start":
+        return ""
+    words = (event.get("step"), event.get("model"), event.get("detail") or event.get("status"))
+    return " ".join(str(word) for word in words if word)
+
+
+def _events(lines: Iterable[str]) -> Iterator[Event]:
     for line in lines:
         if line.startswith("{"):
             yield json.loads(line)

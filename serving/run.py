@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from serving.interrupts import Interrupts
 from serving.local import AlreadyRunning, LocalStack
-from serving.models import build_command, build_models, find_models
+from serving.models import build_command, build_models, find_models, finished_step
 from serving.probes import ask
 from serving.processes import LaunchError, tail
 from serving.settings import PREFIX, LaunchSettings, Ports
@@ -121,10 +121,15 @@ def _refuse_second(settings: LaunchSettings) -> None:
         )
 
 
+def _tell(text: str, report: Report) -> None:
+    if text:
+        report(text)
+
+
 def _ensure_models(settings: LaunchSettings, report: Report) -> None:
     if not find_models(settings.models_dir):
         report(f"No models in {settings.models_dir}: building them takes a minute or two.")
-        build_models(build_command(settings.models_dir), report)
+        build_models(build_command(settings.models_dir), lambda event: _tell(finished_step(event), report))
 
 
 def _as_environment(settings: LaunchSettings, ports: Ports) -> dict[str, str]:

@@ -233,6 +233,11 @@ def _unless_loading_fails(waits_for: Callable[[], str | None], log: Path) -> Cal
     return waiting_for
 
 
+def every_port(ports: Ports) -> tuple[Port, ...]:
+    """The ports of all servers."""
+    return _ports(ports, tuple(Ports.model_fields))
+
+
 def _ports(ports: Ports, names: Sequence[str]) -> tuple[Port, ...]:
     return tuple(Port(getattr(ports, name), Ports.use_of(name), Ports.setting_of(name)) for name in names)
 

@@ -61,7 +61,7 @@ class Ports(BaseSettings):
     @staticmethod
     def setting_of(name: str) -> str:
         """How the port of field `name` is chosen."""
-        return f"{PREFIX}{name.upper()} or --{name.replace('_', '-')}"
+        return f"{PREFIX}{name.upper()} (or `twinserve up --{name.replace('_', '-')}`)"
 
 
 class LaunchSettings(BaseSettings):
@@ -71,8 +71,8 @@ class LaunchSettings(BaseSettings):
 
     artifacts: Path = Path("artifacts")
     """The folder with models/<name>/, as the build leaves it, and with run/, where everything of a run is kept."""
-    host: str = "127.0.0.1"
-    """The address every server listens on; the default is reachable from this machine only."""
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")] = "127.0.0.1"
+    """The address every server listens on, IPv4 or a name; the default is reachable from this machine only."""
     start_timeout_s: PositiveFloat = 180
     """How long all servers together may take until they answer."""
     stop_grace_s: PositiveFloat = 10

@@ -41,11 +41,18 @@ class Question:
     inputs: Mapping[str, Any]
     stack: str | None = None
     endpoint: str | None = None
+    variant: str | None = None
     version: int | None = None
+    label: str | None = None
 
     def metadata(self) -> list[tuple[str, str]]:
         """The selection as headers or gRPC metadata."""
-        chosen = (("x-stack", self.stack), ("x-endpoint", self.endpoint))
+        chosen = (
+            ("x-stack", self.stack),
+            ("x-endpoint", self.endpoint),
+            ("x-variant", self.variant),
+            ("x-label", self.label),
+        )
         return [(name, value) for name, value in chosen if value is not None]
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -22,8 +19,11 @@ from loadtests.results import CellResult
 from loadtests.run import run_cell
 from loadtests.summary import build_summary, write_summary
 from loadtests.table import results_table
-from serving.local import LocalStack
+from serving.interrupts import Interrupts
+from serving.local import LocalStack, check_ports
+from serving.models import build_command, build_models
 from serving.processes import LaunchError
+from serving.servers import every_port
 from serving.settings import LaunchSettings, Ports
 from twinserve.client import Answer, PredictError, Question, predict_grpc, predict_rest
 from twinserve.steps import Note, Steps
@@ -53,11 +53,14 @@ def run(options: DemoOptions, console: Console) -> None:
     """Does all steps; raises DemoFailedError. No process that it started is left, however it ends."""
     began = time.perf_counter()
     steps = Steps(console, total=len(MODELS) * len(BUILD_STEPS) + OTHER_STEPS)
-    _build(options, steps)
     try:
+        with Interrupts():
+            # Before minutes of work, not after them.
+            check_ports(every_port(Ports()), LaunchSettings().host)
+            _build(options, steps)
         with _served(options, steps) as stack:
             _predict(options, steps, stack)
-            results = _load(options, steps, stack, console)
+            results = _load(options, steps, stack)
         _report(options, steps, results, console)
     except (LaunchError, LoadTestError, PredictError) as exc:
         raise DemoFailedError(str(exc)) from exc
@@ -67,45 +70,21 @@ def run(options: DemoOptions, console: Console) -> None:
 
 
 def _build(options: DemoOptions, steps: Steps) -> None:
-    command = [sys.executable, "-m", "models.build", "--root", str(options.artifacts / "models")]
-    command += ["--framework", options.framework, "--events"]
+    command = [*build_command(options.artifacts / "models"), "--framework", options.framework]
     for name in MODELS:
         command += ["--model", name]
-    log = options.artifacts / "demo" / "build.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as errors, _running(command, errors) as process, ExitStack() as still_open:
-        failure = ""
-        for event in _events(process):
-            if event["event"] == "error":
-                failure = f"{event.get('model') or 'models'}: {event['message']}"
-            elif event["status"] == "start":
+    note: Note = str
+    with ExitStack() as still_open:
+
+        def show(event: dict[str, Any]) -> None:
+            nonlocal note
+            if event["status"] == "start":
                 note = still_open.enter_context(steps.step(f"{BUILD_STEPS[event['step']]} {event['model']}"))
             else:
                 note(event.get("detail") or event["status"])
                 still_open.pop_all().close()
-        if process.wait() != 0:
-            raise DemoFailedError(f"{failure or 'the build ended early'}\nThe build's log is {log}")
 
-
-@contextmanager
-def _running(command: list[str], errors: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, no shell
-        command, stdout=subprocess.PIPE, stderr=errors, text=True
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
-    for line in process.stdout or ():
-        if line.startswith("{"):
-            yield json.loads(line)
+        build_models(command, show)
 
 
 @contextmanager
@@ -155,7 +134,7 @@ def _compare(golden: Golden, rows: int, question: Question, protocol: str, answe
         )
 
 
-def _load(options: DemoOptions, steps: Steps, stack: LocalStack, console: Console) -> list[CellResult]:
+def _load(options: DemoOptions, steps: Steps, stack: LocalStack) -> list[CellResult]:
     ports = stack.ports
     host = stack.settings.host
     addresses = Addresses(
@@ -173,9 +152,6 @@ def _load(options: DemoOptions, steps: Steps, stack: LocalStack, console: Consol
         ]
         failures = sum(result.failures for result in results)
         note(f"{len(cells)} cells, {sum(result.requests for result in results)} requests, {failures} failures")
-    if failures:
-        worst = max(results, key=lambda result: result.failures)
-        console.print(f"[red]{failures} failed requests[/red]; the most in {worst.cell.label}: {dict(worst.outcomes)}")
     return results
 
 
@@ -202,5 +178,9 @@ def _report(options: DemoOptions, steps: Steps, results: list[CellResult], conso
         write_report(summary, results, folder / "report.html")
         note(f"{folder / 'summary.json'} and {folder / 'report.html'}")
     console.print(results_table(summary))
-    if any(result.failures for result in results):
-        raise DemoFailedError(f"some requests failed; the samples of each cell are in {folder / 'cells'}")
+    worst = max(results, key=lambda result: result.failures)
+    if worst.failures:
+        raise DemoFailedError(
+            f"requests failed, the most in {worst.cell.label}: {dict(worst.outcomes)}; {dict(worst.examples)}\n"
+            f"The samples and logs of each cell are in {folder / 'cells'}"
+        )

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 import models.cli
 import serving.cli
@@ -28,7 +30,7 @@ app = typer.Typer(
 app.add_typer(models.cli.app, name="models", help="Train, export, verify and list the models.")
 serving.cli.register(app)
 
-Artifacts = Annotated[Path, typer.Option(help="Where models, logs and reports are kept.")]
+Artifacts = Annotated[Path, typer.Option(envvar="TWINSERVE_ARTIFACTS", help="Where models, logs and reports are kept.")]
 
 
 def _version(wanted: bool) -> None:
@@ -49,7 +51,7 @@ def _main(
 @app.command()
 def demo(
     artifacts: Artifacts = Path("artifacts"),
-    framework: Annotated[str, typer.Option(help="Which framework trains: pytorch or keras.")] = "pytorch",
+    framework: Annotated[Literal["pytorch", "keras"], typer.Option(help="Which framework trains.")] = "pytorch",
     seconds: Annotated[float, typer.Option(min=1.0, help="How long each load cell measures, in seconds.")] = 4.0,
     users: Annotated[int, typer.Option(min=1, max=64, help="How many users ask at once in a load cell.")] = 4,
 ) -> None:
@@ -60,7 +62,7 @@ def demo(
     try:
         run(DemoOptions(artifacts, framework, seconds, users), console)
     except DemoFailedError as exc:
-        console.print(f"[red]The demo stopped:[/red] {exc}", markup=True, highlight=False)
+        console.print(f"[red]The demo stopped:[/red] {escape(str(exc))}", highlight=False)
         raise typer.Exit(1) from exc
     except KeyboardInterrupt as exc:
         console.print("Interrupted; every process was ended.")
@@ -81,9 +83,16 @@ def predict(
     rows: Annotated[int, typer.Option(min=1, help="How many golden rows to send where no inputs are given.")] = 1,
     stack: Annotated[str | None, typer.Option(help="torchserve or tfserving; default: the gateway's policy.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="One endpoint by its name in gateway.yaml.")] = None,
+    variant: Annotated[str | None, typer.Option(help="One export, such as torchscript or savedmodel.")] = None,
     version: Annotated[int | None, typer.Option(help="The model's version; default: the newest.")] = None,
-    protocol: Annotated[str, typer.Option(help="rest or grpc.")] = "rest",
-    address: Annotated[str | None, typer.Option(help="The gateway: a URL for rest, HOST:PORT for grpc.")] = None,
+    label: Annotated[str | None, typer.Option(help="A version label of gateway.yaml, instead of a version.")] = None,
+    protocol: Annotated[Literal["rest", "grpc"], typer.Option(help="How to ask.")] = "rest",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The gateway: a URL for rest, HOST:PORT for grpc. Default: the one that `twinserve up` runs."
+        ),
+    ] = None,
     artifacts: Artifacts = Path("artifacts"),
 ) -> None:
     """Ask a running gateway for a prediction, and say what answered."""
@@ -91,13 +100,13 @@ def predict(
 
     try:
         values = _inputs(inputs) if inputs else _golden(artifacts, model, rows)
-        question = Question(model, values, stack, endpoint, version)
+        question = Question(
+            model, values, stack=stack, endpoint=endpoint, variant=variant, version=version, label=label
+        )
         if protocol == "grpc":
-            answer = predict_grpc(address or "127.0.0.1:8001", question)
-        elif protocol == "rest":
-            answer = predict_rest(address or "http://127.0.0.1:8000", question)
+            answer = predict_grpc(address or _running_gateway(artifacts, protocol), question)
         else:
-            raise typer.BadParameter(f"'{protocol}' is neither rest nor grpc", param_hint="--protocol")
+            answer = predict_rest(address or _running_gateway(artifacts, protocol), question)
     except PredictError as exc:
         typer.echo(f"twinserve predict: {exc}", err=True)
         raise typer.Exit(1) from exc
@@ -108,12 +117,12 @@ def predict(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def gateway(context: typer.Context) -> None:
     """Run the gateway alone: `twinserve gateway --config gateway.yaml`."""
-    raise typer.Exit(run_gateway(context.args))
+    raise typer.Exit(run_gateway(context.args, "twinserve gateway"))
 
 
 def _inputs(text: str) -> dict[str, Any]:
     if text.startswith("@"):
-        text = sys.stdin.read() if text == "@-" else Path(text[1:]).read_text()
+        text = _read(text[1:])
     try:
         values = json.loads(text)
     except ValueError as exc:
@@ -121,6 +130,30 @@ def _inputs(text: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise typer.BadParameter("expected an object {name: nested list}", param_hint="--inputs")
     return values
+
+
+def _read(name: str) -> str:
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise typer.BadParameter(f"cannot read '{name}': {exc}", param_hint="--inputs") from exc
+
+
+def _running_gateway(artifacts: Path, protocol: str) -> str:
+    """Where the gateway of `twinserve up` listens; where none is recorded, where it would."""
+    from serving.settings import LaunchSettings, Ports
+    from serving.state import RunState
+
+    settings = LaunchSettings(artifacts=artifacts)
+    state = RunState.load(settings.run_dir)
+    if state is not None and state.runs():
+        return state.gateway_grpc if protocol == "grpc" else state.gateway_rest
+    ports = Ports()
+    return (
+        f"{settings.host}:{ports.gateway_grpc_port}"
+        if protocol == "grpc"
+        else f"http://{settings.host}:{ports.gateway_rest_port}"
+    )
 
 
 def _golden(artifacts: Path, model: str, rows: int) -> dict[str, Any]:
@@ -134,8 +167,14 @@ def _golden(artifacts: Path, model: str, rows: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The console script's entry."""
-    app()
+    """The console script's entry. A wrong TWINSERVE_... variable is told like a wrong option."""
+    try:
+        app()
+    except ValidationError as exc:
+        for error in exc.errors():
+            name = "_".join(map(str, error["loc"])).upper()
+            typer.echo(f"twinserve: TWINSERVE_{name} is '{error['input']}': {error['msg']}", err=True)
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

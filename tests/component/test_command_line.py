@@ -99,8 +99,10 @@ def test_a_refusal_is_told_in_its_own_words(
     ("arguments", "expected"),
     [
         (["predict", "doubler", "-i", "{"], "not JSON"),
+        (["predict", "doubler", "-i", "@/nowhere.json"], "cannot read '/nowhere.json'"),
+        (["demo", "--framework", "jax"], "'jax' is not one of 'pytorch', 'keras'"),
         (["predict", "doubler", "-i", "[1]"], "expected an object"),
-        (["predict", "doubler", "-i", "{}", "--protocol", "smoke"], "neither rest nor grpc"),
+        (["predict", "doubler", "-i", "{}", "--protocol", "smoke"], "'smoke' is not one of 'rest', 'grpc'"),
         (["predict", "doubler", "-i", "{}", "--address", "localhost"], "expected http://HOST:PORT"),
         (["predict", "doubler", "--artifacts", "/nowhere"], "twinserve models build"),
         (["predict", "doubler", "-i", '{"x": 1}', "--address", "http://127.0.0.1:1"], "`twinserve up` starts one"),

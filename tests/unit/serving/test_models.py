@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.models import build_models, find_models
+from serving.models import Event, build_models, find_models, finished_step
 from serving.processes import LaunchError
 
 
@@ -51,15 +51,19 @@ def test_an_incomplete_model_is_an_error_that_names_the_part(tmp_path: Path, par
 
 
 def test_a_build_reports_its_steps() -> None:
-    """Each finished step is one line; what is no event is left out."""
+    """Each finished step has its words; what is no event is left out."""
     said: list[str] = []
+
+    def tell(event: Event) -> None:
+        said.append(finished_step(event))
+
     events = """
 print('noise')
 print('{"event": "step", "model": "digits", "step": "train", "status": "start"}')
 print('{"event": "step", "model": "digits", "step": "train", "status": "done", "detail": "accuracy 0.98"}')
 """
-    build_models(_command(events), said.append)
-    assert said == ["train digits accuracy 0.98"]
+    build_models(_command(events), tell)
+    assert said == ["", "train digits accuracy 0.98"]
 
 
 def test_a_failed_build_tells_its_reason() -> None:
@@ -82,8 +86,8 @@ print('{"event": "step", "status": "done", "detail": "%d"}' % os.getpid(), flush
 time.sleep(600)
 """
 
-    def interrupted(text: str) -> None:
-        pids.append(int(text))
+    def interrupted(event: Event) -> None:
+        pids.append(int(event["detail"]))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

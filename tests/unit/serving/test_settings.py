@@ -55,7 +55,9 @@ def test_a_port_that_something_listens_on_is_not_free(host: str) -> None:
 def test_a_port_says_what_it_is_for_and_how_to_change_it() -> None:
     """The words of the error about a taken port."""
     assert Ports.use_of("torchserve_rest_port") == "TorchServe inference over REST"
-    assert Ports.setting_of("torchserve_rest_port") == "TWINSERVE_TORCHSERVE_REST_PORT or --torchserve-rest-port"
+    assert Ports.setting_of("torchserve_rest_port") == (
+        "TWINSERVE_TORCHSERVE_REST_PORT (or `twinserve up --torchserve-rest-port`)"
+    )
 
 
 def test_folders_are_absolute(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ async def port(world: World) -> AsyncIterator[int]:
         async with dialled(port) as wire:
             await wire.say(WHOLE)
             assert (await wire.hear())[0] == 200
-        assert (world.admission.in_flight, world.admission.in_flight_bytes) == (0, 0)
+        assert (world.admission.in_flight, world.admission.in_flight_bytes, world.admission.arriving) == (0, 0, 0)
 
 
 async def told(world: World) -> Cause | None:
@@ -137,7 +137,7 @@ async def test_a_client_that_leaves_before_its_body_is_whole_is_gone(world: Worl
     """Nobody is answered, nobody is asked."""
     async with dialled(port) as wire:
         await wire.say(HEAD + LENGTH % 50 + sent)
-        while not world.admission.in_flight:
+        while not world.admission.arriving:
             await asyncio.sleep(0.001)
         wire.leave()
         assert await told(world) is Cause.CLIENT_GONE

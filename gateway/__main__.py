@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
+
+# gRPC's core writes lines of its own between the log's JSON; what it has to say arrives as exceptions too. It is told
+# by the environment only, and listens only until grpc is imported, so that this comes before every import below.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import uvloop
 

@@ -27,6 +27,7 @@ from gateway.dataplane import DataPlane
 from gateway.frontends.edge import Admission, Limits
 from gateway.frontends.grpc.server import create_server
 from gateway.frontends.rest.app import create_app
+from gateway.frontends.rest.http_protocol import BoundedHttpProtocol
 from gateway.resilience.concurrency_limit import ConcurrencyLimit
 from gateway.resilience.deadline import deadline
 from gateway.routing.endpoint import Endpoint, Target
@@ -140,6 +141,7 @@ class _RestServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                http=BoundedHttpProtocol,
                 ws="none",
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),
             )

@@ -45,15 +45,15 @@ class LimitSettings(_Frozen):
     json_bytes: PositiveInt = 8388608
     """The largest JSON body; parsing holds the event loop, so larger tensors belong to the gRPC door."""
     in_flight: PositiveInt = 1024
-    """How many requests may be in the gateway at once."""
+    """How many whole requests may be in the gateway at once; four times as many may still be arriving."""
     in_flight_bytes: PositiveInt = 536870912
     """How many bytes the bodies of all requests in flight may take together."""
     timeout_ms: PositiveInt = 30000
     """The deadline of a request that names none."""
     max_timeout_ms: PositiveInt = 120000
     """The longest deadline that a client may ask for."""
-    body_timeout_ms: PositiveInt = 30000
-    """How long a request's body may take to arrive."""
+    body_timeout_ms: PositiveInt = 20000
+    """How long a request's body may take to arrive; less than `timeout_ms`, or that ends it first."""
 
 
 class EndpointSettings(_Frozen):

@@ -45,7 +45,11 @@ class Limits:
     in_flight_bytes: int = 536_870_912
     timeout_s: float = 30.0
     max_timeout_s: float = 120.0
-    body_timeout_s: float = 30.0
+    body_timeout_s: float = 20.0
+
+
+# A request that is still arriving costs little but its bytes, which are counted: slow ones must not keep out others.
+ARRIVING_PER_IN_FLIGHT = 4
 
 
 class Admission:
@@ -53,27 +57,53 @@ class Admission:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self.arriving = 0
         self.in_flight = 0
         self.in_flight_bytes = 0
 
     @contextmanager
     def admit(self) -> Iterator[Ticket]:
-        """One request's stay; raises OVERLOADED where the gateway is full."""
-        if self.in_flight >= self._limits.in_flight:
-            raise self._full(f"{self._limits.in_flight} requests are in flight")
-        self.in_flight += 1
+        """The stay of one request that is whole; raises OVERLOADED where the gateway is full."""
+        with self.receive() as ticket:
+            ticket.whole()
+            yield ticket
+
+    @contextmanager
+    def receive(self) -> Iterator[Ticket]:
+        """The stay of one request from its first byte, in flight from `Ticket.whole` on; raises OVERLOADED."""
+        self._check_in_flight()
+        if self.arriving >= ARRIVING_PER_IN_FLIGHT * self._limits.in_flight:
+            raise self._full(f"{self.arriving} requests are still arriving")
+        self.arriving += 1
         ticket = Ticket(self)
         try:
             yield ticket
         finally:
-            self.in_flight -= 1
+            if ticket.in_flight:
+                self.in_flight -= 1
+            else:
+                self.arriving -= 1
             self.in_flight_bytes -= ticket.taken
+
+    def enter(self) -> None:
+        """Counts one request as in flight that was arriving; raises OVERLOADED where the gateway is full."""
+        self._check_in_flight()
+        self.arriving -= 1
+        self.in_flight += 1
 
     def take(self, size: int) -> None:
         """Counts `size` more bytes in; raises OVERLOADED where they do not fit."""
-        if self.in_flight_bytes + size > self._limits.in_flight_bytes:
-            raise self._full(f"the requests in flight hold {self._limits.in_flight_bytes} bytes")
+        self.check_room(size)
         self.in_flight_bytes += size
+
+    def check_room(self, size: int) -> None:
+        """Raises OVERLOADED where `size` more bytes would not fit now; keeps no room for them."""
+        if self.in_flight_bytes + size > self._limits.in_flight_bytes:
+            raise self._full(f"the requests in flight hold {self._limits.in_flight_bytes} bytes at most")
+
+    def _check_in_flight(self) -> None:
+        if self.in_flight >= self._limits.in_flight:
+            raise self._full(f"{self._limits.in_flight} requests are in flight")
 
     def _full(self, reason: str) -> GatewayError:
         return GatewayError(Cause.OVERLOADED, f"the gateway is full: {reason}", retry_after_s=1.0)
@@ -82,11 +112,21 @@ class Admission:
 class Ticket:
     """One admitted request's share of the bytes in flight, given back when its stay ends."""
 
-    __slots__ = ("_admission", "taken")
+    __slots__ = ("_admission", "in_flight", "taken")
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
+        self.in_flight = False
         self.taken = 0
+
+    def whole(self) -> None:
+        """Counts the request as in flight, now that all of it has arrived; raises OVERLOADED where it does not fit."""
+        self._admission.enter()
+        self.in_flight = True
+
+    def check_room(self, size: int) -> None:
+        """Raises OVERLOADED where a body of `size` bytes would not fit now; keeps no room for it."""
+        self._admission.check_room(size)
 
     def take(self, size: int) -> None:
         """Counts `size` more bytes of body; raises OVERLOADED where they do not fit."""

@@ -54,6 +54,17 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     assert status == 0
 
 
+def test_a_start_that_fails_says_so_in_one_line(gateway: Gateway, tmp_path: Path) -> None:
+    """gRPC's own core, which knows of the taken port too, does not write between the gateway's lines."""
+    (tmp_path / "contract.json").write_text(contract().to_json())
+    port = gateway.grpc.rpartition(":")[2]
+    (tmp_path / "gateway.yaml").write_text(CONFIG.replace("grpc_port: 0", f"grpc_port: {port}"))
+    command = [sys.executable, "-m", "gateway", "--config", str(tmp_path / "gateway.yaml")]
+    reply = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert reply.stderr == f"gateway: cannot listen on {gateway.grpc}; choose another server.grpc_port\n"
+    assert reply.returncode == 3
+
+
 def _until_ready(url: str) -> None:
     for _ in range(500):
         try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from gateway.core.errors import Cause
 from gateway.frontends.edge import Limits
+from gateway.frontends.rest.http_protocol import BoundedHttpProtocol
 from tests.unit.gateway.frontends.world import World
 
 GOOD = b'{"model": "doubler", "inputs": [[1, 2]]}'
@@ -70,7 +72,20 @@ async def port(world: World) -> AsyncIterator[int]:
         async with dialled(port) as wire:
             await wire.say(WHOLE)
             assert (await wire.hear())[0] == 200
-        assert (world.admission.in_flight, world.admission.in_flight_bytes) == (0, 0)
+        assert (world.admission.in_flight, world.admission.in_flight_bytes, world.admission.arriving) == (0, 0, 0)
+
+
+class Hasty(BoundedHttpProtocol):
+    """The protocol, with little patience."""
+
+    head_seconds = 0.1
+
+
+async def answer(port: int, request: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+    """The answer to one request, on a connection of its own."""
+    async with dialled(port) as wire:
+        await wire.say(request)
+        return await wire.hear()
 
 
 async def told(world: World) -> Cause | None:
@@ -137,7 +152,7 @@ async def test_a_client_that_leaves_before_its_body_is_whole_is_gone(world: Worl
     """Nobody is answered, nobody is asked."""
     async with dialled(port) as wire:
         await wire.say(HEAD + LENGTH % 50 + sent)
-        while not world.admission.in_flight:
+        while not world.admission.arriving:
             await asyncio.sleep(0.001)
         wire.leave()
         assert await told(world) is Cause.CLIENT_GONE
@@ -199,12 +214,150 @@ async def test_broken_framing_is_refused_and_closed(world: World, port: int, hea
     assert world.sent == 0
 
 
-async def test_a_connection_is_never_upgraded(port: int) -> None:
-    """Neither to a websocket nor to HTTP/2."""
-    for protocol in (b"websocket", b"h2c"):
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
+async def test_a_connection_is_never_upgraded(world: World, port: int, protocol: bytes) -> None:
+    """Neither to a websocket nor to HTTP/2: the request is served as it stands, and so is the one behind it."""
+    upgrade = b"Connection: keep-alive, Upgrade\r\nUpgrade: " + protocol + b"\r\n"
+    lengthy = HEAD + upgrade + LENGTH % len(GOOD) + GOOD
+    chunked = HEAD + upgrade + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(GOOD) + GOOD + b"\r\n0\r\n\r\n"
+    async with dialled(port) as wire:
+        await wire.say(lengthy + chunked + WHOLE)
+        for _ in range(3):
+            assert (await wire.hear())[0] == 200
+        for byte in lengthy + WHOLE:
+            await wire.say(bytes([byte]))
+        for _ in range(2):
+            assert (await wire.hear())[0] == 200
+    assert world.sent == 5
+
+
+async def test_promised_bytes_take_no_room(world: World) -> None:
+    """Bodies that were declared and never come leave the room to those that do."""
+    world = await World.started(Limits(json_bytes=1000, in_flight_bytes=1500, in_flight=10))
+    async with world.rest_port() as port, AsyncExitStack() as idle:
+        for _ in range(10):
+            wire = await idle.enter_async_context(dialled(port))
+            await wire.say(HEAD + LENGTH % 1000 + b"{")
+        while world.admission.arriving < 10:
+            await asyncio.sleep(0.001)
+        assert (await answer(port, WHOLE))[0] == 200
+
+
+async def test_slow_bodies_leave_the_places_to_whole_requests(world: World) -> None:
+    """A request counts as in flight once its body is whole; those that are still arriving have a bound of their own."""
+    world = await World.started(Limits(in_flight=2))
+    async with world.rest_port() as port, AsyncExitStack() as slow:
+        for count in range(1, 9):
+            wire = await slow.enter_async_context(dialled(port))
+            await wire.say(HEAD + LENGTH % 100 + b"{")
+            while world.admission.arriving < count:
+                await asyncio.sleep(0.001)
+            if count == 7:
+                assert (await answer(port, WHOLE))[0] == 200
+        assert (await answer(port, WHOLE))[0] == 503
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"X-Long: " + b"x" * 70_000 + b"\r\n",
+        b"".join(b"X-%d: %s\r\n" % (number, b"x" * 1000) for number in range(70)),
+        b"X: y\r\n" * 300,
+    ],
+    ids=["one long", "many", "too many"],
+)
+async def test_a_head_that_is_too_large_is_refused_and_closed(world: World, port: int, head: bytes) -> None:
+    """Whole or endless, in one header or in many; the client can read its answer."""
+    for end in (b"\r\n" + GOOD, b""):
         async with dialled(port) as wire:
-            await wire.say(HEAD + b"Connection: Upgrade\r\nUpgrade: " + protocol + b"\r\n" + LENGTH % len(GOOD) + GOOD)
-            assert (await wire.hear())[0] != 101
+            await wire.say(HEAD + head + end)
+            status, headers, body = await wire.hear()
+            assert (status, headers[b"connection"], headers[b"content-type"]) == (431, b"close", b"application/json")
+            assert b"the request" in body
+            assert await wire.silence() == b""
+    assert world.sent == 0
+
+
+async def test_a_large_head_within_the_bounds_is_taken(port: int) -> None:
+    """Also where its body shares a packet with it."""
+    head = HEAD + b"".join(b"X-%d: %s\r\n" % (number, b"x" * 400) for number in range(150))
+    async with dialled(port) as wire:
+        for _ in range(3):
+            await wire.say(head + LENGTH % len(GOOD) + GOOD)
+            assert (await wire.hear())[0] == 200
+
+
+async def test_an_endless_end_of_a_body_is_refused(world: World, port: int) -> None:
+    """What follows the last chunk is bounded as a head is."""
+    async with dialled(port) as wire:
+        await wire.say(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\nX: " + b"x" * 140_000)
+        assert (await wire.hear())[0] == 431
+    assert await told(world) is Cause.CLIENT_GONE
+
+
+async def test_a_refused_head_waits_for_the_answer_before_it(world: World, port: int) -> None:
+    """A request that was taken is answered, whatever follows it; then the connection ends."""
+    world.backends["ts"].hold = asyncio.Event()
+    async with dialled(port) as wire:
+        await wire.say(WHOLE + HEAD + b"X: " + b"x" * 140_000)
+        while not world.sent:
+            await asyncio.sleep(0.001)
+        world.backends["ts"].hold.set()
+        assert (await wire.hear())[0] == 200
+        assert await wire.silence() == b""
+
+
+async def test_a_head_that_stops_is_a_408(world: World) -> None:
+    """A connection on which no request ever starts is closed without a word."""
+    async with world.rest_port(Hasty) as port:
+        async with dialled(port) as wire:
+            await wire.say(HEAD)
+            assert (await wire.hear())[0] == 408
+            assert await wire.silence() == b""
+        async with dialled(port) as wire:
+            assert await wire.silence() == b""
+
+
+async def test_the_time_of_a_head_is_not_the_time_of_its_answer(world: World) -> None:
+    """Once a head is whole, its body and its answer have times of their own."""
+    world.backends["ts"].hold = asyncio.Event()
+    async with world.rest_port(Hasty) as port, dialled(port) as wire:
+        for byte in WHOLE[:5], WHOLE[5:]:
+            await wire.say(byte)
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(3 * Hasty.head_seconds)
+        world.backends["ts"].hold.set()
+        assert (await wire.hear())[0] == 200
+
+
+async def test_a_client_that_leaves_a_pipeline_ends_all_of_it(
+    world: World, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The call under way is cancelled, the others never start, and nothing of it is an error."""
+    world.backends["ts"].hold = asyncio.Event()
+    async with dialled(port) as wire:
+        await wire.say(WHOLE * 3)
+        while not world.sent:
+            await asyncio.sleep(0.001)
+        wire.leave()
+        assert await told(world) is Cause.CLIENT_GONE
+    world.backends["ts"].hold.set()
+    assert world.sent == 1
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_drain_that_cuts_a_request_off_answers_it(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The client is told to come back; the log has no failure of the application."""
+    world.backends["ts"].hold = asyncio.Event()
+    async with AsyncExitStack() as client:
+        async with world.rest_port() as port:
+            wire = await client.enter_async_context(dialled(port))
+            await wire.say(WHOLE)
+            while not world.sent:
+                await asyncio.sleep(0.001)
+        assert (await wire.hear())[0] == 503
+    assert await told(world) is Cause.NOT_READY
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 @pytest.mark.parametrize("target", [b"/predict/..%2f..%2fetc", b"/v2/models/a%00", b"/predict/%2e%2e/x", b"//predict"])

@@ -39,21 +39,23 @@ class Body:
         return self._length.isdigit() and _number(self._length, SMALL_BODY_BYTES) <= SMALL_BODY_BYTES
 
     async def read(self, ticket: Ticket, timeout_s: float) -> bytes:
-        """The whole body, its bytes counted on `ticket` before they are kept.
+        """The whole body, its bytes counted on `ticket` as they come, and the request itself once it is whole.
 
         Raises TOO_LARGE for a declared length over the cap before anything is read, and for a body without one
         as soon as it passes the cap; OVERLOADED where the gateway has no room; CLIENT_TOO_SLOW; CLIENT_GONE.
         """
-        declared = self._declared()
-        ticket.take(declared)
+        # No more than a check: room is for bytes that came, or promises alone would fill the gateway.
+        ticket.check_room(self._declared())
         limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
-                return await self._collect(ticket, declared)
+                data = await self._collect(ticket)
         except TimeoutError as exc:
             if not limit.expired():
                 raise
             raise GatewayError(Cause.CLIENT_TOO_SLOW, f"the body did not arrive within {timeout_s:g} s") from exc
+        ticket.whole()
+        return data
 
     async def discard(self) -> None:
         """Throws away what a client still sends of a refused body, within `LINGER_SECONDS` and `LINGER_BYTES`."""
@@ -77,7 +79,7 @@ class Body:
             raise self._too_large()
         return length
 
-    async def _collect(self, ticket: Ticket, paid: int) -> bytes:
+    async def _collect(self, ticket: Ticket) -> bytes:
         chunks: list[bytes] = []
         size = 0
         while not self.complete:
@@ -90,9 +92,7 @@ class Body:
             size += len(chunk)
             if size > self._cap:
                 raise self._too_large()
-            if size > paid:
-                ticket.take(size - paid)
-                paid = size
+            ticket.take(len(chunk))
             if chunk:
                 chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -99,8 +99,8 @@ class InferenceEndpoint:
             outcome = await self._outcome(call, scope, receive, body)
         except asyncio.CancelledError:
             # The client's own leaving is an outcome; what is left is a server that ends its tasks to shut down.
-            await self._send_error(send, call, body, GatewayError(Cause.NOT_READY, "the gateway is shutting down"))
-            raise
+            # The answer is this task's end too: raised again, the cancelling would be logged as a failure.
+            outcome = GatewayError(Cause.NOT_READY, "the gateway is shutting down")
         if isinstance(outcome, GatewayError):
             await self._send_error(send, call, body, outcome)
             return
@@ -110,7 +110,7 @@ class InferenceEndpoint:
         """The encoded answer, or why there is none: reported here, before anything is sent."""
         cause: Cause | None = Cause.NOT_READY
         try:
-            with self._edge.admission.admit() as ticket:
+            with self._edge.admission.receive() as ticket:
                 encoded = await self._infer(call, scope, receive, body, ticket)
             cause = None
             return encoded

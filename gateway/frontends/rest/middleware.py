@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,6 +11,8 @@ from gateway.core.errors import Cause, GatewayError
 from gateway.frontends.edge import failure, request_id_from
 from gateway.frontends.rest.answers import send_error
 from gateway.frontends.rest.errors import shape_for
+
+logger = logging.getLogger(__name__)
 
 # Where the middleware leaves the request's id in the ASGI scope.
 REQUEST_ID = "twinserve.request_id"
@@ -45,7 +48,12 @@ class Identity:
             if message["type"] == "http.response.start":
                 started = True
                 message = {**message, "headers": [*message.get("headers", ()), *common]}
-            await send(message)
+            try:
+                await send(message)
+            except (OSError, RuntimeError) as exc:
+                # A closed socket is an OSError, a closed transport of uvloop's a RuntimeError.
+                logger.warning("the answer to request %s could not be sent: %s", request_id, exc)
+                raise GatewayError(Cause.CLIENT_GONE, "the client closed the connection before its answer") from exc
 
         try:
             if any(mark in scope.get("raw_path", b"").lower() for mark in _ENCODED):
@@ -55,6 +63,8 @@ class Identity:
             await self._app(scope, receive, send_identified)
         except Exception as exc:
             error = failure(request_id, exc)
+            if error.cause is Cause.CLIENT_GONE:
+                return
             if started:
                 raise
             await send_error(send_identified, error, shape_for(scope["path"]), request_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import ExitStack
 
 import pytest
 
@@ -59,6 +60,24 @@ def test_requests_over_the_limit_are_refused() -> None:
     assert admission.in_flight == 0
 
 
+def test_requests_that_arrive_have_a_bound_of_their_own() -> None:
+    """They are in flight, and may find the gateway full, once they are whole; no place is lost either way."""
+    admission = Admission(LIMITS)
+    with ExitStack() as stays:
+        tickets = [stays.enter_context(admission.receive()) for _ in range(8)]
+        assert (admission.arriving, admission.in_flight) == (8, 0)
+        with pytest.raises(GatewayError) as refused:
+            enter(admission)
+        assert refused.value.cause is Cause.OVERLOADED
+        for ticket in tickets[:2]:
+            ticket.whole()
+        with pytest.raises(GatewayError) as full:
+            tickets[2].whole()
+        assert full.value.cause is Cause.OVERLOADED
+        assert (admission.arriving, admission.in_flight) == (6, 2)
+    assert (admission.arriving, admission.in_flight) == (0, 0)
+
+
 def test_bytes_over_the_limit_are_refused() -> None:
     """Bodies share one budget of bytes, and give back exactly what they took, also where they fail."""
     admission = Admission(LIMITS)
@@ -66,6 +85,10 @@ def test_bytes_over_the_limit_are_refused() -> None:
         first.take(60)
         with pytest.raises(GatewayError) as refused:
             enter(admission, 40, 1)
+        assert admission.in_flight_bytes == 60
+        first.check_room(40)
+        with pytest.raises(GatewayError):
+            first.check_room(41)
         assert admission.in_flight_bytes == 60
     assert refused.value.cause is Cause.OVERLOADED
     assert (admission.in_flight, admission.in_flight_bytes) == (0, 0)

@@ -22,9 +22,10 @@ def body_of(messages: Iterable[Message], length: bytes | None = None) -> Body:
 
 async def read(body: Body, timeout_s: float = 5, room: int = 1000) -> bytes:
     admission = Admission(Limits(in_flight_bytes=room))
-    with admission.admit() as ticket:
+    with admission.receive() as ticket:
         data = await body.read(ticket, timeout_s)
-        assert ticket.taken >= len(data)
+        assert ticket.taken == len(data)
+        assert (admission.arriving, admission.in_flight) == (0, 1)
     assert admission.in_flight_bytes == 0
     return data
 
@@ -80,6 +81,21 @@ async def test_a_body_for_which_there_is_no_room_is_refused() -> None:
     """A declared length is refused before it is read; a chunked body where it no longer fits."""
     assert await refusal(body_of([], b"51"), room=50) is Cause.OVERLOADED
     assert await refusal(body_of([chunk(b"x" * 50, True), chunk(b"x")]), room=50) is Cause.OVERLOADED
+
+
+async def test_only_bytes_that_came_take_room() -> None:
+    """A declared length is checked, not counted, and the request is not in flight before its body is whole."""
+    admission = Admission(Limits(in_flight_bytes=100))
+    seen: list[tuple[int, int]] = []
+
+    async def receive() -> Message:
+        seen.append((admission.in_flight_bytes, admission.in_flight))
+        return chunk(b"x" * 10, len(seen) < 3)
+
+    with admission.receive() as ticket:
+        await Body(receive, [(b"content-length", b"30")], cap=CAP).read(ticket, 5)
+        assert (admission.in_flight_bytes, admission.in_flight) == (30, 1)
+    assert seen == [(0, 0), (10, 0), (20, 0)]
 
 
 async def test_a_slow_body_is_given_up() -> None:

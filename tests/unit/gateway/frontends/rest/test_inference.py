@@ -265,8 +265,7 @@ async def test_a_server_that_shuts_down_still_answers(world: World) -> None:
     while not world.sent:
         await asyncio.sleep(0)
     serving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await serving
+    await serving
     assert sent.status == 503
     assert world.last.cause is Cause.NOT_READY
 

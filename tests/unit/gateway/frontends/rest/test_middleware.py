@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.core.errors import Cause, GatewayError
 from gateway.frontends.rest.answers import send_answer
@@ -99,3 +99,18 @@ async def test_what_is_not_http_passes() -> None:
 
     await served(app, {"type": "lifespan"})
     assert seen == ["lifespan"]
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), RuntimeError("the handler is closed")])
+async def test_an_answer_that_nobody_takes_is_sent_once(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the server raises for a connection that is gone; the log tells it without a traceback."""
+    tries = 0
+
+    async def send(_message: Message) -> None:
+        nonlocal tries
+        tries += 1
+        raise error
+
+    await Identity(hello, lambda *_: None)(scope(), receiving([]), send)
+    assert tries == 1
+    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("WARNING", None)]

@@ -1,0 +1,197 @@
+"""HTTP/1.1 as uvicorn speaks it, with bounds on what it takes before a request is whole, and without upgrades."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import httptools
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from gateway.frontends.rest.body import LINGER_BYTES, LINGER_SECONDS
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
+# The parser has no limits of its own, and joins a long header piece by piece at quadratic cost.
+MAX_HEAD_BYTES = 64 << 10
+MAX_HEADERS = 200
+# How long a request's head may take to arrive, and how long a connection may stay open that never sent one.
+HEAD_SECONDS = 10.0
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection. A head, or the framing between two parts of a body, is refused (431) when it grows too large
+    and (408) when it takes too long; `Upgrade` is ignored, as RFC 9110, section 7.8, allows.
+    """
+
+    head_seconds = HEAD_SECONDS
+
+    _running: RequestResponseCycle | None = None
+    _clock: asyncio.TimerHandle | None = None
+    # Bytes since the request, or its body, last made progress.
+    _framing = 0
+    _head_open = False
+    _upgrading = False
+    # Whatever a refused client still sends is thrown away, this much so far.
+    _refused = False
+    _discarded = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts waiting for the first request."""
+        super().connection_made(transport)
+        self._start_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells every request that has no whole answer yet; the base class tells the latest only."""
+        self._stop_clock()
+        waiting = [cycle for cycle, _ in self.pipeline]
+        self.pipeline.clear()
+        for cycle in waiting if self._running is None else [self._running, *waiting]:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser, no more at a time than may still belong to a head."""
+        if self._refused:
+            self._discard(len(data))
+            return
+        self._unset_keepalive_if_required()
+        view = memoryview(data)
+        while view and not self._refused:
+            room = MAX_HEAD_BYTES - self._framing
+            if room <= 0:
+                self._refuse(431, f"the head of the request is larger than {MAX_HEAD_BYTES} bytes")
+                return
+            self._framing += min(room, len(view))
+            view = view[self._feed(view[:room]) :]
+        if not self._refused and (self._head_open or self.cycle is None or self.cycle.response_complete):
+            self._start_clock()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuses what is no HTTP."""
+        self._refuse(400, msg)
+
+    def on_message_begin(self) -> None:
+        """A head starts, with a time of its own."""
+        self._stop_clock()
+        self._head_open = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keeps a header of the head, and discards those after a body, as RFC 9110, section 6.5.1, allows."""
+        if not self._head_open:
+            return
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError(f"more than {MAX_HEADERS} headers")
+
+    def on_headers_complete(self) -> None:
+        """Starts the request, unless its head has to be parsed again without `Upgrade`."""
+        self._framing = 0
+        self._head_open = False
+        self._stop_clock()
+        self._upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if not self._upgrading:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Progress."""
+        self._framing = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Progress; the parser claims it of an upgrade too, whose body it skips."""
+        self._framing = 0
+        if not self._upgrading:
+            super().on_message_complete()
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _feed(self, data: memoryview) -> int:
+        """Parses, and returns how many bytes of `data` are done with."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as stopped:
+            return self._ignore_upgrade(int(stopped.args[0]), len(data))
+        except httptools.HttpParserError:
+            if self._head_open and len(self.headers) > MAX_HEADERS:
+                self._refuse(431, f"the request has more than {MAX_HEADERS} headers")
+            else:
+                self._refuse(400, "the request is not valid HTTP/1.1")
+        return len(data)
+
+    def _ignore_upgrade(self, offset: int, size: int) -> int:
+        if not self._upgrading:
+            # CONNECT is answered like any unknown method; what follows it is no HTTP.
+            self._refused = True
+            self.cycle.keep_alive = False
+            return size
+        self._upgrading = False
+        head = [b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        head += [b"%s: %s\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        # The parser has made up its mind to skip the body, so that another one takes over, from the same head.
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._feed(memoryview(b"".join([*head, b"\r\n"])))
+        return offset
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answers what cannot be served, and closes once the client had the time to read it."""
+        self._refused = True
+        self._stop_clock()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if cycle.response_started or self.pipeline or not cycle.more_body:
+                # Requests before it are still being answered; the connection ends with the last of them.
+                cycle.keep_alive = False
+                return
+            # What cannot be parsed is this request's body, which will never be whole.
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if self.transport.is_closing():
+            return
+        body = orjson.dumps({"error": detail})
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        lines = [b"%s: %s\r\n" % header for header in headers]
+        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
+        self.transport.write_eof()
+        # Closing under a client that still writes resets the connection, and the answer is lost with it.
+        self._clock = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > LINGER_BYTES:
+            self.transport.abort()
+
+    def _start_clock(self) -> None:
+        if self._clock is None:
+            self._clock = self.loop.call_later(self.head_seconds, self._late)
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+    def _late(self) -> None:
+        self._clock = None
+        if self.flow.read_paused:
+            # It is the gateway that does not read.
+            self._start_clock()
+        elif self._head_open:
+            self._refuse(408, f"the head of the request did not arrive within {self.head_seconds:g} s")
+        else:
+            self.transport.close()

@@ -1,0 +1,208 @@
+"""The bounds of a connection, with the event loop and the transport played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from gateway.frontends.rest.body import LINGER_BYTES, LINGER_SECONDS
+from gateway.frontends.rest.http_protocol import HEAD_SECONDS, MAX_HEAD_BYTES, MAX_HEADERS, BoundedHttpProtocol
+
+START = b"GET / HTTP/1.1\r\n"
+
+
+class Timer:
+    """What the protocol asked to be called later."""
+
+    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
+        self.seconds = seconds
+        self.call = call
+
+    cancelled = False
+
+    def cancel(self) -> None:
+        """Forgets it."""
+        self.cancelled = True
+
+
+class Loop:
+    """An event loop in which time stands still; tasks are kept, and closed, unstarted."""
+
+    def __init__(self) -> None:
+        self.timers: list[Timer] = []
+        self.tasks = 0
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Keeps the timer."""
+        self.timers.append(Timer(seconds, call))
+        return self.timers[-1]
+
+    def create_task(self, work: Any) -> asyncio.Future[None]:
+        """Counts the task."""
+        work.close()
+        self.tasks += 1
+        return asyncio.get_running_loop().create_future()
+
+    @property
+    def pending(self) -> list[Timer]:
+        """The timers that still run."""
+        return [timer for timer in self.timers if not timer.cancelled]
+
+
+class Wire(asyncio.Transport):
+    """A transport that keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.events: list[str] = []
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        """Keeps it."""
+        self.written += bytes(data)
+
+    def write_eof(self) -> None:
+        """Says so."""
+        self.events.append("eof")
+
+    def close(self) -> None:
+        """Says so."""
+        self.events.append("close")
+
+    def abort(self) -> None:
+        """Says so."""
+        self.events.append("abort")
+
+    def pause_reading(self) -> None:
+        """Says so."""
+        self.events.append("pause")
+
+    def is_closing(self) -> bool:
+        """Whether it was closed."""
+        return "close" in self.events
+
+
+async def nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """An application that is never started."""
+
+
+class Connection:
+    """A connection that has just been made."""
+
+    def __init__(self) -> None:
+        config = uvicorn.Config(nothing, http=BoundedHttpProtocol, ws="none", log_config=None, lifespan="off")
+        self.loop = Loop()
+        self.wire = Wire()
+        self.protocol = BoundedHttpProtocol(config, ServerState(), {}, self.loop)  # type: ignore[arg-type]
+        self.protocol.connection_made(self.wire)
+
+    @property
+    def status(self) -> int:
+        """Of the one answer written."""
+        assert self.wire.written.count(b"HTTP/1.1 ") == 1
+        return int(self.wire.written.split()[1])
+
+
+@pytest.fixture
+async def connection() -> Connection:
+    return Connection()
+
+
+def head_of(size: int) -> bytes:
+    """A head of exactly that many bytes."""
+    return START + b"X: " + b"x" * (size - len(START) - 7) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("step", [1000, 10**6])
+@pytest.mark.parametrize(("size", "taken"), [(MAX_HEAD_BYTES, True), (MAX_HEAD_BYTES + 1, False)])
+async def test_a_head_has_a_largest_size(connection: Connection, step: int, size: int, taken: bool) -> None:
+    """However it is cut."""
+    data = head_of(size)
+    for start in range(0, size, step):
+        connection.protocol.data_received(data[start : start + step])
+    assert connection.loop.tasks == taken
+    if not taken:
+        assert connection.status == 431
+
+
+@pytest.mark.parametrize(("count", "taken"), [(MAX_HEADERS, True), (MAX_HEADERS + 1, False)])
+async def test_a_head_has_a_largest_number_of_headers(connection: Connection, count: int, taken: bool) -> None:
+    """Each has its price, however short."""
+    connection.protocol.data_received(START + b"X: y\r\n" * count + b"\r\n")
+    assert connection.loop.tasks == taken
+    if not taken:
+        assert connection.status == 431
+
+
+async def test_a_head_has_a_time_of_its_own(connection: Connection) -> None:
+    """It starts with the head, not with the connection, and each part does not start it again."""
+    (idle,) = connection.loop.pending
+    connection.protocol.data_received(START)
+    (timer,) = connection.loop.pending
+    assert (timer.seconds, idle.cancelled) == (HEAD_SECONDS, True)
+    connection.protocol.data_received(b"X: y\r\n")
+    assert connection.loop.pending == [timer]
+    timer.call()
+    assert connection.status == 408
+
+
+async def test_a_whole_head_needs_no_timer(connection: Connection) -> None:
+    """In one piece or two, nothing runs on once it is there."""
+    connection.protocol.data_received(START)
+    connection.protocol.data_received(b"\r\n")
+    assert connection.loop.tasks == 1
+    assert connection.loop.pending == []
+
+
+async def test_a_connection_that_says_nothing_is_closed(connection: Connection) -> None:
+    """Without an answer, since nothing was asked."""
+    (timer,) = connection.loop.pending
+    timer.call()
+    assert (connection.wire.written, connection.wire.events) == (b"", ["close"])
+
+
+async def test_a_head_that_the_gateway_does_not_read_is_not_late(connection: Connection) -> None:
+    """While requests before it are answered, its bytes wait in the socket."""
+    connection.protocol.data_received((START + b"\r\n") * 2 + START)
+    assert connection.wire.events == ["pause"]
+    (timer,) = connection.loop.pending
+    timer.cancel()
+    timer.call()
+    assert connection.wire.written == b""
+    assert len(connection.loop.pending) == 1
+
+
+async def test_a_refused_client_is_given_time_to_read(connection: Connection) -> None:
+    """What it still sends is thrown away, up to a bound."""
+    connection.protocol.data_received(b"no HTTP\r\n\r\n")
+    assert connection.status == 400
+    assert connection.wire.events == ["eof"]
+    (timer,) = connection.loop.pending
+    assert timer.seconds == LINGER_SECONDS
+    connection.protocol.data_received(bytes(LINGER_BYTES))
+    assert connection.wire.events == ["eof"]
+    connection.protocol.data_received(b"x")
+    assert connection.wire.events == ["eof", "abort"]
+    timer.call()
+    assert connection.wire.events[-1] == "close"
+
+
+async def test_nothing_runs_on_when_the_connection_ends(connection: Connection) -> None:
+    """No timer outlives it."""
+    connection.protocol.data_received(START)
+    connection.protocol.connection_lost(None)
+    assert connection.loop.pending == []
+
+
+async def test_what_follows_a_connect_is_not_read(connection: Connection) -> None:
+    """It would be no HTTP, and there is no proxy here."""
+    connection.protocol.data_received(b"CONNECT a:1 HTTP/1.1\r\n\r\n" + START + b"\r\n")
+    assert connection.loop.tasks <= 1
+    connection.protocol.data_received(START + b"\r\n")
+    assert connection.loop.tasks <= 1

@@ -6,6 +6,7 @@ Contents are typed, in one repeated field by datatype, or raw, in one entry for 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError
 from gateway._generated import oip_pb2
 from gateway.codecs.fields import input_name, parameter, wanted_outputs
 from gateway.codecs.json_tensors import SHORT_FLOATS
+from gateway.codecs.oip_parameters import refuse_reserved
 from gateway.codecs.selection import split_parameters, version_number
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Parameter, TensorSpec
@@ -74,6 +76,10 @@ def decode_request(data: bytes) -> OipGrpcRequest:
     model, selection, parameters = split_parameters(
         ModelSpec(message.model_name, version), _parameters(message.parameters)
     )
+    for tensor in message.inputs:
+        refuse_reserved(f"input '{input_name(tensor.name)}'", _parameters(tensor.parameters))
+    for output in message.outputs:
+        refuse_reserved("an item of 'outputs'", _parameters(output.parameters))
     raw = len(message.raw_input_contents) > 0
     return OipGrpcRequest(
         InferenceRequest(
@@ -104,6 +110,28 @@ def encode_response(response: InferenceResponse, *, raw: bool) -> bytes:
             # Present though empty for a tensor without elements: contents, not their absence.
             output.contents.SetInParent()
             getattr(output.contents, _FIELD[tensor.datatype]).extend(tensor.array.reshape(-1).tolist())
+    return message.SerializeToString()
+
+
+def encode_stream_answer(encoded: bytes) -> bytes:
+    """A serialised ModelStreamInferResponse around a serialised ModelInferResponse."""
+    # Field 2, length-delimited, as the encoding of protobuf has it: parsing the answer again would copy its tensors.
+    prefix, left = bytearray(b"\x12"), len(encoded)
+    while left > 0x7F:
+        prefix.append(left & 0x7F | 0x80)
+        left >>= 7
+    prefix.append(left)
+    return bytes(prefix) + encoded
+
+
+def encode_stream_error(text: str, data: bytes) -> bytes:
+    """A serialised ModelStreamInferResponse that says why the request `data` has no answer, with the request's id."""
+    message = oip_pb2.ModelStreamInferResponse(error_message=text)
+    request = oip_pb2.ModelInferRequest()
+    # A client that has sent several requests knows by the id which of them failed.
+    with suppress(DecodeError):
+        request.ParseFromString(data)
+        message.infer_response.id = request.id
     return message.SerializeToString()
 
 

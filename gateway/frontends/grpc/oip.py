@@ -1,33 +1,39 @@
-"""The Open Inference Protocol over gRPC: service `inference.GRPCInferenceService`, the non-streaming methods.
+"""The Open Inference Protocol over gRPC: service `inference.GRPCInferenceService`.
 
 Requests arrive as bytes and are parsed here, so that garbage is the client's error (INVALID_ARGUMENT), not ours.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import grpc
 
 from gateway._generated import oip_pb2
-from gateway.codecs import oip_proto
+from gateway.codecs import oip_proto, oip_repository
 from gateway.codecs.selection import addressed, version_number
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelSpec
-from gateway.frontends.edge import SERVER_NAME, Call, Edge, failure
-from gateway.frontends.grpc.calls import Context, Method, abort, answering, parsed, request_id, selection, trailing
+from gateway.frontends.edge import EXTENSIONS, SERVER_NAME, Edge
+from gateway.frontends.grpc.calls import Context, Method, abort, answering, parsed, request_id, trailing
+from gateway.frontends.grpc.stream import STREAM_POLL_SECONDS, Inference, InferenceStream
 
 SERVICE = "inference.GRPCInferenceService"
 PROTOCOL = "oip-grpc"
 
 
 class OipServicer:
-    """Each method takes and returns a serialised message; failures end the call with a status and the request's id."""
+    """Each method takes and returns a serialised message; failures end the call with a status and the request's id.
 
-    def __init__(self, edge: Edge) -> None:
+    `stream_poll_s` is how soon a stream that waits for its client notices that the gateway drains, in seconds.
+    """
+
+    def __init__(self, edge: Edge, *, stream_poll_s: float = STREAM_POLL_SECONDS) -> None:
         self._edge = edge
         self._data_plane = edge.data_plane
+        self._inference = Inference(edge, PROTOCOL)
+        self._stream = InferenceStream(edge, self._inference, poll_s=stream_poll_s)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The service, for a server to add."""
@@ -37,53 +43,29 @@ class OipServicer:
             "ModelReady": self._model_ready,
             "ServerMetadata": self._server_metadata,
             "ModelMetadata": self._model_metadata,
+            "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._refuse_change,
+            "RepositoryModelUnload": self._refuse_change,
         }
         methods: dict[str, Method] = {name: answering(answer) for name, answer in simple.items()}
         methods["ModelInfer"] = self.infer
         # Without a deserialiser gRPC hands over the bytes as they came.
         return grpc.method_handlers_generic_handler(
-            SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
+            SERVICE,
+            {
+                **{name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()},
+                "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._stream.serve),
+            },
         )
 
     async def infer(self, data: bytes, context: Context) -> bytes:
         """ModelInfer: one inference, answered once and reported once."""
         call = self._edge.open(PROTOCOL, request_id(context))
-        outcome = await self._outcome(call, data, context)
+        outcome = await self._inference.outcome(call, data, context)
         if isinstance(outcome, GatewayError):
             await abort(context, outcome, trailing(call))
         context.set_trailing_metadata(trailing(call))
         return outcome
-
-    async def _outcome(self, call: Call, data: bytes, context: Context) -> bytes | GatewayError:
-        cause: Cause | None = Cause.INTERNAL
-        try:
-            with self._edge.admission.admit() as ticket:
-                ticket.take(len(data))
-                encoded = await self._infer(call, data, context)
-            cause = None
-            return encoded
-        except asyncio.CancelledError:
-            # gRPC cancels the handler when the client cancels, or its deadline passes; then nobody hears an answer.
-            cause = self._edge.abandoned(call)
-            raise
-        except Exception as exc:
-            error = failure(call.context.request_id, exc)
-            cause = error.cause
-            return error
-        finally:
-            self._edge.finish(call, cause)
-
-    async def _infer(self, call: Call, data: bytes, context: Context) -> bytes:
-        remaining = context.time_remaining()
-        if remaining is not None:
-            self._edge.allow(call, remaining)
-        self._edge.seconds_left(call)
-        timings = call.context.timings
-        with timings.phase("decode"):
-            decoded = oip_proto.decode_request(data)
-        response = await self._edge.infer(call, decoded.request, selection(context))
-        with timings.phase("encode"):
-            return oip_proto.encode_response(response, raw=decoded.raw)
 
     def _server_live(self, data: bytes, _: Mapping[str, str]) -> bytes:
         parsed(oip_pb2.ServerLiveRequest(), data)
@@ -100,13 +82,23 @@ class OipServicer:
 
     def _server_metadata(self, data: bytes, _: Mapping[str, str]) -> bytes:
         parsed(oip_pb2.ServerMetadataRequest(), data)
-        answer = oip_pb2.ServerMetadataResponse(name=SERVER_NAME, version=self._data_plane.version)
+        answer = oip_pb2.ServerMetadataResponse(
+            name=SERVER_NAME, version=self._data_plane.version, extensions=EXTENSIONS
+        )
         return answer.SerializeToString()
 
     def _model_metadata(self, data: bytes, chosen: Mapping[str, str]) -> bytes:
         asked = parsed(oip_pb2.ModelMetadataRequest(), data)
         spec, _ = addressed(_spec(asked.name, asked.version), chosen)
         return oip_proto.encode_model_metadata(self._data_plane.model_metadata(spec))
+
+    def _repository_index(self, data: bytes, _: Mapping[str, str]) -> bytes:
+        ready = oip_repository.decode_message(parsed(oip_pb2.RepositoryIndexRequest(), data))
+        return oip_repository.encode_message(self._data_plane.index(ready=ready))
+
+    def _refuse_change(self, _data: bytes, _: Mapping[str, str]) -> NoReturn:
+        # The request is not read: two servers of this protocol give it different fields.
+        raise GatewayError(Cause.ROUTE_NOT_FOUND, oip_repository.READ_ONLY)
 
 
 def _spec(model: str, version: str) -> ModelSpec:

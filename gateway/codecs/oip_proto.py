@@ -6,7 +6,6 @@ Contents are typed, in one repeated field by datatype, or raw, in one entry for 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,16 +75,12 @@ def decode_request(data: bytes) -> OipGrpcRequest:
     model, selection, parameters = split_parameters(
         ModelSpec(message.model_name, version), _parameters(message.parameters)
     )
-    for tensor in message.inputs:
-        refuse_reserved(f"input '{input_name(tensor.name)}'", _parameters(tensor.parameters))
-    for output in message.outputs:
-        refuse_reserved("an item of 'outputs'", _parameters(output.parameters))
     raw = len(message.raw_input_contents) > 0
     return OipGrpcRequest(
         InferenceRequest(
             model=model,
             inputs=_raw_inputs(message) if raw else tuple(_typed_input(tensor) for tensor in message.inputs),
-            wanted=wanted_outputs(output.name for output in message.outputs),
+            wanted=wanted_outputs(_wanted(output) for output in message.outputs),
             parameters=parameters,
             id=message.id,
             selection=selection,
@@ -113,28 +108,6 @@ def encode_response(response: InferenceResponse, *, raw: bool) -> bytes:
     return message.SerializeToString()
 
 
-def encode_stream_answer(encoded: bytes) -> bytes:
-    """A serialised ModelStreamInferResponse around a serialised ModelInferResponse."""
-    # Field 2, length-delimited, as the encoding of protobuf has it: parsing the answer again would copy its tensors.
-    prefix, left = bytearray(b"\x12"), len(encoded)
-    while left > 0x7F:
-        prefix.append(left & 0x7F | 0x80)
-        left >>= 7
-    prefix.append(left)
-    return bytes(prefix) + encoded
-
-
-def encode_stream_error(text: str, data: bytes) -> bytes:
-    """A serialised ModelStreamInferResponse that says why the request `data` has no answer, with the request's id."""
-    message = oip_pb2.ModelStreamInferResponse(error_message=text)
-    request = oip_pb2.ModelInferRequest()
-    # A client that has sent several requests knows by the id which of them failed.
-    with suppress(DecodeError):
-        request.ParseFromString(data)
-        message.infer_response.id = request.id
-    return message.SerializeToString()
-
-
 def encode_model_metadata(metadata: ModelMetadata) -> bytes:
     """A serialised ModelMetadataResponse; variable dimensions are -1."""
     message = oip_pb2.ModelMetadataResponse(
@@ -152,6 +125,17 @@ def _metadata(spec: TensorSpec) -> oip_pb2.ModelMetadataResponse.TensorMetadata:
     return oip_pb2.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
 
 
+def _wanted(output: oip_pb2.ModelInferRequest.InferRequestedOutputTensor) -> str:
+    refuse_reserved("an item of 'outputs'", _parameters(output.parameters))
+    return output.name
+
+
+def _input_name(tensor: oip_pb2.ModelInferRequest.InferInputTensor) -> str:
+    name = input_name(tensor.name)
+    refuse_reserved(f"input '{name}'", _parameters(tensor.parameters))
+    return name
+
+
 def _raw_inputs(message: oip_pb2.ModelInferRequest) -> tuple[Tensor, ...]:
     if len(message.raw_input_contents) != len(message.inputs):
         raise GatewayError(
@@ -165,7 +149,7 @@ def _raw_inputs(message: oip_pb2.ModelInferRequest) -> tuple[Tensor, ...]:
 
 
 def _raw_input(tensor: oip_pb2.ModelInferRequest.InferInputTensor, raw: bytes) -> Tensor:
-    name = input_name(tensor.name)
+    name = _input_name(tensor)
     if tensor.contents.ByteSize():
         raise GatewayError(
             Cause.INVALID_INPUT,
@@ -175,7 +159,7 @@ def _raw_input(tensor: oip_pb2.ModelInferRequest.InferInputTensor, raw: bytes) -
 
 
 def _typed_input(tensor: oip_pb2.ModelInferRequest.InferInputTensor) -> Tensor:
-    name, datatype, shape = input_name(tensor.name), tensor.datatype, tuple(tensor.shape)
+    name, datatype, shape = _input_name(tensor), tensor.datatype, tuple(tensor.shape)
     dtype = numpy_dtype(datatype, name)
     count = element_count(shape, name)
     field = _FIELD.get(datatype)

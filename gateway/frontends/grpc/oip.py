@@ -5,6 +5,7 @@ Requests arrive as bytes and are parsed here, so that garbage is the client's er
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
@@ -15,25 +16,21 @@ from gateway.codecs import oip_proto, oip_repository
 from gateway.codecs.selection import addressed, version_number
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelSpec
-from gateway.frontends.edge import EXTENSIONS, SERVER_NAME, Edge
-from gateway.frontends.grpc.calls import Context, Method, abort, answering, parsed, request_id, trailing
-from gateway.frontends.grpc.stream import STREAM_POLL_SECONDS, Inference, InferenceStream
+from gateway.frontends.edge import EXTENSIONS, SERVER_NAME, Call, Edge, failure
+from gateway.frontends.grpc.calls import Context, Method, abort, answering, parsed, request_id, selection, trailing
+from gateway.frontends.grpc.stream import InferenceStream
 
 SERVICE = "inference.GRPCInferenceService"
 PROTOCOL = "oip-grpc"
 
 
 class OipServicer:
-    """Each method takes and returns a serialised message; failures end the call with a status and the request's id.
+    """Each method takes and returns a serialised message; failures end the call with a status and the request's id."""
 
-    `stream_poll_s` is how soon a stream that waits for its client notices that the gateway drains, in seconds.
-    """
-
-    def __init__(self, edge: Edge, *, stream_poll_s: float = STREAM_POLL_SECONDS) -> None:
+    def __init__(self, edge: Edge) -> None:
         self._edge = edge
         self._data_plane = edge.data_plane
-        self._inference = Inference(edge, PROTOCOL)
-        self._stream = InferenceStream(edge, self._inference, poll_s=stream_poll_s)
+        self._stream = InferenceStream(edge, PROTOCOL, self._outcome)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The service, for a server to add."""
@@ -61,11 +58,42 @@ class OipServicer:
     async def infer(self, data: bytes, context: Context) -> bytes:
         """ModelInfer: one inference, answered once and reported once."""
         call = self._edge.open(PROTOCOL, request_id(context))
-        outcome = await self._inference.outcome(call, data, context)
+        outcome = await self._outcome(call, data, context)
         if isinstance(outcome, GatewayError):
             await abort(context, outcome, trailing(call))
         context.set_trailing_metadata(trailing(call))
         return outcome
+
+    async def _outcome(self, call: Call, data: bytes, context: Context) -> bytes | GatewayError:
+        cause: Cause | None = Cause.INTERNAL
+        try:
+            with self._edge.admission.admit() as ticket:
+                ticket.take(len(data))
+                encoded = await self._infer(call, data, context)
+            cause = None
+            return encoded
+        except asyncio.CancelledError:
+            # gRPC cancels the handler when the client cancels, or its deadline passes; then nobody hears an answer.
+            cause = self._edge.abandoned(call)
+            raise
+        except Exception as exc:
+            error = failure(call.context.request_id, exc)
+            cause = error.cause
+            return error
+        finally:
+            self._edge.finish(call, cause)
+
+    async def _infer(self, call: Call, data: bytes, context: Context) -> bytes:
+        remaining = context.time_remaining()
+        if remaining is not None:
+            self._edge.allow(call, remaining)
+        self._edge.seconds_left(call)
+        timings = call.context.timings
+        with timings.phase("decode"):
+            decoded = oip_proto.decode_request(data)
+        response = await self._edge.infer(call, decoded.request, selection(context))
+        with timings.phase("encode"):
+            return oip_proto.encode_response(response, raw=decoded.raw)
 
     def _server_live(self, data: bytes, _: Mapping[str, str]) -> bytes:
         parsed(oip_pb2.ServerLiveRequest(), data)

@@ -1,68 +1,36 @@
-"""One inference over gRPC, and ModelStreamInfer: many of them over one call, each with its own reply."""
+"""ModelStreamInfer: many inferences over one call, each with its own reply."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from itertools import count
 
-from gateway.codecs import oip_proto
+from gateway.codecs import oip_stream
 from gateway.core.errors import Cause, GatewayError, capped
-from gateway.frontends.edge import Call, Edge, failure
-from gateway.frontends.grpc.calls import MAX_DETAIL, Context, abort, request_id, selection
+from gateway.frontends.edge import Call, Edge
+from gateway.frontends.grpc.calls import MAX_DETAIL, Context, abort, request_id
 
 # How soon a stream that waits for its client notices that the gateway drains.
 STREAM_POLL_SECONDS = 0.5
 
-
-class Inference:
-    """A ModelInferRequest's way to its ModelInferResponse, both serialised: admitted, bounded and reported once."""
-
-    def __init__(self, edge: Edge, protocol: str) -> None:
-        self.protocol = protocol
-        self._edge = edge
-
-    async def outcome(self, call: Call, data: bytes, context: Context) -> bytes | GatewayError:
-        """The answer, or why there is none; raises only the cancellation of the RPC."""
-        cause: Cause | None = Cause.INTERNAL
-        try:
-            with self._edge.admission.admit() as ticket:
-                ticket.take(len(data))
-                encoded = await self._infer(call, data, context)
-            cause = None
-            return encoded
-        except asyncio.CancelledError:
-            # gRPC cancels the handler when the client cancels, or its deadline passes; then nobody hears an answer.
-            cause = self._edge.abandoned(call)
-            raise
-        except Exception as exc:
-            error = failure(call.context.request_id, exc)
-            cause = error.cause
-            return error
-        finally:
-            self._edge.finish(call, cause)
-
-    async def _infer(self, call: Call, data: bytes, context: Context) -> bytes:
-        remaining = context.time_remaining()
-        if remaining is not None:
-            self._edge.allow(call, remaining)
-        self._edge.seconds_left(call)
-        timings = call.context.timings
-        with timings.phase("decode"):
-            decoded = oip_proto.decode_request(data)
-        response = await self._edge.infer(call, decoded.request, selection(context))
-        with timings.phase("encode"):
-            return oip_proto.encode_response(response, raw=decoded.raw)
+Outcome = Callable[[Call, bytes, Context], Awaitable[bytes | GatewayError]]
 
 
 class InferenceStream:
     """ModelStreamInfer: the requests of one call are answered one after the other, as they were sent.
 
-    The next one is read once the last is answered, so that a client cannot pile up work here: HTTP/2 holds it back.
+    `outcome` answers one as it would a unary call, admitted, bounded and reported once; it raises only cancellation.
+    `poll_s` is how soon a stream that waits for its client notices that the gateway drains, in seconds. A request is
+    read once the one before is answered, so that a client cannot pile up work here: HTTP/2 holds it back.
     """
 
-    def __init__(self, edge: Edge, inference: Inference, *, poll_s: float) -> None:
+    def __init__(
+        self, edge: Edge, protocol: str, outcome: Outcome, *, poll_s: float = STREAM_POLL_SECONDS
+    ) -> None:
         self._edge = edge
-        self._inference = inference
+        self._protocol = protocol
+        self._outcome = outcome
         self._poll_s = poll_s
 
     async def serve(self, _requests: object, context: Context) -> None:
@@ -73,12 +41,12 @@ class InferenceStream:
             data = await self._next(identity, context)
             if data is None:
                 return
-            call = self._edge.open(self._inference.protocol, f"{identity}-{number}")
-            outcome = await self._inference.outcome(call, data, context)
+            call = self._edge.open(self._protocol, f"{identity}-{number}")
+            outcome = await self._outcome(call, data, context)
             if isinstance(outcome, GatewayError):
-                reply = oip_proto.encode_stream_error(capped(outcome.detail, MAX_DETAIL), data)
+                reply = oip_stream.encode_error(capped(outcome.detail, MAX_DETAIL), oip_stream.request_id(data))
             else:
-                reply = oip_proto.encode_stream_answer(outcome)
+                reply = oip_stream.encode_answer(outcome)
             await context.write(reply)
 
     async def _next(self, identity: str, context: Context) -> bytes | None:

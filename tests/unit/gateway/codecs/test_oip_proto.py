@@ -219,23 +219,6 @@ def test_the_answer_carries_version_id_and_parameters() -> None:
     assert oip_pb2.ModelInferResponse.FromString(unversioned).model_version == ""
 
 
-@pytest.mark.parametrize("size", [0, 1, 60, 127, 128, 300, 20_000, 3_000_000])
-def test_an_answer_on_a_stream_is_the_answer(size: int) -> None:
-    """Whatever its length, which its prefix states."""
-    array = np.zeros(size, np.uint8)
-    encoded = oip_proto.encode_response(InferenceResponse("m", 1, (Tensor("y", "UINT8", array),), id="7"), raw=True)
-    reply = oip_pb2.ModelStreamInferResponse.FromString(oip_proto.encode_stream_answer(encoded))
-    assert reply.error_message == ""
-    assert reply.infer_response == oip_pb2.ModelInferResponse.FromString(encoded)
-
-
-@pytest.mark.parametrize(("data", "identity"), [(message(id="7").SerializeToString(), "7"), (b"\xff", ""), (b"", "")])
-def test_a_failure_on_a_stream_names_its_request(data: bytes, identity: str) -> None:
-    """By the id, where the request has one that can be read."""
-    reply = oip_pb2.ModelStreamInferResponse.FromString(oip_proto.encode_stream_error("why", data))
-    assert (reply.error_message, reply.infer_response) == ("why", oip_pb2.ModelInferResponse(id=identity))
-
-
 @pytest.mark.parametrize("side", ["inputs", "outputs"])
 def test_parameters_of_extensions_that_are_not_spoken_are_refused(side: str) -> None:
     """They would change the answer; others of a tensor pass."""

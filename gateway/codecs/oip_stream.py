@@ -1,0 +1,39 @@
+"""Replies of the Open Inference Protocol's ModelStreamInfer: an answer, or the text of an error, never both."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from google.protobuf.message import DecodeError
+
+from gateway._generated import oip_pb2
+
+
+def encode_answer(encoded: bytes) -> bytes:
+    """A serialised ModelStreamInferResponse around a serialised ModelInferResponse."""
+    # Field 2, length-delimited, as the encoding of protobuf has it: parsing the answer again would copy its tensors.
+    prefix, left = bytearray(b"\x12"), len(encoded)
+    while left > 0x7F:
+        prefix.append(left & 0x7F | 0x80)
+        left >>= 7
+    prefix.append(left)
+    return bytes(prefix) + encoded
+
+
+def encode_error(text: str, identity: str) -> bytes:
+    """A serialised ModelStreamInferResponse that says why the request with this id has no answer.
+
+    A client that has sent several requests knows by the id which of them failed.
+    """
+    message = oip_pb2.ModelStreamInferResponse(error_message=text)
+    message.infer_response.id = identity
+    return message.SerializeToString()
+
+
+def request_id(data: bytes) -> str:
+    """The id of a serialised ModelInferRequest, '' where it has none or cannot be read."""
+    message = oip_pb2.ModelInferRequest()
+    with suppress(DecodeError):
+        message.ParseFromString(data)
+        return message.id
+    return ""

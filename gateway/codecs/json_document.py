@@ -22,6 +22,10 @@ JsonValue = Union["JsonArray", list[Any], JsonObject, str, int, float, bool, Non
 MAX_DEPTH = 32
 # Names of inputs, parameters and fields: more of them in one object is no inference request.
 MAX_KEYS = 1024
+# The same for all objects of a body together; a thousand tensors have less.
+MAX_DOCUMENT_KEYS = 8192
+# Text that only Python's slower parser can judge holds the event loop: about 0.2 s at this size.
+_MAX_SECOND_OPINION = 1 << 20
 # A second parser says where a text breaks off, but only for texts that it reads in no time.
 _MAX_LOCATED = 65_536
 _BOM = b"\xef\xbb\xbf"
@@ -71,6 +75,8 @@ class _Document:
     def __init__(self, body: bytes) -> None:
         self._body = body
         self._expected: list[bytes] = []
+        self._size = 0
+        self._keys = 0
         self._plausible = True
         self._regular: bool | None = None
 
@@ -93,15 +99,19 @@ class _Document:
     def _object(self, proxy: simdjson.Object, depth: int) -> JsonObject:
         _check_depth(depth)
         _check_keys(len(proxy))
+        # simdjson finds a key by reading all keys before it: many large objects would cost the square of their keys.
+        self._keys += len(proxy)
+        if self._keys > MAX_DOCUMENT_KEYS:
+            raise GatewayError(Cause.INVALID_INPUT, f"the body has more than {MAX_DOCUMENT_KEYS} keys")
         members: JsonObject = {}
         separator = b"{:"
         # Not `items()`, which makes Python objects of whole arrays.
         for key in proxy:
             _check_key(key, members)
-            self._expected.append(separator)
+            self._expect(separator)
             separator = b",:"
             members[key] = self.value(proxy[key], depth + 1)
-        self._expected.append(b"}" if members else b"{}")
+        self._expect(b"}" if members else b"{}")
         return members
 
     def _array(self, proxy: simdjson.Array, depth: int) -> JsonArray | list[Any]:
@@ -120,24 +130,37 @@ class _Document:
         items = []
         separator = b"["
         for item in proxy:
-            self._expected.append(separator)
+            self._expect(separator)
             separator = b","
             items.append(self.value(item, depth + 1))
-        self._expected.append(b"]")
+        self._expect(b"]")
         return items
 
     def _expect_regular(self, lengths: list[int]) -> None:
         size = 0
         for length in reversed(lengths):
             size = length * size + max(length - 1, 0) + 2
-        # First elements may promise more than the text can hold: nothing is built for what is not there.
-        if size > len(self._body):
-            self._plausible = False
+        if not self._fits(size):
             return
         text = b""
         for length in reversed(lengths):
             text = b"[" + (text + b",") * (length - 1) + text + b"]" if length else b"[]"
         self._expected.append(text)
+
+    def _expect(self, text: bytes) -> None:
+        if self._fits(len(text)):
+            self._expected.append(text)
+
+    def _fits(self, size: int) -> bool:
+        """Whether a skeleton that grows by `size` may still be the text's: nothing is built for what is not there.
+
+        First elements may promise more than the text can hold, each array for itself and all of them together.
+        """
+        self._size += size
+        if self._size > len(self._body):
+            self._plausible = False
+            self._expected.clear()
+        return self._plausible
 
 
 def parse_object(body: bytes, *, nan_tokens: bool = False) -> JsonObject:
@@ -175,7 +198,8 @@ def plain(value: JsonValue) -> Any:  # noqa: ANN401 - whatever JSON holds
 
 def _second_opinion(body: bytes, reason: str, nan_tokens: bool) -> JsonValue:
     """What Python's parser makes of a text that simdjson refused; raises UNPARSEABLE where it agrees."""
-    if not (nan_tokens or reason.startswith(_PERHAPS_JSON) or len(body) <= _MAX_LOCATED):
+    perhaps = reason.startswith(_PERHAPS_JSON) and len(body) <= _MAX_SECOND_OPINION
+    if not (nan_tokens or perhaps or len(body) <= _MAX_LOCATED):
         raise _not_json(reason.partition(": ")[2] or reason)
     try:
         text = body.decode()

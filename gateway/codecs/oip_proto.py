@@ -5,7 +5,7 @@ Contents are typed, in one repeated field by datatype, or raw, in one entry for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,21 @@ from gateway.codecs.fields import input_name, parameter, wanted_outputs
 from gateway.codecs.json_tensors import SHORT_FLOATS
 from gateway.codecs.oip_parameters import refuse_reserved
 from gateway.codecs.selection import split_parameters, version_number
+from gateway.codecs.wire import check_counts, check_sizes, fields
+from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Parameter, TensorSpec
-from gateway.core.tensor import NDArray, Tensor, element_count, from_raw, numpy_dtype, to_raw
+from gateway.core.tensor import MAX_RANK, NDArray, Tensor, element_count, from_raw, numpy_dtype, to_raw
 
-# Far more than any model has; millions of empty messages fit into two megabytes.
-MAX_TENSORS = 1024
+# Of one message: inputs, outputs, parameters and raw contents together; a few megabytes hold millions of empty ones.
+MAX_FIELDS = 4096
+
+# Of one input: its name, its shape, its typed contents. Typed contents become objects one by one; raw ones do not.
+_MOST_BYTES = {
+    oip_pb2.ModelInferRequest.InferInputTensor.NAME_FIELD_NUMBER: 4096,
+    oip_pb2.ModelInferRequest.InferInputTensor.SHAPE_FIELD_NUMBER: 10 * MAX_RANK,
+    oip_pb2.ModelInferRequest.InferInputTensor.CONTENTS_FIELD_NUMBER: 8 << 20,
+}
 
 # Datatype -> field of InferTensorContents. FP16 and BF16 have none: they are raw only.
 _FIELD = {
@@ -56,12 +65,14 @@ class OipGrpcRequest:
     raw: bool
 
 
-def decode_request(data: bytes) -> OipGrpcRequest:
+def decode_request(data: bytes, contract_of: Callable[[str], ModelContract] | None = None) -> OipGrpcRequest:
     """The request that a serialised ModelInferRequest is.
 
-    Raises UNPARSEABLE where it is none, INVALID_INPUT naming the input, UNSUPPORTED_DATATYPE for typed 16-bit floats,
-    VERSION_NOT_FOUND for a version that is no integer.
+    With `contract_of` the declared inputs are checked before arrays are made of them. Raises UNPARSEABLE where it is
+    none, INVALID_INPUT naming the input, UNSUPPORTED_DATATYPE for typed 16-bit floats, VERSION_NOT_FOUND for a version
+    that is no integer.
     """
+    _check_wire(data)
     message = oip_pb2.ModelInferRequest()
     try:
         message.ParseFromString(data)
@@ -69,12 +80,14 @@ def decode_request(data: bytes) -> OipGrpcRequest:
         raise GatewayError(Cause.UNPARSEABLE, "the message is not a ModelInferRequest") from None
     if not message.model_name:
         raise GatewayError(Cause.INVALID_INPUT, "field 'model_name' is empty; expected the name of a model")
-    if max(len(message.inputs), len(message.outputs)) > MAX_TENSORS:
-        raise GatewayError(Cause.INVALID_INPUT, f"the message has more than {MAX_TENSORS} tensors")
     version = version_number(message.model_version, message.model_name) if message.model_version else None
     model, selection, parameters = split_parameters(
         ModelSpec(message.model_name, version), _parameters(message.parameters)
     )
+    if contract_of is not None:
+        contract = contract_of(message.model_name)
+        for tensor in message.inputs:
+            contract.check_declared(input_name(tensor.name), tensor.datatype, tensor.shape)
     raw = len(message.raw_input_contents) > 0
     return OipGrpcRequest(
         InferenceRequest(
@@ -87,6 +100,15 @@ def decode_request(data: bytes) -> OipGrpcRequest:
         ),
         raw,
     )
+
+
+def _check_wire(data: bytes) -> None:
+    what = "ModelInferRequest"
+    check_counts(data, MAX_FIELDS, what)
+    for number, content in fields(data, what):
+        if number == oip_pb2.ModelInferRequest.INPUTS_FIELD_NUMBER:
+            check_counts(content, MAX_FIELDS, what)
+            check_sizes(content, _MOST_BYTES, what)
 
 
 def encode_response(response: InferenceResponse, *, raw: bool) -> bytes:

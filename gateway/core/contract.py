@@ -16,7 +16,7 @@ import numpy as np
 
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, TensorSpec
-from gateway.core.tensor import DATATYPES, FLOAT_DATATYPES, Tensor
+from gateway.core.tensor import DATATYPES, FLOAT_DATATYPES, MAX_RANK, Tensor
 
 SCHEMA = 1
 
@@ -131,7 +131,7 @@ class ModelContract:
             if tensor.name in by_name:
                 raise GatewayError(Cause.INVALID_INPUT, f"input '{tensor.name}' is given twice")
             by_name[tensor.name] = tensor
-            self._check_input(self.input(tensor.name), tensor)
+            self._check_input(tensor)
         for spec in self.inputs:
             if spec.name not in by_name:
                 raise GatewayError(
@@ -196,16 +196,28 @@ class ModelContract:
             ]
         return found
 
-    def _check_input(self, spec: TensorSpec, tensor: Tensor) -> None:
-        if tensor.datatype != spec.datatype:
-            raise GatewayError(
-                Cause.INVALID_INPUT, f"input '{spec.name}' is {tensor.datatype}; expected {spec.datatype}"
-            )
-        if not _shape_fits(tensor.shape, spec.shape):
+    def check_declared(self, name: str, datatype: str, shape: Sequence[int]) -> TensorSpec:
+        """The input that a request declares; raises INVALID_INPUT where name, datatype or shape are not its.
+
+        Front ends whose wire form declares tensors ask before they build arrays of what was sent.
+        """
+        spec = self.input(name)
+        if datatype != spec.datatype:
+            raise GatewayError(Cause.INVALID_INPUT, f"input '{name}' is {datatype[:32]}; expected {spec.datatype}")
+        if not _shape_fits(shape, spec.shape):
+            shown = str(list(shape[:MAX_RANK]))
             raise GatewayError(
                 Cause.INVALID_INPUT,
-                f"input '{spec.name}' has shape {list(tensor.shape)}; expected {list(spec.shape)} (-1: any size)",
+                f"input '{name}' has shape {shown}; expected {list(spec.shape)} (-1: any size)",
             )
+        if self.batch_cap is not None and shape and shape[0] > self.batch_cap:
+            raise GatewayError(
+                Cause.INVALID_INPUT, f"{shape[0]} rows; model '{self.name}' takes at most {self.batch_cap} a request"
+            )
+        return spec
+
+    def _check_input(self, tensor: Tensor) -> None:
+        spec = self.check_declared(tensor.name, tensor.datatype, tensor.shape)
         if self.finite == "required" and not _all_finite(tensor):
             raise GatewayError(
                 Cause.INVALID_INPUT,
@@ -218,10 +230,6 @@ class ModelContract:
         rows = {tensor.shape[0] for tensor in inputs}
         if len(rows) > 1:
             raise GatewayError(Cause.INVALID_INPUT, f"inputs differ in rows: {sorted(rows)}; dimension 0 is the batch")
-        if rows and max(rows) > self.batch_cap:
-            raise GatewayError(
-                Cause.INVALID_INPUT, f"{max(rows)} rows; model '{self.name}' takes at most {self.batch_cap} a request"
-            )
 
 
 def _specs(document: Mapping[str, Any], side: str) -> tuple[TensorSpec, ...]:

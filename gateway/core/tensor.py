@@ -43,6 +43,7 @@ FLOAT_DATATYPES = frozenset({"FP16", "BF16", "FP32", "FP64"})
 
 # numpy's own limit is 64; no model served here needs more, and a cap keeps hostile shapes cheap.
 MAX_RANK = 32
+MAX_ELEMENTS = 2**48
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +79,7 @@ def numpy_dtype(datatype: str, name: str) -> np.dtype[Any]:
 
 
 def element_count(shape: Sequence[int], name: str) -> int:
-    """The product of `shape`; raises INVALID_INPUT for a negative dimension or too many dimensions."""
+    """The product of `shape`; raises INVALID_INPUT for a negative dimension, too many, or too large ones."""
     if len(shape) > MAX_RANK:
         raise GatewayError(
             Cause.INVALID_INPUT, f"input '{name}': {len(shape)} dimensions; at most {MAX_RANK} are supported"
@@ -88,6 +89,9 @@ def element_count(shape: Sequence[int], name: str) -> int:
             Cause.INVALID_INPUT,
             f"input '{name}': shape {list(shape)} has a negative dimension; a request must state it",
         )
+    # A size of 0 hides the others from the product, but not from numpy, which counts bytes in 64 bits.
+    if 0 in shape and math.prod(dim for dim in shape if dim) > MAX_ELEMENTS:
+        raise GatewayError(Cause.INVALID_INPUT, f"input '{name}': shape {list(shape)} is empty and too large at once")
     return math.prod(shape)
 
 

@@ -337,6 +337,31 @@ def test_gzip_requests_are_inflated(server: Server) -> None:
         assert json.loads(reply.body) == {"error": "JSON Parse error: The document is empty"}
 
 
+def exchange(server: Server, *sent: bytes) -> bytes:
+    """What comes back for these bytes, each sent once the answer to the one before has begun; then it hangs up."""
+    got = b""
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as connection:
+        for part in sent:
+            connection.sendall(part)
+            got += connection.recv(65536)
+    return got
+
+
+def test_bodies_may_be_announced_and_broken_off(server: Server) -> None:
+    """`Expect: 100-continue` is answered at once; a bad chunk is refused; a client may hang up."""
+    body = json.dumps(PAIR).encode()
+    head = b"POST /v1/models/zoo:predict HTTP/1.1\r\nHost: x\r\n"
+    got = exchange(server, head + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    assert got.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    got = exchange(server, head + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n")
+    assert b" 400 Bad Request\r\n" in got
+    assert f"\r\nx-server: {MARK}\r\n".encode() in got
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as connection:
+        connection.sendall(head + b"Content-Length: 100\r\n\r\n{")
+    assert server.ask("GET", "/v1/models/zoo").status == 200
+    assert "Traceback" not in server.log.read_text()
+
+
 def test_an_answer_in_rows_to_the_byte(server: Server) -> None:
     """As RapidJSON's PrettyWriter lays it out."""
     reply = server.ask("POST", "/v1/models/affine:predict", b'{"instances": [[0, 0.1], [NaN, 1e10]]} trailing')
@@ -410,14 +435,19 @@ def test_ports_stay_closed_until_the_model_is_there_and_calls_are_drained(folder
 
         # Both were cancelled rather than abandoned: they would take every thread that TensorFlow has.
         steps = np.int32(400_000)
-        call = server.prediction.Predict.future(request("slow", steps=steps), timeout=START_S)
-        # The mark comes before the answer, so the call is under way.
+        # As a stream of one answer, since the stub shows a unary call's initial metadata only at its end.
+        predict = server.channel.unary_stream(
+            "/tensorflow.serving.PredictionService/Predict",
+            request_serializer=predict_pb2.PredictRequest.SerializeToString,
+            response_deserializer=predict_pb2.PredictResponse.FromString,
+        )
+        call = predict(request("slow", steps=steps), timeout=START_S)
         assert ("x-server", MARK) in call.initial_metadata()
-        assert not call.done()
         server.process.send_signal(signal.SIGTERM)
-        assert list(call.result(timeout=30).outputs["count"].int_val) == [steps]
+        server.wait_until(lambda: not server.is_open())
+        assert call.is_active()
+        assert [list(response.outputs["count"].int_val) for response in call] == [[steps]]
         assert server.process.wait(timeout=30) == 0
-        assert not server.is_open()
 
 
 def test_a_start_that_must_fail_says_why(server: Server) -> None:

@@ -90,7 +90,7 @@ class OipServicer:
         self._edge.seconds_left(call)
         timings = call.context.timings
         with timings.phase("decode"):
-            decoded = oip_proto.decode_request(data)
+            decoded = oip_proto.decode_request(data, self._data_plane.contract)
         response = await self._edge.infer(call, decoded.request, selection(context))
         with timings.phase("encode"):
             return oip_proto.encode_response(response, raw=decoded.raw)

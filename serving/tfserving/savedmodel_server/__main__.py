@@ -22,6 +22,8 @@ def main() -> NoReturn:
     from serving.tfserving.savedmodel_server.server import run  # noqa: PLC0415
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # A traceback for whatever a client sends that is no HTTP; the door itself logs what fails in it.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     code = run(flags)
     logging.shutdown()
     sys.stderr.flush()

@@ -21,12 +21,12 @@ from serving.tfserving.savedmodel_server.executor import Parallelism, SavedModel
 from serving.tfserving.savedmodel_server.flags import Flags
 from serving.tfserving.savedmodel_server.grpc_service import SERVER_OPTIONS, add_services
 from serving.tfserving.savedmodel_server.manager import Manager, StartError
-from serving.tfserving.savedmodel_server.rest import RestDoor
+from serving.tfserving.savedmodel_server.rest import MarkedServer, RestDoor
 
 log = logging.getLogger(__name__)
 
 # How long calls under way may go on after a SIGTERM.
-DRAIN_S = 10.0
+DRAIN_S = 5.0
 # What TensorFlow Serving's main returns, -1, as a shell sees it.
 FAILED = 255
 THREADS_PER_CPU = 4
@@ -105,8 +105,7 @@ async def _start_grpc(flags: Flags, manager: Manager, pool: ThreadPoolExecutor) 
 
 async def _start_rest(flags: Flags, manager: Manager, pool: ThreadPoolExecutor) -> Stop:
     door = RestDoor(manager.versions, pool, timeout_s=flags.rest_api_timeout_in_ms / 1000 or None)
-    # The body's coding is taken off by the door, which knows the cap.
-    runner = web.ServerRunner(web.Server(door.handle, access_log=None, auto_decompress=False), shutdown_timeout=DRAIN_S)
+    runner = web.ServerRunner(MarkedServer(door), shutdown_timeout=DRAIN_S)
     await runner.setup()
     try:
         await web.TCPSite(runner, flags.bind_address, flags.rest_api_port).start()

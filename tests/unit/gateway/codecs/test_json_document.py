@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import example, given
@@ -185,3 +186,24 @@ def test_any_bytes_parse_or_are_refused(body: bytes) -> None:
     except GatewayError:
         return
     assert isinstance(document, dict)
+
+
+def test_arrays_that_promise_more_than_the_text_holds_build_nothing() -> None:
+    """Many such arrays together are bounded as one is: the skeleton never outgrows the text."""
+    array = b"[" * 3 + b"0," * 300 + b"0],0],0]"
+    body = b'{"a": [' + b",".join([b'{"b": ' + array + b"}"] * 100) + b"]}"
+    tracemalloc.start()
+    try:
+        document = parse_object(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert not document["a"][0]["b"].regular
+    assert peak < 10 * len(body)
+
+
+def test_all_objects_together_have_a_bounded_number_of_keys() -> None:
+    """Keys are found one behind the other: the cost of many large objects is refused, not paid."""
+    many = b'{"a": [' + b",".join([b"{" + b",".join(b'"%d": 0' % n for n in range(1000)) + b"}"] * 20) + b"]}"
+    with pytest.raises(GatewayError, match="more than 8192 keys"):
+        parse_object(many)

@@ -59,6 +59,7 @@ def test_a_view_that_is_not_contiguous_is_written_in_row_order() -> None:
     [
         ("FP32", (2,), b"\0" * 7, "takes 8"),
         ("FP32", (2**32, 2**32), b"\0" * 4, "takes"),
+        ("FP32", (2**62, 0), b"", "empty and too large at once"),
         ("FP32", (-1, 2), b"\0" * 8, "negative dimension"),
         ("FP32", (1,) * 40, b"\0" * 4, "dimensions"),
         ("FLOAT", (1,), b"\0" * 4, "unknown datatype"),

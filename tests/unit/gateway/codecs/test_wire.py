@@ -1,0 +1,69 @@
+"""Messages that are refused before they are parsed."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway._generated import oip_pb2
+from gateway.codecs import oip_proto
+from gateway.codecs.wire import check_counts, check_sizes, fields
+from gateway.core.errors import Cause, GatewayError
+from tests.builders import contract
+
+
+def message() -> oip_pb2.ModelInferRequest:
+    """A good request of the doubler."""
+    sent = oip_pb2.ModelInferRequest(model_name="doubler", id="7")
+    tensor = sent.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+    tensor.contents.fp32_contents.extend([1.0, 2.0])
+    return sent
+
+
+def test_fields_are_those_of_the_message() -> None:
+    """Numbers and contents come in the order of the bytes."""
+    found = [(number, bytes(content)) for number, content in fields(message().SerializeToString(), "message")]
+    assert found[0] == (1, b"doubler")
+    assert (3, b"7") in found
+    assert {number for number, _ in found} == {1, 3, 5}
+
+
+@pytest.mark.parametrize("data", [b"\x08", b"\x0a\x05ab", b"\x0b", b"\x09\0\0", b"\xff" * 11, b"\x0d\0"])
+def test_bytes_that_are_no_message_are_unparseable(data: bytes) -> None:
+    """Lengths beyond the end, unfinished varints and unknown wire types."""
+    with pytest.raises(GatewayError) as caught:
+        check_counts(data, 10, "ModelInferRequest")
+    assert caught.value.cause is Cause.UNPARSEABLE
+
+
+def test_millions_of_empty_messages_are_refused_at_the_first_too_many() -> None:
+    """What would become a gigabyte of objects is counted, not parsed."""
+    with pytest.raises(GatewayError, match="more than 4096 fields") as caught:
+        oip_proto.decode_request(message().SerializeToString() + b"\x2a\x00" * 1_000_000)
+    assert caught.value.cause is Cause.INVALID_INPUT
+
+
+def test_typed_contents_are_bounded() -> None:
+    """Large tensors belong into raw contents; the message says so."""
+    sent = message()
+    sent.inputs[0].contents.bytes_contents.extend([b""] * 5_000_000)
+    with pytest.raises(GatewayError, match="use raw contents"):
+        oip_proto.decode_request(sent.SerializeToString())
+
+
+def test_a_shape_of_many_dimensions_is_bounded() -> None:
+    """A shape has few dimensions, packed or not."""
+    sent = message()
+    sent.inputs[0].shape.extend([1] * 1000)
+    with pytest.raises(GatewayError, match="field 3 is larger"):
+        oip_proto.decode_request(sent.SerializeToString())
+    with pytest.raises(GatewayError, match="field 3 is larger"):
+        check_sizes(memoryview(b"\x1a\x01\x01" * 100), {3: 320}, "input")
+
+
+def test_declared_inputs_are_checked_before_arrays_are_made() -> None:
+    """Another datatype than the contract's is refused without looking at its contents."""
+    sent = oip_pb2.ModelInferRequest(model_name="doubler")
+    sent.inputs.add(name="x", datatype="BYTES", shape=[2_000_000])
+    sent.raw_input_contents.append(bytes(8_000_000))
+    with pytest.raises(GatewayError, match="input 'x' is BYTES; expected FP32"):
+        oip_proto.decode_request(sent.SerializeToString(), lambda _: contract())

@@ -101,10 +101,10 @@ def decode_request(
             f"{LENGTH_HEADER} is {length}, but the body has {len(body)} bytes; expected at most those",
         )
     document = parse_object(body if length is None else body[:length])
-    contract_of(model.name)
+    contract = contract_of(model.name)
     if length is None:
         return OipRestRequest(request_from(document, model, from_data), _wishes(document))
-    buffers = _Buffers(memoryview(body)[length:])
+    buffers = _Buffers(memoryview(body)[length:], contract)
     request = request_from(document, model, buffers.tensor)
     buffers.finish()
     return OipRestRequest(request, _wishes(document))
@@ -140,8 +140,9 @@ def encode_response(response: InferenceResponse, wishes: BinaryWishes) -> OipRes
 class _Buffers:
     """What lies behind a request's JSON, given out in the inputs' order."""
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: memoryview, contract: ModelContract) -> None:
         self._data = data
+        self._contract = contract
         self._offset = 0
 
     def tensor(self, described: Described) -> Tensor:
@@ -160,6 +161,8 @@ class _Buffers:
                 Cause.UNPARSEABLE,
                 f"{what}: its 'binary_data_size' is more than the {left} bytes that the body has left",
             )
+        # Before an array is made: BYTES become objects one by one.
+        self._contract.check_declared(described.name, described.datatype, described.shape)
         begin, self._offset = self._offset, self._offset + size
         return from_raw(described.name, described.datatype, described.shape, self._data[begin : self._offset])
 

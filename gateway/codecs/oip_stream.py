@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
-
-from google.protobuf.message import DecodeError
+from itertools import islice
 
 from gateway._generated import oip_pb2
+from gateway.codecs.oip_proto import MAX_FIELDS
+from gateway.codecs.wire import fields
+from gateway.core.errors import GatewayError
 
 
 def encode_answer(encoded: bytes) -> bytes:
@@ -31,9 +33,13 @@ def encode_error(text: str, identity: str) -> bytes:
 
 
 def request_id(data: bytes) -> str:
-    """The id of a serialised ModelInferRequest, '' where it has none or cannot be read."""
-    message = oip_pb2.ModelInferRequest()
-    with suppress(DecodeError):
-        message.ParseFromString(data)
-        return message.id
-    return ""
+    """The id of a serialised ModelInferRequest, '' where it has none that is found soon.
+
+    The rest is not parsed: the message may have been refused for what parsing it would cost.
+    """
+    identity = ""
+    with suppress(GatewayError, UnicodeDecodeError):
+        for number, content in islice(fields(data, "ModelInferRequest"), MAX_FIELDS):
+            if number == oip_pb2.ModelInferRequest.ID_FIELD_NUMBER:
+                identity = bytes(content).decode()
+    return identity

@@ -25,9 +25,7 @@ class InferenceStream:
     read once the one before is answered, so that a client cannot pile up work here: HTTP/2 holds it back.
     """
 
-    def __init__(
-        self, edge: Edge, protocol: str, outcome: Outcome, *, poll_s: float = STREAM_POLL_SECONDS
-    ) -> None:
+    def __init__(self, edge: Edge, protocol: str, outcome: Outcome, *, poll_s: float = STREAM_POLL_SECONDS) -> None:
         self._edge = edge
         self._protocol = protocol
         self._outcome = outcome

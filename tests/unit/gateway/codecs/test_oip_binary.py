@@ -20,6 +20,14 @@ from gateway.core.tensor import Tensor, to_raw
 from tests.unit.gateway.codecs.tensors import assert_same, pairs, untimed
 
 CONTRACT = ModelContract("m", 1, (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),))
+
+
+def fitting(document: Any) -> ModelContract:
+    """A contract that takes what the document declares, as far as it declares tensors at all."""
+    inputs = (TensorSpec(item["name"], item["datatype"], (-1,) * len(item["shape"])) for item in document["inputs"])
+    return ModelContract("m", 1, tuple(inputs), ())
+
+
 JSON_INPUT: dict[str, Any] = {"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]}
 TWO = np.array([1, 2], np.float32).tobytes()
 
@@ -32,7 +40,7 @@ def decode(document: object, data: bytes = b"", *, length: int | None = 0) -> Oi
     """`length` 0 stands for the right one."""
     header = json.dumps(document).encode()
     return oip_binary.decode_request(
-        header + data, len(header) if length == 0 else length, ModelSpec("m"), lambda _: CONTRACT
+        header + data, len(header) if length == 0 else length, ModelSpec("m"), lambda _: fitting(document)
     )
 
 
@@ -172,6 +180,14 @@ def test_outputs_mix_as_wished() -> None:
     with pytest.raises(GatewayError, match="'binary_data': true") as caught:
         oip_binary.encode_response(response, BinaryWishes())
     assert caught.value.cause is Cause.UNSUPPORTED_DATATYPE
+
+
+def test_what_the_model_does_not_take_becomes_no_array() -> None:
+    """Millions of elements of another model's input cost nothing."""
+    header = json.dumps({"inputs": [binary_input(40, shape=[10], datatype="BYTES")]}).encode()
+    with pytest.raises(GatewayError, match="input 'x' is BYTES; expected FP32") as caught:
+        oip_binary.decode_request(header + bytes(40), len(header), ModelSpec("m"), lambda _: CONTRACT)
+    assert caught.value.cause is Cause.INVALID_INPUT
 
 
 @untimed

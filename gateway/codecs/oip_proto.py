@@ -81,6 +81,7 @@ def decode_request(data: bytes, contract_of: Callable[[str], ModelContract] | No
     if not message.model_name:
         raise GatewayError(Cause.INVALID_INPUT, "field 'model_name' is empty; expected the name of a model")
     version = version_number(message.model_version, message.model_name) if message.model_version else None
+    _check_parameters(message)
     model, selection, parameters = split_parameters(
         ModelSpec(message.model_name, version), _parameters(message.parameters)
     )
@@ -93,7 +94,7 @@ def decode_request(data: bytes, contract_of: Callable[[str], ModelContract] | No
         InferenceRequest(
             model=model,
             inputs=_raw_inputs(message) if raw else tuple(_typed_input(tensor) for tensor in message.inputs),
-            wanted=wanted_outputs(_wanted(output) for output in message.outputs),
+            wanted=wanted_outputs(output.name for output in message.outputs),
             parameters=parameters,
             id=message.id,
             selection=selection,
@@ -147,17 +148,6 @@ def _metadata(spec: TensorSpec) -> oip_pb2.ModelMetadataResponse.TensorMetadata:
     return oip_pb2.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
 
 
-def _wanted(output: oip_pb2.ModelInferRequest.InferRequestedOutputTensor) -> str:
-    refuse_reserved("an item of 'outputs'", _parameters(output.parameters))
-    return output.name
-
-
-def _input_name(tensor: oip_pb2.ModelInferRequest.InferInputTensor) -> str:
-    name = input_name(tensor.name)
-    refuse_reserved(f"input '{name}'", _parameters(tensor.parameters))
-    return name
-
-
 def _raw_inputs(message: oip_pb2.ModelInferRequest) -> tuple[Tensor, ...]:
     if len(message.raw_input_contents) != len(message.inputs):
         raise GatewayError(
@@ -171,7 +161,7 @@ def _raw_inputs(message: oip_pb2.ModelInferRequest) -> tuple[Tensor, ...]:
 
 
 def _raw_input(tensor: oip_pb2.ModelInferRequest.InferInputTensor, raw: bytes) -> Tensor:
-    name = _input_name(tensor)
+    name = input_name(tensor.name)
     if tensor.contents.ByteSize():
         raise GatewayError(
             Cause.INVALID_INPUT,
@@ -181,7 +171,7 @@ def _raw_input(tensor: oip_pb2.ModelInferRequest.InferInputTensor, raw: bytes) -
 
 
 def _typed_input(tensor: oip_pb2.ModelInferRequest.InferInputTensor) -> Tensor:
-    name, datatype, shape = _input_name(tensor), tensor.datatype, tuple(tensor.shape)
+    name, datatype, shape = input_name(tensor.name), tensor.datatype, tuple(tensor.shape)
     dtype = numpy_dtype(datatype, name)
     count = element_count(shape, name)
     field = _FIELD.get(datatype)
@@ -226,6 +216,14 @@ def _parameters(parameters: Mapping[str, oip_pb2.InferParameter]) -> dict[str, P
         kind = value.WhichOneof("parameter_choice")
         found[name] = parameter(name, None if kind is None else getattr(value, kind))
     return found
+
+
+def _check_parameters(message: oip_pb2.ModelInferRequest) -> None:
+    """Raises INVALID_INPUT where a tensor's parameter is no scalar, or of an extension that is not spoken."""
+    for tensor in message.inputs:
+        refuse_reserved(f"input '{input_name(tensor.name)}'", _parameters(tensor.parameters))
+    for output in message.outputs:
+        refuse_reserved("an item of 'outputs'", _parameters(output.parameters))
 
 
 def _set_parameter(message: oip_pb2.InferParameter, value: Parameter) -> None:

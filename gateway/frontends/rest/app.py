@@ -110,8 +110,8 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     app.add_raw_routes(raw_routes(edge), lambda: [data_plane.contract(name) for name in data_plane.models()])
-    app.include_router(oip_routes(data_plane))
     app.include_router(repository_routes(edge))
+    app.include_router(oip_routes(data_plane))
     app.include_router(operator_routes(data_plane, render_metrics))
     return app
 

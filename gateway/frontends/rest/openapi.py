@@ -28,9 +28,6 @@ _NEVER = frozenset(
     }
 )
 
-# A JSON header, then the tensors' bytes: no schema can say more of it.
-_OCTETS: dict[str, Any] = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
-
 _PATH_PARAMETERS = {"model": "The model's name.", "version": "The version, a whole number."}
 _HEADERS = {
     "x-request-id": "Comes back with the answer and is in the gateway's log; made up where it is missing.",
@@ -45,6 +42,8 @@ _LENGTH = {
     LENGTH_HEADER: "How many bytes of the body are JSON, where the rest is binary data of the tensors that have "
     "`binary_data_size`."
 }
+# A JSON header, then the tensors' bytes: no schema can say more of it.
+_OCTETS: dict[str, Any] = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
 _SERVED_BY = {"x-served-by": "The endpoint, stack, server and version that gave this answer."}
 
 

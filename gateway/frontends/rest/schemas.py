@@ -125,6 +125,21 @@ COMPONENTS: dict[str, Schema] = {
         },
     ),
     "OipError": _object("An error.", ["error"], {"error": _text("What was wrong and what was expected.")}),
+    "RepositoryIndexRequest": _object(
+        "What to list.", [], {"ready": {"type": "boolean", "description": "Only what can answer now."}}
+    ),
+    "RepositoryIndex": _list(
+        _object(
+            "A model, and a version of it where one can answer.",
+            ["name", "state", "reason"],
+            {
+                "name": _text("The model's name."),
+                "version": _text("The version; missing where none can answer."),
+                "state": {"type": "string", "enum": ["READY", "UNAVAILABLE"]},
+                "reason": _text("Why it is not ready."),
+            },
+        )
+    ),
     "OipServerMetadata": _object(
         "What answers here.",
         ["name", "version", "extensions"],
@@ -146,21 +161,6 @@ COMPONENTS: dict[str, Schema] = {
         "A tensor; -1 is a variable dimension.",
         ["name", "datatype", "shape"],
         {"name": _text("The tensor's name."), "datatype": _DATATYPE, "shape": _SHAPE},
-    ),
-    "RepositoryIndexRequest": _object(
-        "What to list.", [], {"ready": {"type": "boolean", "description": "Only what can answer now."}}
-    ),
-    "RepositoryIndex": _list(
-        _object(
-            "A model, and a version of it where one can answer.",
-            ["name", "state", "reason"],
-            {
-                "name": _text("The model's name."),
-                "version": _text("The version; missing where none can answer."),
-                "state": {"type": "string", "enum": ["READY", "UNAVAILABLE"]},
-                "reason": _text("Why it is not ready."),
-            },
-        )
     ),
     "Live": _object("The process turns.", ["live"], {"live": {"type": "boolean"}}),
     "Ready": _object("Whether requests are taken.", ["ready"], {"ready": {"type": "boolean"}}),

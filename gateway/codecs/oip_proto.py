@@ -144,6 +144,14 @@ def encode_model_metadata(metadata: ModelMetadata) -> bytes:
     return message.SerializeToString()
 
 
+def _check_parameters(message: oip_pb2.ModelInferRequest) -> None:
+    """Raises INVALID_INPUT where a tensor's parameter is no scalar, or of an extension that is not spoken."""
+    for tensor in message.inputs:
+        refuse_reserved(f"input '{input_name(tensor.name)}'", _parameters(tensor.parameters))
+    for output in message.outputs:
+        refuse_reserved("an item of 'outputs'", _parameters(output.parameters))
+
+
 def _metadata(spec: TensorSpec) -> oip_pb2.ModelMetadataResponse.TensorMetadata:
     return oip_pb2.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
 
@@ -216,14 +224,6 @@ def _parameters(parameters: Mapping[str, oip_pb2.InferParameter]) -> dict[str, P
         kind = value.WhichOneof("parameter_choice")
         found[name] = parameter(name, None if kind is None else getattr(value, kind))
     return found
-
-
-def _check_parameters(message: oip_pb2.ModelInferRequest) -> None:
-    """Raises INVALID_INPUT where a tensor's parameter is no scalar, or of an extension that is not spoken."""
-    for tensor in message.inputs:
-        refuse_reserved(f"input '{input_name(tensor.name)}'", _parameters(tensor.parameters))
-    for output in message.outputs:
-        refuse_reserved("an item of 'outputs'", _parameters(output.parameters))
 
 
 def _set_parameter(message: oip_pb2.InferParameter, value: Parameter) -> None:

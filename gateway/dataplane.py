@@ -7,7 +7,14 @@ from gateway.core.backend import Middleware, compose
 from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Selection
+from gateway.core.messages import (
+    IndexEntry,
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadata,
+    ModelSpec,
+    Selection,
+)
 from gateway.routing.router import Router
 
 # No selection: the policy of the model's route decides.
@@ -64,6 +71,16 @@ class DataPlane:
         if resolved.version is not None and resolved.version not in versions:
             raise _no_version(resolved, versions)
         return self.contract(spec.name).metadata(versions)
+
+    def index(self, *, ready: bool = False) -> tuple[IndexEntry, ...]:
+        """Every model: each version that can answer, newest first, or why none can; only the former if `ready`."""
+        entries: list[IndexEntry] = []
+        for name in self.models():
+            versions = self._router.versions(name)
+            entries.extend(IndexEntry(name, version) for version in versions)
+            if not versions and not ready:
+                entries.append(IndexEntry(name, None, self._router.unfit(name)))
+        return tuple(entries)
 
     def model_ready(self, spec: ModelSpec, selection: Selection = ANYWHERE) -> bool:
         """Whether a request with this selection could be answered; raises MODEL_NOT_FOUND, VERSION_NOT_FOUND."""

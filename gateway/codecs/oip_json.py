@@ -1,13 +1,14 @@
 """The Open Inference Protocol v2 over REST (specification/protocol/inference_rest.md), tensors as JSON.
 
 Tensors are described in full, so that a request is decoded without its model's contract; `data` comes nested or flat.
-The binary tensor data extension is not spoken, and not advertised.
+Tensors as binary data, an extension that mixes with this form, are in `oip_binary`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import orjson
 from gateway.codecs.fields import input_name, parameter, refuse_unknown, request_id, wanted_outputs
 from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse_object, plain
 from gateway.codecs.json_tensors import SHORT_FLOATS, elements, to_json_array
+from gateway.codecs.oip_parameters import refuse_reserved
 from gateway.codecs.selection import split_parameters
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
@@ -26,6 +28,22 @@ _FIELDS = ("id", "inputs", "outputs", "parameters")
 _INPUT_FIELDS = ("data", "datatype", "name", "parameters", "shape")
 _OUTPUT_FIELDS = ("name", "parameters")
 
+# Request parameter, output parameter and input parameter of the binary tensor data extension.
+BINARY_OUTPUT = "binary_data_output"
+BINARY_DATA = "binary_data"
+BINARY_SIZE = "binary_data_size"
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """An input as its JSON describes it; `size` is its `binary_data_size`, None where it has none."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    size: int | None
+    item: JsonObject
+
 
 def decode_request(body: bytes, model: ModelSpec, contract_of: Callable[[str], ModelContract]) -> InferenceRequest:
     """The request that `body` is, to the model and version of the path.
@@ -35,15 +53,21 @@ def decode_request(body: bytes, model: ModelSpec, contract_of: Callable[[str], M
     """
     document = parse_object(body)
     contract_of(model.name)
+    return request_from(document, model, from_data)
+
+
+def request_from(document: JsonObject, model: ModelSpec, tensor_of: Callable[[Described], Tensor]) -> InferenceRequest:
+    """The request that a JSON object is, whose inputs `tensor_of` finds; raises as `decode_request` does."""
     refuse_unknown("the body", document, _FIELDS)
     if "inputs" not in document:
         raise GatewayError(Cause.INVALID_INPUT, "field 'inputs' is missing; expected a list of tensors")
-    spec, selection, parameters = split_parameters(model, _parameters(document, "the body"))
-    outputs = _objects(document["outputs"], "outputs") if document.get("outputs") is not None else []
+    spec, selection, parameters = split_parameters(model, parameters_of(document, "the body"))
+    # How the answer travels is no business of the model's.
+    parameters.pop(BINARY_OUTPUT, None)
     return InferenceRequest(
         model=spec,
-        inputs=tuple(_input(item) for item in _objects(document["inputs"], "inputs")),
-        wanted=wanted_outputs(_output(item) for item in outputs),
+        inputs=tuple(tensor_of(_described(item)) for item in _objects(document["inputs"], "inputs")),
+        wanted=wanted_outputs(item.get("name") for item, _ in outputs_of(document)),
         parameters=parameters,
         id=request_id(document.get("id")),
         selection=selection,
@@ -55,6 +79,13 @@ def encode_response(response: InferenceResponse) -> bytes:
 
     Raises UNSUPPORTED_DATATYPE where an output holds what JSON cannot carry.
     """
+    return orjson.dumps(
+        answer_to(response, [encoded(tensor) for tensor in response.outputs]), option=orjson.OPT_SERIALIZE_NUMPY
+    )
+
+
+def answer_to(response: InferenceResponse, outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The JSON object that an answer is, around its encoded outputs."""
     document: dict[str, Any] = {"model_name": response.model}
     if response.version is not None:
         document["model_version"] = str(response.version)
@@ -62,8 +93,8 @@ def encode_response(response: InferenceResponse) -> bytes:
         document["id"] = response.id
     if response.parameters:
         document["parameters"] = dict(response.parameters)
-    document["outputs"] = [_encoded(tensor) for tensor in response.outputs]
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    document["outputs"] = outputs
+    return document
 
 
 def encode_server_metadata(name: str, version: str, extensions: Sequence[str] = ()) -> bytes:
@@ -93,31 +124,50 @@ def _objects(value: JsonValue, name: str) -> list[JsonObject]:
     return items
 
 
-def _output(item: JsonObject) -> object:
-    refuse_unknown("an item of 'outputs'", item, _OUTPUT_FIELDS)
-    _parameters(item, "an item of 'outputs'")
-    return item.get("name")
+def outputs_of(document: JsonObject) -> list[tuple[JsonObject, dict[str, Parameter]]]:
+    """The outputs that a request asks for, each with its parameters; raises INVALID_INPUT."""
+    outputs = _objects(document["outputs"], "outputs") if document.get("outputs") is not None else []
+    found = []
+    for item in outputs:
+        refuse_unknown("an item of 'outputs'", item, _OUTPUT_FIELDS)
+        parameters = parameters_of(item, "an item of 'outputs'")
+        refuse_reserved("an item of 'outputs'", parameters)
+        found.append((item, parameters))
+    return found
 
 
-def _input(item: JsonObject) -> Tensor:
+def _described(item: JsonObject) -> Described:
     name = input_name(item.get("name"))
     what = f"input '{name}'"
     refuse_unknown(what, item, _INPUT_FIELDS)
-    if "binary_data_size" in _parameters(item, what):
-        raise GatewayError(
-            Cause.INVALID_INPUT,
-            f"{what} has binary data, an extension that is not spoken here; expected 'data', or raw contents over gRPC",
-        )
+    parameters = parameters_of(item, what)
+    refuse_reserved(what, parameters)
+    size = parameters.get(BINARY_SIZE)
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
+        raise GatewayError(Cause.INVALID_INPUT, f"{what}: expected 'binary_data_size' to be a number of bytes")
     datatype = item.get("datatype")
     if not isinstance(datatype, str):
         raise GatewayError(Cause.INVALID_INPUT, f"{what}: expected a datatype such as 'FP32'")
     numpy_dtype(datatype, name)
+    return Described(name, datatype, _shape(item.get("shape"), what), size, item)
+
+
+def from_data(described: Described) -> Tensor:
+    """The tensor that an input's `data` is; raises INVALID_INPUT, and UNSUPPORTED_DATATYPE for 16-bit floats."""
+    name, datatype, shape, item = described.name, described.datatype, described.shape, described.item
+    what = f"input '{name}'"
+    if described.size is not None:
+        raise GatewayError(
+            Cause.INVALID_INPUT,
+            f"{what} has binary data, which comes behind the JSON; expected the header Inference-Header-Content-Length "
+            "with the length of the JSON, or 'data'",
+        )
     if datatype in SHORT_FLOATS:
         raise GatewayError(
             Cause.UNSUPPORTED_DATATYPE,
-            f"receiving {datatype} data via JSON is not supported; use raw contents over gRPC for {what}",
+            f"receiving {datatype} data via JSON is not supported; use binary tensor data, or raw contents over gRPC, "
+            f"for {what}",
         )
-    shape = _shape(item.get("shape"), what)
     count = element_count(shape, name)
     if not isinstance(item.get("data"), JsonArray | list):
         raise GatewayError(Cause.INVALID_INPUT, f"{what}: expected 'data', a list of {count} elements, nested or flat")
@@ -141,7 +191,8 @@ def _shape(value: JsonValue, what: str) -> tuple[int, ...]:
     return tuple(dims)
 
 
-def _parameters(item: JsonObject, what: str) -> dict[str, Parameter]:
+def parameters_of(item: JsonObject, what: str) -> dict[str, Parameter]:
+    """The `parameters` of a request or a tensor, `what` in messages; raises INVALID_INPUT for all but scalars."""
     value = item.get("parameters")
     if value is None:
         return {}
@@ -150,11 +201,13 @@ def _parameters(item: JsonObject, what: str) -> dict[str, Parameter]:
     return {name: parameter(name, item) for name, item in value.items()}
 
 
-def _encoded(tensor: Tensor) -> dict[str, Any]:
+def encoded(tensor: Tensor) -> dict[str, Any]:
+    """An output with its `data`; raises UNSUPPORTED_DATATYPE where it holds what JSON cannot carry."""
     if tensor.datatype in SHORT_FLOATS:
         raise GatewayError(
             Cause.UNSUPPORTED_DATATYPE,
-            f"sending {tensor.datatype} data via JSON is not supported; ask for output '{tensor.name}' over gRPC",
+            f"sending {tensor.datatype} data via JSON is not supported; ask for output '{tensor.name}' as binary data "
+            "(output parameter 'binary_data': true), or over gRPC",
         )
     # Where there are no elements, flattening still gives the empty list; a scalar gives a list of one.
     flat = Tensor(tensor.name, tensor.datatype, np.ascontiguousarray(tensor.array).reshape(math.prod(tensor.shape)))

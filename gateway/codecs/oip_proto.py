@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from gateway._generated import oip_pb2
 from gateway.codecs.fields import input_name, parameter, wanted_outputs
 from gateway.codecs.json_tensors import SHORT_FLOATS
+from gateway.codecs.oip_parameters import refuse_reserved
 from gateway.codecs.selection import split_parameters, version_number
 from gateway.codecs.wire import check_counts, check_sizes, fields
 from gateway.core.contract import ModelContract
@@ -80,6 +81,7 @@ def decode_request(data: bytes, contract_of: Callable[[str], ModelContract] | No
     if not message.model_name:
         raise GatewayError(Cause.INVALID_INPUT, "field 'model_name' is empty; expected the name of a model")
     version = version_number(message.model_version, message.model_name) if message.model_version else None
+    _check_parameters(message)
     model, selection, parameters = split_parameters(
         ModelSpec(message.model_name, version), _parameters(message.parameters)
     )
@@ -140,6 +142,14 @@ def encode_model_metadata(metadata: ModelMetadata) -> bytes:
         properties=dict(metadata.properties),
     )
     return message.SerializeToString()
+
+
+def _check_parameters(message: oip_pb2.ModelInferRequest) -> None:
+    """Raises INVALID_INPUT where a tensor's parameter is no scalar, or of an extension that is not spoken."""
+    for tensor in message.inputs:
+        refuse_reserved(f"input '{input_name(tensor.name)}'", _parameters(tensor.parameters))
+    for output in message.outputs:
+        refuse_reserved("an item of 'outputs'", _parameters(output.parameters))
 
 
 def _metadata(spec: TensorSpec) -> oip_pb2.ModelMetadataResponse.TensorMetadata:

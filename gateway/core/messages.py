@@ -70,6 +70,20 @@ class InferenceResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One line of the repository index: a version that can answer, or a model without one and why (`reason`)."""
+
+    name: str
+    version: int | None
+    reason: str = ""
+
+    @property
+    def state(self) -> str:
+        """The state, in the words of the Open Inference Protocol's model repository extension."""
+        return "UNAVAILABLE" if self.version is None else "READY"
+
+
+@dataclass(frozen=True, slots=True)
 class TensorSpec:
     """Name, datatype and shape of an input or output; -1 marks a variable dimension."""
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
+from gateway.codecs import oip_binary
 from gateway.codecs.selection import merge_selection
 from gateway.core.clock import Clock
 from gateway.core.context import CallContext
@@ -28,8 +29,9 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MILLISECONDS = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?([eE]\+?[0-9]{1,2})?")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
-# What the gateway calls itself in server metadata.
+# What the gateway calls itself in server metadata, and the protocol's extensions that it speaks in full.
 SERVER_NAME = "twinserve"
+EXTENSIONS = (oip_binary.EXTENSION,)
 
 # Header and metadata name -> what it chooses.
 SELECTION_HEADERS = {"x-stack": "stack", "x-endpoint": "endpoint", "x-variant": "variant", "x-label": "label"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gateway.core.backend import Handler, compose
@@ -82,6 +82,10 @@ class Router:
         found = {version for verdict in verdicts if verdict.status is Status.READY for version in verdict.versions}
         return tuple(sorted(found, reverse=True))
 
+    def unfit(self, model: str) -> str:
+        """Why no endpoint can answer for `model`, endpoint by endpoint; raises MODEL_NOT_FOUND."""
+        return self._reasons(model, self.route(model).targets)
+
     def model_ready(self, spec: ModelSpec, selection: Selection) -> bool:
         """Whether a request for `spec` with this selection would find a fit endpoint; raises MODEL_NOT_FOUND."""
         route = self.route(spec.name)
@@ -134,12 +138,15 @@ class Router:
         return having
 
     def _none_fit(self, spec: ModelSpec, targets: list[Target]) -> GatewayError:
-        reasons = "; ".join(
-            f"endpoint '{target.endpoint}' is {verdict.status.value}: {verdict.reason}"
-            for target, verdict in ((target, self._health.verdict(spec.name, target)) for target in targets)
-        )
+        reasons = self._reasons(spec.name, targets)
         return GatewayError(
             Cause.NOT_READY, f"no endpoint can answer for model '{spec.name}' now: {reasons}", retry_after_s=1.0
+        )
+
+    def _reasons(self, model: str, targets: Sequence[Target]) -> str:
+        return "; ".join(
+            f"endpoint '{target.endpoint}' is {verdict.status.value}: {verdict.reason}"
+            for target, verdict in ((target, self._health.verdict(model, target)) for target in targets)
         )
 
 

@@ -18,6 +18,7 @@ from tests.unit.gateway.frontends.world import World
 
 ROW = Asked((Input("x", [[1.0, 2.0]], (1, 2)),))
 JSON_DOORS = ("predict", "oip-rest")
+BINARY_DOORS = ("oip-binary", "oip-grpc")
 LIMITS = Limits(json_bytes=20_000, body_bytes=20_000, body_timeout_s=0.2)
 
 
@@ -36,7 +37,7 @@ class Case:
     endpoint: str = "ts"
     # Where it is decided: the gateway refuses what it can before a model server is asked.
     reaches_server: bool = False
-    doors: tuple[str, ...] = (*JSON_DOORS, "oip-grpc")
+    doors: tuple[str, ...] = (*JSON_DOORS, *BINARY_DOORS)
 
     def __str__(self) -> str:
         return self.name.replace(" ", "-")
@@ -78,7 +79,7 @@ CASES = [
         "unknown signature",
         replace(ROW, fields={"signature_name": "classify"}),
         Cause.SIGNATURE_NOT_FOUND,
-        doors=("oip-rest", "oip-grpc"),
+        doors=("oip-rest", *BINARY_DOORS),
     ),
     Case("unknown stack", replace(ROW, fields={"stack": "oip"}), Cause.MODEL_NOT_FOUND),
     Case("unknown stack by header", replace(ROW, headers={"x-stack": "oip"}), Cause.MODEL_NOT_FOUND),
@@ -131,7 +132,7 @@ CASES = [
         Cause.INVALID_INPUT,
         doors=JSON_DOORS,
     ),
-    Case("not a number", Asked((Input("x", [[float("nan"), 2.0]], (1, 2)),)), Cause.INVALID_INPUT, doors=("oip-grpc",)),
+    Case("not a number", Asked((Input("x", [[float("nan"), 2.0]], (1, 2)),)), Cause.INVALID_INPUT, doors=BINARY_DOORS),
     Case("a bare NaN", Asked((Input("x", [[float("nan"), 2.0]], (1, 2)),)), Cause.UNPARSEABLE, doors=JSON_DOORS),
     Case("one row too many", Asked(rows(9)), Cause.INVALID_INPUT),
     Case("an unknown output", replace(ROW, wanted=("z",)), Cause.INVALID_INPUT),
@@ -139,7 +140,7 @@ CASES = [
     Case("garbage", replace(ROW, garbage=b"\xff{"), Cause.UNPARSEABLE),
     Case("nothing", replace(ROW, garbage=b""), Cause.UNPARSEABLE, doors=JSON_DOORS),
     # A gRPC client does not even send it.
-    Case("no deadline left", replace(ROW, timeout_s=0), Cause.DEADLINE, doors=JSON_DOORS),
+    Case("no deadline left", replace(ROW, timeout_s=0), Cause.DEADLINE, doors=(*JSON_DOORS, "oip-binary")),
 ]
 
 

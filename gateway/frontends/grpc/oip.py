@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over gRPC: service `inference.GRPCInferenceService`, the non-streaming methods.
+"""The Open Inference Protocol over gRPC: service `inference.GRPCInferenceService`.
 
 Requests arrive as bytes and are parsed here, so that garbage is the client's error (INVALID_ARGUMENT), not ours.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import grpc
 
 from gateway._generated import oip_pb2
-from gateway.codecs import oip_proto
+from gateway.codecs import oip_proto, oip_repository
 from gateway.codecs.selection import addressed, version_number
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelSpec
-from gateway.frontends.edge import SERVER_NAME, Call, Edge, failure
+from gateway.frontends.edge import EXTENSIONS, SERVER_NAME, Call, Edge, failure
 from gateway.frontends.grpc.calls import Context, Method, abort, answering, parsed, request_id, selection, trailing
+from gateway.frontends.grpc.stream import InferenceStream
 
 SERVICE = "inference.GRPCInferenceService"
 PROTOCOL = "oip-grpc"
@@ -28,6 +30,7 @@ class OipServicer:
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
         self._data_plane = edge.data_plane
+        self._stream = InferenceStream(edge, PROTOCOL, self._outcome)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The service, for a server to add."""
@@ -37,12 +40,19 @@ class OipServicer:
             "ModelReady": self._model_ready,
             "ServerMetadata": self._server_metadata,
             "ModelMetadata": self._model_metadata,
+            "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._refuse_change,
+            "RepositoryModelUnload": self._refuse_change,
         }
         methods: dict[str, Method] = {name: answering(answer) for name, answer in simple.items()}
         methods["ModelInfer"] = self.infer
         # Without a deserialiser gRPC hands over the bytes as they came.
         return grpc.method_handlers_generic_handler(
-            SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
+            SERVICE,
+            {
+                **{name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()},
+                "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._stream.serve),
+            },
         )
 
     async def infer(self, data: bytes, context: Context) -> bytes:
@@ -100,13 +110,23 @@ class OipServicer:
 
     def _server_metadata(self, data: bytes, _: Mapping[str, str]) -> bytes:
         parsed(oip_pb2.ServerMetadataRequest(), data)
-        answer = oip_pb2.ServerMetadataResponse(name=SERVER_NAME, version=self._data_plane.version)
+        answer = oip_pb2.ServerMetadataResponse(
+            name=SERVER_NAME, version=self._data_plane.version, extensions=EXTENSIONS
+        )
         return answer.SerializeToString()
 
     def _model_metadata(self, data: bytes, chosen: Mapping[str, str]) -> bytes:
         asked = parsed(oip_pb2.ModelMetadataRequest(), data)
         spec, _ = addressed(_spec(asked.name, asked.version), chosen)
         return oip_proto.encode_model_metadata(self._data_plane.model_metadata(spec))
+
+    def _repository_index(self, data: bytes, _: Mapping[str, str]) -> bytes:
+        ready = oip_repository.decode_message(parsed(oip_pb2.RepositoryIndexRequest(), data))
+        return oip_repository.encode_message(self._data_plane.index(ready=ready))
+
+    def _refuse_change(self, _data: bytes, _: Mapping[str, str]) -> NoReturn:
+        # The request is not read: two servers of this protocol give it different fields.
+        raise GatewayError(Cause.ROUTE_NOT_FOUND, oip_repository.READ_ONLY)
 
 
 def _spec(model: str, version: str) -> ModelSpec:

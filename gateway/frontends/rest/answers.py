@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 
 from starlette.types import Send
 
 from gateway.core.errors import GatewayError
-from gateway.frontends.rest.errors import ErrorShape, retry_after
+from gateway.frontends.rest.errors import JSON, ErrorShape, retry_after
 
 Headers = Iterable[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A result as it goes out: body, content type, and headers of its protocol's own."""
+
+    body: bytes
+    media_type: str = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 async def send_answer(

@@ -22,8 +22,10 @@ from gateway.dataplane import DataPlane
 from gateway.frontends.edge import Admission, Edge, Limits
 from gateway.frontends.rest import openapi
 from gateway.frontends.rest.errors import OIP_SHAPE, PREDICT_SHAPE, is_oip, retry_after, shape_for
-from gateway.frontends.rest.inference import InferenceEndpoint, oip_door, predict_door
+from gateway.frontends.rest.inference import InferenceEndpoint, predict_door
 from gateway.frontends.rest.middleware import REQUEST_ID, Identity
+from gateway.frontends.rest.oip import OipEndpoint
+from gateway.frontends.rest.repository import repository_routes
 from gateway.frontends.rest.schemas import COMPONENTS, oip_example, predict_example
 from gateway.frontends.rest.system import oip_routes, operator_routes
 
@@ -108,6 +110,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     app.add_raw_routes(raw_routes(edge), lambda: [data_plane.contract(name) for name in data_plane.models()])
+    app.include_router(repository_routes(edge))
     app.include_router(oip_routes(data_plane))
     app.include_router(operator_routes(data_plane, render_metrics))
     return app
@@ -116,7 +119,7 @@ def create_app(
 def raw_routes(edge: Edge) -> list[openapi.RawRoute]:
     """The inference routes."""
     predict = InferenceEndpoint(edge, predict_door())
-    oip = InferenceEndpoint(edge, oip_door())
+    oip = OipEndpoint(edge)
     return [
         openapi.RawRoute(
             path=path,
@@ -137,12 +140,13 @@ def raw_routes(edge: Edge) -> list[openapi.RawRoute]:
             endpoint=oip,
             tag="Open Inference Protocol",
             summary="One inference, after the Open Inference Protocol v2",
-            description="Tensors with name, shape, datatype and data.",
+            description="Tensors with name, shape, datatype and data; or with binary data behind the JSON.",
             request="OipInferRequest",
             response="OipInferResponse",
             error="OipError",
             errors=OIP_SHAPE,
             example=oip_example,
+            binary=True,
         )
         for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
     ]

@@ -22,11 +22,14 @@ SMALL_BODY_BYTES = 64 << 10
 
 
 class Body:
-    """The body of one request, which may take at most `cap` bytes."""
+    """The body of one request, which may take at most `cap` bytes, of JSON or of whatever `kind` says."""
 
-    def __init__(self, receive: Receive, headers: Iterable[tuple[bytes, bytes]], *, cap: int) -> None:
+    def __init__(
+        self, receive: Receive, headers: Iterable[tuple[bytes, bytes]], *, cap: int, kind: str = "as JSON"
+    ) -> None:
         self._receive = receive
         self._cap = cap
+        self._kind = kind
         self._length = next((value for name, value in headers if name == b"content-length"), None)
         self.complete = False
 
@@ -98,7 +101,7 @@ class Body:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _too_large(self) -> GatewayError:
-        return GatewayError(Cause.TOO_LARGE, f"the body is larger than {self._cap} bytes, the most taken as JSON")
+        return GatewayError(Cause.TOO_LARGE, f"the body is larger than {self._cap} bytes, the most taken {self._kind}")
 
 
 def _number(digits: bytes, limit: int) -> int:

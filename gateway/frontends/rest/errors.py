@@ -12,6 +12,7 @@ from gateway.core.errors import Cause, GatewayError
 
 PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"
+OCTETS = "application/octet-stream"
 
 # nginx's number for a client that closed its connection; logged, never received by anybody.
 CLIENT_CLOSED_REQUEST = 499

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.codecs import oip_json, predict_json
+from gateway.codecs import predict_json
 from gateway.codecs.selection import version_number
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
@@ -23,16 +23,26 @@ from gateway.frontends.edge import (
     header_text,
     seconds_from_milliseconds,
 )
-from gateway.frontends.rest.answers import send_answer, send_error
+from gateway.frontends.rest.answers import Answer, send_answer, send_error
 from gateway.frontends.rest.body import Body, while_connected
-from gateway.frontends.rest.errors import JSON, OIP_SHAPE, PREDICT_SHAPE, ErrorShape
+from gateway.frontends.rest.errors import PREDICT_SHAPE, ErrorShape
 from gateway.frontends.rest.middleware import REQUEST_ID
 
 ContractOf = Callable[[str], ModelContract]
 Decode = Callable[[bytes, Mapping[str, str], ContractOf], InferenceRequest]
+Encode = Callable[[InferenceResponse], Answer]
+Translate = Callable[[bytes, Mapping[str, str], ContractOf], tuple[InferenceRequest, Encode]]
 
 _SELECTION_HEADERS = {name.encode(): name for name in SELECTION_HEADERS}
-_USED_HEADERS = frozenset({b"content-type", b"content-length", b"content-encoding", b"x-request-timeout-ms"})
+_USED_HEADERS = frozenset(
+    {
+        b"content-type",
+        b"content-length",
+        b"content-encoding",
+        b"inference-header-content-length",
+        b"x-request-timeout-ms",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +75,15 @@ class RequestHeaders:
                 choose(selection, _SELECTION_HEADERS[name], value.decode("latin-1"))
         return cls(values, selection)
 
-    def check_media_type(self) -> None:
-        """Raises MEDIA_TYPE for anything but uncompressed JSON in UTF-8."""
+    def check_encoding(self) -> None:
+        """Raises MEDIA_TYPE for a compressed body."""
         encoding = self.values.get(b"content-encoding", b"identity").strip().lower()
         if encoding != b"identity":
             raise GatewayError(Cause.MEDIA_TYPE, "Content-Encoding: expected none; bodies are taken uncompressed only")
+
+    def check_media_type(self) -> None:
+        """Raises MEDIA_TYPE for anything but uncompressed JSON in UTF-8."""
+        self.check_encoding()
         media_type, _, parameters = self.values.get(b"content-type", b"").lower().partition(b";")
         if media_type.strip() != b"application/json":
             raise GatewayError(
@@ -93,8 +107,7 @@ class InferenceEndpoint:
         """Serves one request."""
         call = self._edge.open(self._door.protocol, scope[REQUEST_ID])
         call.model = scope["path_params"].get("model", "")
-        limits = self._edge.limits
-        body = Body(receive, scope["headers"], cap=min(limits.json_bytes, limits.body_bytes))
+        body = self._body(scope, receive)
         try:
             outcome = await self._outcome(call, scope, receive, body)
         except asyncio.CancelledError:
@@ -104,9 +117,23 @@ class InferenceEndpoint:
         if isinstance(outcome, GatewayError):
             await self._send_error(send, call, body, outcome)
             return
-        await send_answer(send, 200, JSON, outcome, _telling(call))
+        await send_answer(send, 200, outcome.media_type, outcome.body, [*_telling(call), *outcome.headers])
 
-    async def _outcome(self, call: Call, scope: Scope, receive: Receive, body: Body) -> bytes | GatewayError:
+    def _body(self, scope: Scope, receive: Receive) -> Body:
+        """The request's body: all of it is JSON."""
+        limits = self._edge.limits
+        return Body(receive, scope["headers"], cap=min(limits.json_bytes, limits.body_bytes))
+
+    def _translate(self, headers: RequestHeaders) -> Translate:
+        """How a request with these headers is decoded, and its answer encoded; raises what is wrong with them."""
+        headers.check_media_type()
+
+        def translate(body: bytes, path: Mapping[str, str], contract_of: ContractOf) -> tuple[InferenceRequest, Encode]:
+            return self._door.decode(body, path, contract_of), lambda response: Answer(self._door.encode(response))
+
+        return translate
+
+    async def _outcome(self, call: Call, scope: Scope, receive: Receive, body: Body) -> Answer | GatewayError:
         """The encoded answer, or why there is none: reported here, before anything is sent."""
         cause: Cause | None = Cause.NOT_READY
         try:
@@ -121,19 +148,19 @@ class InferenceEndpoint:
         finally:
             self._edge.finish(call, cause)
 
-    async def _infer(self, call: Call, scope: Scope, receive: Receive, body: Body, ticket: Ticket) -> bytes:
+    async def _infer(self, call: Call, scope: Scope, receive: Receive, body: Body, ticket: Ticket) -> Answer:
         headers = RequestHeaders.read(scope)
         timeout = headers.values.get(b"x-request-timeout-ms")
         if timeout is not None:
             self._edge.allow(call, seconds_from_milliseconds(timeout.decode("latin-1")))
-        headers.check_media_type()
+        translate = self._translate(headers)
         data = await self._read(call, body, ticket)
         timings = call.context.timings
         with timings.phase("decode"):
-            request = self._door.decode(data, scope["path_params"], self._edge.data_plane.contract)
+            request, encode = translate(data, scope["path_params"], self._edge.data_plane.contract)
         response = await while_connected(receive, self._edge.infer(call, request, headers.selection))
         with timings.phase("encode"):
-            return self._door.encode(response)
+            return encode(response)
 
     async def _read(self, call: Call, body: Body, ticket: Ticket) -> bytes:
         left = self._edge.seconds_left(call)
@@ -162,15 +189,6 @@ def predict_door() -> Door:
         return predict_json.decode_request(body, contract_of, path.get("model"))
 
     return Door("predict", decode, predict_json.encode_response, PREDICT_SHAPE)
-
-
-def oip_door() -> Door:
-    """`POST /v2/models/{model}[/versions/{version}]/infer`."""
-
-    def decode(body: bytes, path: Mapping[str, str], contract_of: ContractOf) -> InferenceRequest:
-        return oip_json.decode_request(body, model_spec(path), contract_of)
-
-    return Door("oip-rest", decode, oip_json.encode_response, OIP_SHAPE)
 
 
 def model_spec(path: Mapping[str, str]) -> ModelSpec:

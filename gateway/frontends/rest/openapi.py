@@ -8,10 +8,11 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from gateway.codecs.oip_binary import LENGTH_HEADER
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause
 from gateway.frontends.edge import SELECTION_HEADERS
-from gateway.frontends.rest.errors import JSON, ErrorShape
+from gateway.frontends.rest.errors import JSON, OCTETS, ErrorShape
 from gateway.frontends.rest.schemas import Schema
 
 # What an operation cannot answer: these belong to other paths and methods, to nobody who still listens, or to
@@ -37,6 +38,12 @@ _ANSWER_HEADERS = {
     "x-request-id": "The request's id.",
     "Server-Timing": "Milliseconds of decode, queue, upstream, encode and total.",
 }
+_LENGTH = {
+    LENGTH_HEADER: "How many bytes of the body are JSON, where the rest is binary data of the tensors that have "
+    "`binary_data_size`."
+}
+# A JSON header, then the tensors' bytes: no schema can say more of it.
+_OCTETS: dict[str, Any] = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
 _SERVED_BY = {"x-served-by": "The endpoint, stack, server and version that gave this answer."}
 
 
@@ -54,6 +61,8 @@ class RawRoute:
     error: str
     errors: ErrorShape
     example: Callable[[ModelContract], Schema | None]
+    binary: bool = False
+    """Whether tensors may travel behind the JSON, by the binary tensor data extension."""
 
 
 def paths(routes: Iterable[RawRoute], contracts: Iterable[ModelContract]) -> dict[str, Any]:
@@ -78,6 +87,10 @@ def _operation(route: RawRoute, contracts: list[ModelContract]) -> dict[str, Any
     content: dict[str, Any] = {"schema": ref(route.request)}
     if shown:
         content["examples"] = shown
+    taken = {JSON: content} | (_OCTETS if route.binary else {})
+    answer = json_answer(route.response, "The answer.")
+    answer["content"] |= _OCTETS if route.binary else {}
+    optional = _LENGTH if route.binary else {}
     in_path = [name for name in _PATH_PARAMETERS if f"{{{name}}}" in route.path]
     return {
         "tags": [route.tag],
@@ -86,13 +99,13 @@ def _operation(route: RawRoute, contracts: list[ModelContract]) -> dict[str, Any
         "description": route.description,
         "parameters": [
             *(_parameter(name, "path", _PATH_PARAMETERS[name]) for name in in_path),
-            *(_parameter(name, "header", text) for name, text in _HEADERS.items()),
+            *(_parameter(name, "header", text) for name, text in (_HEADERS | optional).items()),
         ],
-        "requestBody": {"required": True, "content": {JSON: content}},
+        "requestBody": {"required": True, "content": taken},
         "responses": {
             "200": {
-                **json_answer(route.response, "The answer."),
-                "headers": _headers(_ANSWER_HEADERS | _SERVED_BY),
+                **answer,
+                "headers": _headers(_ANSWER_HEADERS | _SERVED_BY | optional),
             },
             **_failures(route),
         },

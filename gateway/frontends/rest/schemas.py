@@ -98,8 +98,8 @@ COMPONENTS: dict[str, Schema] = {
             "request_id": _text("The id to ask about; the log has it too."),
         },
     ),
-    "OipTensor": _tensor("A named tensor of a request.", True),
-    "OipOutputTensor": _tensor("A named tensor of an answer.", True),
+    "OipTensor": _tensor("A named tensor of a request; `data`, or behind the JSON `binary_data_size` bytes.", False),
+    "OipOutputTensor": _tensor("A named tensor of an answer; `data`, or bytes behind the JSON, as wished.", False),
     "OipInferRequest": _object(
         "One inference, after the Open Inference Protocol v2.",
         ["inputs"],
@@ -125,6 +125,21 @@ COMPONENTS: dict[str, Schema] = {
         },
     ),
     "OipError": _object("An error.", ["error"], {"error": _text("What was wrong and what was expected.")}),
+    "RepositoryIndexRequest": _object(
+        "What to list.", [], {"ready": {"type": "boolean", "description": "Only what can answer now."}}
+    ),
+    "RepositoryIndex": _list(
+        _object(
+            "A model, and a version of it where one can answer.",
+            ["name", "state", "reason"],
+            {
+                "name": _text("The model's name."),
+                "version": _text("The version; missing where none can answer."),
+                "state": {"type": "string", "enum": ["READY", "UNAVAILABLE"]},
+                "reason": _text("Why it is not ready."),
+            },
+        )
+    ),
     "OipServerMetadata": _object(
         "What answers here.",
         ["name", "version", "extensions"],

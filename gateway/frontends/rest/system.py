@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from gateway.codecs import oip_json
 from gateway.codecs.selection import addressed
 from gateway.dataplane import DataPlane
-from gateway.frontends.edge import SERVER_NAME
+from gateway.frontends.edge import EXTENSIONS, SERVER_NAME
 from gateway.frontends.rest.errors import JSON, PROBLEM_JSON
 from gateway.frontends.rest.inference import RequestHeaders, model_spec
 from gateway.frontends.rest.openapi import json_answer
@@ -45,7 +45,7 @@ def oip_routes(data_plane: DataPlane) -> APIRouter:
     @router.get("/v2", responses={200: json_answer("OipServerMetadata", "The gateway."), **_OIP_ERROR})
     async def server_metadata() -> Response:
         """Name and version of the gateway."""
-        return Response(oip_json.encode_server_metadata(SERVER_NAME, data_plane.version), media_type=JSON)
+        return Response(oip_json.encode_server_metadata(SERVER_NAME, data_plane.version, EXTENSIONS), media_type=JSON)
 
     @router.get("/v2/health/live", responses={200: json_answer("Live", "It lives."), **_OIP_ERROR})
     async def server_live() -> Response:

@@ -7,7 +7,7 @@ import pytest
 from gateway.core.backend import ModelState
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, TensorSpec
+from gateway.core.messages import IndexEntry, InferenceRequest, InferenceResponse, ModelSpec, TensorSpec
 from gateway.core.observer import NullObserver
 from gateway.dataplane import DataPlane
 from gateway.resilience.concurrency_limit import ConcurrencyLimit
@@ -186,3 +186,18 @@ async def test_metadata_is_the_contracts() -> None:
     assert metadata.versions == (1,)
     with pytest.raises(GatewayError, match="unknown model 'nope'"):
         world.plane.model_metadata(ModelSpec("nope"))
+
+
+async def test_the_index_has_every_version_that_can_answer() -> None:
+    """Those of all endpoints, newest first; a model without one has the reasons of all its endpoints."""
+    world = World()
+    world.backends["ts2"].state = ModelState((2, 1))
+    await world.verified()
+    assert world.plane.index() == (IndexEntry("doubler", 2), IndexEntry("doubler", 1)) == world.plane.index(ready=True)
+    for name, backend in world.backends.items():
+        backend.reachable = False
+        await world.health.check(world.endpoints[name])
+    (entry,) = world.plane.index()
+    assert (entry.version, entry.state) == (None, "UNAVAILABLE")
+    assert all(f"endpoint '{name}'" in entry.reason for name in world.backends)
+    assert world.plane.index(ready=True) == ()

@@ -109,7 +109,10 @@ def test_data_comes_flat_or_nested(shape: list[int], data: list[object]) -> None
         ({"datatype": "BYTES"}, ["strings"]),
         ({"data": [1, 2, 3, 1e39]}, ["range of FP32"]),
         ({"data": [1, 2, 3, True]}, ["booleans"]),
-        ({"parameters": {"binary_data_size": 16}, "data": ...}, ["binary data", "gRPC"]),
+        ({"parameters": {"binary_data_size": 16}, "data": ...}, ["binary data", "'data'"]),
+        ({"parameters": {"binary_data_size": "16"}}, ["'binary_data_size'"]),
+        ({"parameters": {"binary_data_size": True}}, ["'binary_data_size'"]),
+        ({"parameters": {"shared_memory_region": "r"}}, ["'shared_memory_region'", "extension"]),
         ({"parameters": {"p": []}}, ["'p'"]),
         ({"parameters": []}, ["'parameters'"]),
         ({"extra": 1}, ["'extra'", "datatype"]),
@@ -137,6 +140,7 @@ def test_inputs_that_do_not_fit_are_invalid_input_and_named(changes: dict[str, o
         {"inputs": [INPUT], "outputs": {"name": "y"}},
         {"inputs": [INPUT], "outputs": [{}]},
         {"inputs": [INPUT], "outputs": [{"name": "y"}, {"name": "y"}]},
+        {"inputs": [INPUT], "outputs": [{"name": "y", "parameters": {"classification": 3}}]},
         {"inputs": [INPUT], "ouputs": []},
         {"inputs": [INPUT], "parameters": {"k": None}},
         {"inputs": [INPUT], "parameters": {"k": {"nested": 1}}},
@@ -156,7 +160,7 @@ def test_sixteen_bit_floats_have_no_json_form(datatype: str) -> None:
     assert error.cause is Cause.UNSUPPORTED_DATATYPE
     assert f"receiving {datatype} data via JSON is not supported" in error.detail
     tensor = Tensor("y", datatype, np.zeros(1, dtype="f2"))
-    with pytest.raises(GatewayError, match=rf"sending {datatype} data via JSON .* 'y' over gRPC") as caught:
+    with pytest.raises(GatewayError, match=rf"sending {datatype} data via JSON .* 'y' as binary data") as caught:
         oip_json.encode_response(InferenceResponse("m", 1, (tensor,)))
     assert caught.value.cause is Cause.UNSUPPORTED_DATATYPE
 

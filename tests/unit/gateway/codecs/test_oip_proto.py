@@ -219,6 +219,16 @@ def test_the_answer_carries_version_id_and_parameters() -> None:
     assert oip_pb2.ModelInferResponse.FromString(unversioned).model_version == ""
 
 
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_parameters_of_extensions_that_are_not_spoken_are_refused(side: str) -> None:
+    """They would change the answer; others of a tensor pass."""
+    sent = message(outputs=[{"name": "y"}])
+    getattr(sent, side)[0].parameters["content_type"].string_param = "np"
+    assert decode(sent).inputs[0].name == "x"
+    getattr(sent, side)[0].parameters["shared_memory_region"].string_param = "r"
+    assert refusal(sent.SerializeToString()).cause is Cause.INVALID_INPUT
+
+
 def test_model_metadata() -> None:
     """Versions as strings, variable dimensions -1."""
     specs = (TensorSpec("x", "FP32", (-1, 2)),)

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from gateway.core.clock import SystemClock
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause
-from gateway.core.messages import TensorSpec
+from gateway.core.messages import InferenceRequest, InferenceResponse, TensorSpec
 from gateway.core.observer import NullObserver
 from gateway.dataplane import DataPlane
 from gateway.frontends.edge import Admission, Limits
@@ -27,7 +27,7 @@ from gateway.resilience.deadline import deadline
 from gateway.routing.endpoint import Endpoint, Target
 from gateway.routing.health import HealthMonitor
 from gateway.routing.router import Route, Router
-from tests.builders import FakeBackend, contract
+from tests.builders import FakeBackend, contract, tensor
 
 # gRPC tears its poller down with the last channel, server or call that is collected, be that after the end of the
 # event loop that it polled for; a poller that stays for the whole run never is.
@@ -64,6 +64,16 @@ PAIR = contract(
     inputs=(TensorSpec("a", "INT64", (-1,)), TensorSpec("b", "BYTES", (-1,))),
     outputs=(TensorSpec("c", "FP32", (-1,)),),
 )
+
+
+TWO_OUTPUTS = contract(outputs=(TensorSpec("y", "FP32", (-1, 2)), TensorSpec("s", "BF16", (-1,))))
+
+
+def two_outputs(asked: InferenceRequest) -> InferenceResponse:
+    """The doubler's `y`, and each row's sum as BF16, with a parameter of the model's own."""
+    rows = asked.inputs[0].array
+    outputs = (tensor("y", rows * 2), tensor("s", rows.sum(axis=1), "BF16"))
+    return InferenceResponse(asked.model.name, 1, outputs, {"told": "yes"})
 
 
 class World:

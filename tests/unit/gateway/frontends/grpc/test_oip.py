@@ -14,7 +14,7 @@ from gateway.core.errors import Cause
 from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.frontends.edge import Limits
 from tests.unit.gateway.frontends.grpc.test_calls import refusal
-from tests.unit.gateway.frontends.world import Finished, World
+from tests.unit.gateway.frontends.world import TWO_OUTPUTS, Finished, World, two_outputs
 
 SERVICE = "/inference.GRPCInferenceService/"
 INFER = SERVICE + "ModelInfer"
@@ -79,7 +79,8 @@ async def test_a_failure_is_a_status_with_the_id(world: World, channel: grpc.aio
 
 
 @pytest.mark.parametrize(
-    "method", ["ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer"]
+    "method",
+    ["ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer", "RepositoryIndex"],
 )
 async def test_garbage_is_the_clients_error(channel: grpc.aio.Channel, method: str) -> None:
     """INVALID_ARGUMENT, where a library that parses before us would say INTERNAL."""
@@ -98,7 +99,11 @@ async def test_the_server_says_what_it_is_and_how_it_is(world: World, channel: g
     assert oip_pb2.ServerLiveResponse.FromString(await ask("ServerLive")).live
     assert oip_pb2.ServerReadyResponse.FromString(await ask("ServerReady")).ready
     metadata = oip_pb2.ServerMetadataResponse.FromString(await ask("ServerMetadata"))
-    assert (metadata.name, metadata.version, list(metadata.extensions)) == ("twinserve", "0.1.0", [])
+    assert (metadata.name, metadata.version, list(metadata.extensions)) == (
+        "twinserve",
+        "0.1.0",
+        ["binary_tensor_data"],
+    )
     world.plane.drain()
     assert not oip_pb2.ServerReadyResponse.FromString(await ask("ServerReady")).ready
 
@@ -120,6 +125,60 @@ async def test_what_is_not_there_is_not_found(channel: grpc.aio.Channel, method:
     """Whatever is asked of it."""
     asked = oip_pb2.ModelReadyRequest(name=model, version=version).SerializeToString()
     assert (await refusal(channel, SERVICE + method, asked)).code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_the_index_lists_what_can_answer_and_what_cannot(world: World, channel: grpc.aio.Channel) -> None:
+    """Each version with its state; of a model that has none, only where all are asked for, and why."""
+
+    async def index(**fields: Any) -> list[tuple[str, str, str]]:
+        asked = oip_pb2.RepositoryIndexRequest(**fields).SerializeToString()
+        answer = await channel.unary_unary(SERVICE + "RepositoryIndex")(asked)
+        models = oip_pb2.RepositoryIndexResponse.FromString(answer).models
+        assert all((model.state == "READY") is (model.reason == "") for model in models)
+        return [(model.name, model.version, model.state) for model in models]
+
+    assert await index() == [("doubler", "1", "READY"), ("pair", "1", "READY")] == await index(ready=True)
+    for name, backend in world.backends.items():
+        backend.reachable = False
+        await world.health.check(world.endpoints[name])
+    assert await index() == [("doubler", "", "UNAVAILABLE"), ("pair", "", "UNAVAILABLE")]
+    assert await index(ready=True) == []
+
+
+async def test_there_is_one_repository(channel: grpc.aio.Channel) -> None:
+    """Asking for another by name is an error, not an empty list."""
+    asked = oip_pb2.RepositoryIndexRequest(repository_name="mine").SerializeToString()
+    refused = await refusal(channel, SERVICE + "RepositoryIndex", asked)
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "repository_name" in (refused.details() or "")
+
+
+@pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload"])
+async def test_models_are_not_loaded_here(channel: grpc.aio.Channel, method: str) -> None:
+    """The refusal says who does load them."""
+    refused = await refusal(channel, SERVICE + method, b"")
+    assert refused.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "configuration" in (refused.details() or "")
+
+
+async def test_outputs_parameters_version_and_id_go_all_the_way() -> None:
+    """The model sees the wishes, the client their echo; outputs come in the order asked for."""
+    world = await World.started(model=TWO_OUTPUTS)
+    world.backends["ts"].answer = two_outputs
+    message = oip_pb2.ModelInferRequest.FromString(infer_request(model_version="1"))
+    message.parameters["k"].int64_param = 3
+    message.outputs.add(name="s")
+    message.outputs.add(name="y")
+    async with world.grpc() as channel:
+        answer = oip_pb2.ModelInferResponse.FromString(await channel.unary_unary(INFER)(message.SerializeToString()))
+        assert [output.name for output in answer.outputs] == ["s", "y"]
+        assert (answer.model_version, answer.id, answer.parameters["told"].string_param) == ("1", "7", "yes")
+        (seen,) = world.backends["ts"].requests
+        assert (seen.wanted, seen.parameters, seen.model.version) == (("s", "y"), {"k": 3}, 1)
+        message.outputs[0].parameters["classification"].int64_param = 2
+        refused = await refusal(channel, INFER, message.SerializeToString())
+        assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "classification" in (refused.details() or "")
 
 
 async def test_a_client_that_cancels_is_counted_and_its_call_cancelled(world: World, channel: grpc.aio.Channel) -> None:

@@ -50,6 +50,7 @@ async def test_every_route_is_described(world: World, document: dict[str, Any]) 
         "/v2/models/{model}/versions/{version}",
         "/v2/models/{model}/ready",
         "/v2/models/{model}/versions/{version}/ready",
+        "/v2/repository/index",
         "/livez",
         "/readyz",
         "/metrics",
@@ -98,3 +99,14 @@ async def test_the_examples_work(client: httpx.AsyncClient, document: dict[str, 
 async def test_what_the_framework_would_claim_is_not_claimed(document: dict[str, Any]) -> None:
     """Ordinary routes never answer FastAPI's own validation error."""
     assert "HTTPValidationError" not in str(document)
+
+
+async def test_binary_bodies_are_declared_where_they_are_taken(document: dict[str, Any]) -> None:
+    """Both ways, with the header that tells JSON from bytes."""
+    for path in INFERENCE:
+        operation = document["paths"][path]["post"]
+        taken = "application/octet-stream" in operation["requestBody"]["content"]
+        assert taken is ("application/octet-stream" in operation["responses"]["200"]["content"])
+        assert taken is path.startswith("/v2/")
+        names = {item["name"] for item in operation["parameters"]} & set(operation["responses"]["200"]["headers"])
+        assert ("Inference-Header-Content-Length" in names) is taken

@@ -65,7 +65,7 @@ async def test_a_selection_holds_for_readiness_and_metadata(world: World, client
 async def test_the_server_says_what_it_is(client: httpx.AsyncClient, path: str) -> None:
     """Both spellings of the path are the protocol's."""
     answer = await client.get(path)
-    assert answer.json() == {"name": "twinserve", "version": "0.1.0", "extensions": []}
+    assert answer.json() == {"name": "twinserve", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
 
 
 @pytest.mark.parametrize("path", ["/v2/models/doubler", "/v2/models/doubler/versions/1"])

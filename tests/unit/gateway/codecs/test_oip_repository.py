@@ -1,0 +1,63 @@
+"""The repository index, as JSON and protobuf."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from gateway._generated import oip_pb2
+from gateway.codecs import oip_repository
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import IndexEntry
+
+ENTRIES = (IndexEntry("m", 2), IndexEntry("n", None, "nobody answers"))
+
+
+@pytest.mark.parametrize(
+    ("body", "ready"), [(b"", False), (b" \n", False), (b"{}", False), (b'{"ready": false}', False)]
+)
+def test_all_models_are_asked_for_unless_said_otherwise(body: bytes, ready: bool) -> None:
+    """An empty body is what some clients send."""
+    assert oip_repository.decode_request(body) is ready
+    assert oip_repository.decode_request(b'{"ready": true}') is True
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        (b"{", Cause.UNPARSEABLE),
+        (b"[]", Cause.INVALID_INPUT),
+        (b'{"ready": 1}', Cause.INVALID_INPUT),
+        (b'{"ready": null}', Cause.INVALID_INPUT),
+        (b'{"raedy": true}', Cause.INVALID_INPUT),
+    ],
+)
+def test_other_bodies_are_refused(body: bytes, cause: Cause) -> None:
+    """A slip must not list more than was asked for."""
+    with pytest.raises(GatewayError) as caught:
+        oip_repository.decode_request(body)
+    assert caught.value.cause is cause
+
+
+def test_both_forms_say_the_same() -> None:
+    """A model that cannot answer has no version, and a reason."""
+    listed = orjson.loads(oip_repository.encode_index(ENTRIES))
+    assert listed == [
+        {"name": "m", "version": "2", "state": "READY", "reason": ""},
+        {"name": "n", "state": "UNAVAILABLE", "reason": "nobody answers"},
+    ]
+    message = oip_pb2.RepositoryIndexResponse.FromString(oip_repository.encode_message(ENTRIES))
+    for model, entry in zip(message.models, listed, strict=True):
+        assert (model.name, model.version, model.state, model.reason) == (
+            entry["name"],
+            entry.get("version", ""),
+            entry["state"],
+            entry["reason"],
+        )
+
+
+def test_the_message_may_name_no_repository() -> None:
+    """There is one, and it has no name."""
+    assert oip_repository.decode_message(oip_pb2.RepositoryIndexRequest(ready=True)) is True
+    with pytest.raises(GatewayError, match="repository_name"):
+        oip_repository.decode_message(oip_pb2.RepositoryIndexRequest(repository_name="r"))

@@ -1,7 +1,6 @@
 """What an Open Inference Protocol server says of itself and of its models, in neither transport's form.
 
-The protocol's versions are free strings, or left out; the gateway's are whole numbers. A model that lists no version
-which is a whole number is version 1 here, and no version is sent to its server.
+The protocol's versions are free strings, or left out; the gateway's are whole numbers.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ class FakeOip(Script):
     """Serves `models`; use as an async context manager.
 
     `binary` is whether it advertises and answers in the binary extension, `typed` whether gRPC answers are typed.
-    `spellings` are its own words for versions; `unversioned` models list none and take none. `loading` models exist
-    and are not ready. `sent` holds the path, and for REST the content type, of each inference call.
+    `spellings` are its own words for versions; `unversioned` models have none, `unlisted` ones do not list theirs, as
+    MLServer's; `loading` ones are not ready. `sent` holds each inference call's path and, for REST, content type.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class FakeOip(Script):
         self.describes_tensors = True
         self.spellings: dict[int, str] = {}
         self.unversioned: set[str] = set()
+        self.unlisted: set[str] = set()
         self.loading: set[str] = set()
         self.sent: list[tuple[str, str]] = []
         self._open = AsyncExitStack()
@@ -131,13 +132,16 @@ class FakeOip(Script):
         model = self.models.get(name)
         if model is None:
             raise OipError(Code.NOT_FOUND, f"Model {name} not found")
-        listed = self.listed(model)
-        if spelling and spelling not in listed:
+        versions = self._versions(model)
+        if spelling and spelling not in versions:
             raise OipError(Code.NOT_FOUND, f"Model {name} with version {spelling} not found")
-        return model, spelling or (listed[-1] if listed else "")
+        return model, spelling or (versions[-1] if versions else "")
 
     def listed(self, model: FakeModel) -> list[str]:
         """The versions that a model's metadata lists."""
+        return [] if model.name in self.unlisted else self._versions(model)
+
+    def _versions(self, model: FakeModel) -> list[str]:
         if model.name in self.unversioned:
             return []
         return [self.spellings.get(number, str(number)) for number in sorted(model.versions)]

@@ -301,6 +301,8 @@ _OIP_TEXTS: tuple[tuple[re.Pattern[str], Cause], ...] = (
     (re.compile(r"(?i)(.* )?exceeds maximum queue size.*"), Cause.OVERLOADED),
     (re.compile(r"Request timeout expired"), Cause.DEADLINE),
 )
+# MLServer fails over a datatype that it does not know, instead of refusing it.
+_OIP_NO_DATATYPE = re.compile(r"'\w{1,16}' is not a valid Datatype")
 # Codes with which a server refuses; under any other a text is the model's own.
 _OIP_REFUSALS = frozenset({Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.UNIMPLEMENTED, Code.UNAVAILABLE})
 # What the codes mean where the text says no more. Codes left out are the model's failure.
@@ -338,6 +340,8 @@ def oip_http_error(status: int, text: str) -> GatewayError:
 
 
 def _oip_text_cause(code: grpc.StatusCode, text: str) -> Cause | None:
+    if code is Code.INTERNAL and _OIP_NO_DATATYPE.fullmatch(text):
+        return Cause.UNSUPPORTED_DATATYPE
     if code not in _OIP_REFUSALS:
         return None
     return next((cause for pattern, cause in _OIP_TEXTS if pattern.fullmatch(text)), None)

@@ -22,20 +22,20 @@ import pytest
 
 from gateway._generated import oip_pb2
 from gateway.backends.registry import connect
-from gateway.core.clock import SystemClock
-from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, ModelSpec
-from gateway.core.tensor import Tensor
+from gateway.core.tensor import DATATYPES, Tensor
 from gateway.server import Addresses, serve
 from gateway.settings import Settings
+from tests.contract.worlds import deadline_in, sample
 
 pytestmark = pytest.mark.clients
 
 ROOT = Path(__file__).resolve().parents[2]
 MLSERVER = Path(os.environ.get("TWINSERVE_CLIENTS", ROOT / "artifacts" / "clients")) / "mlserver" / "bin" / "mlserver"
 SERVING = ROOT / "serving" / "oip"
+ECHO = ROOT / "tests" / "fakes"
 NAME = "mlserver 1.7.1"
 Array = npt.NDArray[Any]
 
@@ -69,7 +69,7 @@ def mlserver(built_models: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     rest, rpc = _repository(folder, built_models / "digits" / "torchscript" / "digits.mar")
     log = folder / "mlserver.log"
     with log.open("wb") as output:
-        environment = {**os.environ, "PYTHONPATH": str(SERVING)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (SERVING, ECHO)))}
         command = [str(MLSERVER), "start", str(folder)]
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=folder)
     try:
@@ -181,10 +181,32 @@ async def test_it_is_described_and_its_refusals_understood(mlserver: MlServer, t
             (ModelSpec("digits"), "picture", Cause.UPSTREAM_REJECTED),
         ):
             tensor = Tensor(name, "FP32", mlserver.golden["image"][:1])
-            context = CallContext("r-1", "predict", SystemClock().now() + 10)
             with pytest.raises(GatewayError) as caught:
-                await backend.infer(InferenceRequest(model, (tensor,)), context)
+                await backend.infer(InferenceRequest(model, (tensor,)), deadline_in(10))
             assert caught.value.cause is cause, caught.value
+    finally:
+        await backend.close()
+
+
+@pytest.mark.parametrize(("transport", "unsupported"), [("rest", {"FP16", "BF16"}), ("grpc", {"BF16"})])
+async def test_every_datatype_comes_back_to_the_bit(mlserver: MlServer, transport: str, unsupported: set[str]) -> None:
+    """An identity model returns what it was sent, scalars and no rows included; MLServer has no BF16."""
+    backend = mlserver.backend(transport)
+    scalar, empty = np.array(2.5, np.float32), np.zeros((0, 2), np.float32)
+    tensors = [sample(datatype) for datatype in sorted(DATATYPES)]
+    try:
+        for tensor in [*tensors, Tensor("x", "FP32", scalar), Tensor("x", "FP32", empty)]:
+            asked = InferenceRequest(ModelSpec("echo"), (tensor,), wanted=("y",), id="mine")
+            if tensor.datatype in unsupported:
+                with pytest.raises(GatewayError) as caught:
+                    await backend.infer(asked, deadline_in(10))
+                assert caught.value.cause is Cause.UNSUPPORTED_DATATYPE, tensor.datatype
+                continue
+            response = await backend.infer(asked, deadline_in(10))
+            (output,) = response.outputs
+            assert (response.version, response.id) == (1, "mine")
+            assert (output.datatype, output.shape) == (tensor.datatype, tensor.shape)
+            assert output.array.tolist() == tensor.array.tolist(), tensor.datatype
     finally:
         await backend.close()
 
@@ -202,6 +224,9 @@ def _repository(folder: Path, archive: Path) -> tuple[int, int]:
     model["parameters"]["uri"] = str(archive)
     (folder / "digits").mkdir()
     (folder / "digits" / "model-settings.json").write_text(json.dumps(model))
+    (folder / "echo").mkdir()
+    echo = {"name": "echo", "implementation": "mlserver_echo.Echo"}
+    (folder / "echo" / "model-settings.json").write_text(json.dumps(echo))
     return rest, rpc
 
 

@@ -291,6 +291,7 @@ OIP_RPC: tuple[tuple[grpc.StatusCode, str, Cause], ...] = (
     (Code.UNIMPLEMENTED, "sequences are not supported", Cause.UPSTREAM_REJECTED),
     (Code.RESOURCE_EXHAUSTED, "slow down", Cause.OVERLOADED),
     (Code.INTERNAL, "Model m is not ready yet.", Cause.UPSTREAM_FAILED),
+    (Code.INTERNAL, "'BF16' is not a valid Datatype", Cause.UNSUPPORTED_DATATYPE),
     (Code.UNKNOWN, "boom", Cause.UPSTREAM_FAILED),
     (Code.CANCELLED, "", Cause.UPSTREAM_LOST),
     (Code.UNAUTHENTICATED, "no", Cause.INTERNAL),

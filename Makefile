@@ -1,13 +1,15 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models up down test test-docker lint check-protos protos bench-idle clean
+.PHONY: help setup demo models up down test test-clients test-docker lint check-protos protos bench-idle clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/pip install --disable-pip-version-check
+# Environments of third-party clients and servers, for `make test-clients`.
+CLIENTS ?= artifacts/clients
 # What pip tells, cut to what takes long: the large downloads and the installation.
 QUIETER := sed -unE 's/^ *((Downloading|Using cached) .*[0-9]{2}\.[0-9] MB.*)/  \1/p; s/^Installing collected packages.*/  Installing .../p'
 
@@ -40,7 +42,17 @@ down:  ## Stop what `make up` started
 	@[ ! -x $(BIN)/twinserve ] || $(BIN)/twinserve down
 
 test: setup  ## All tests, real servers included (the models are built first where they are missing)
-	@$(BIN)/pytest -q -m 'not docker'
+	@$(BIN)/pytest -q -m 'not docker and not clients'
+
+test-clients: setup $(CLIENTS)/mlserver/.ready  ## Third-party servers and clients, each in an environment of its own
+	@TWINSERVE_CLIENTS=$(abspath $(CLIENTS)) $(BIN)/pytest -q -m clients -rs
+
+# MLServer's packages clash with this project's; torch is the one that exported the weights.
+$(CLIENTS)/mlserver/.ready:
+	@echo "Setting up $(@D): MLServer and PyTorch, about 1.1 GB of disk, 1 to 3 minutes. The next time this step is skipped."
+	@rm -rf $(@D) && mkdir -p $(CLIENTS) && $(PYTHON) -m venv $(@D) \
+	 && if [ -n "$$TORCH_INDEX_URL" ]; then $(@D)/bin/pip install -q --disable-pip-version-check --index-url "$$TORCH_INDEX_URL" torch==2.13.0; fi \
+	 && $(@D)/bin/pip install -q --disable-pip-version-check mlserver==1.7.1 torch==2.13.0 && touch $@
 
 test-docker: setup  ## The tests that build and run docker-compose.yml; skipped without a Docker engine
 	@$(BIN)/pytest -q -m docker -rs

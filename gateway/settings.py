@@ -59,8 +59,8 @@ class LimitSettings(_Frozen):
 class EndpointSettings(_Frozen):
     """One address of a model server."""
 
-    stack: Literal["torchserve", "tfserving", "noop"]
-    """What speaks there; `noop` answers zeros from the contract, to measure the gateway itself."""
+    stack: Literal["torchserve", "tfserving", "oip", "noop"]
+    """What speaks there; `oip` is any server of that protocol v2, `noop` answers zeros from the contract."""
     transport: Literal["rest", "grpc"] = "rest"
     """Which of the server's two protocols requests travel by."""
     rest: str | None = None
@@ -70,7 +70,7 @@ class EndpointSettings(_Frozen):
     management: str | None = None
     """TorchServe's management URL, such as http://127.0.0.1:8081: read only, for readiness and versions."""
     server: str | None = None
-    """What to call a TensorFlow Serving, which does not say its version, such as `TensorFlow Serving 2.20.0`."""
+    """What to call a server that does not say its name or version, such as `TensorFlow Serving 2.20.0`."""
     slots: PositiveInt = 4
     """How many calls may run there at once."""
     queue: Annotated[int, Field(ge=0)] = 256
@@ -78,7 +78,12 @@ class EndpointSettings(_Frozen):
 
     @model_validator(mode="after")
     def _has_addresses(self) -> Self:
-        needed = {"torchserve": ("rest", "management"), "tfserving": (self.transport,), "noop": ()}[self.stack]
+        needed = {
+            "torchserve": ("rest", "management"),
+            "tfserving": (self.transport,),
+            "oip": (self.transport,),
+            "noop": (),
+        }[self.stack]
         if self.stack == "torchserve" and self.transport == "grpc":
             needed = (*needed, "grpc")
         missing = [name for name in needed if getattr(self, name) is None]

@@ -81,7 +81,9 @@ def predict(
         ),
     ] = "",
     rows: Annotated[int, typer.Option(min=1, help="How many golden rows to send where no inputs are given.")] = 1,
-    stack: Annotated[str | None, typer.Option(help="torchserve or tfserving; default: the gateway's policy.")] = None,
+    stack: Annotated[
+        str | None, typer.Option(help="torchserve, tfserving or oip; default: the gateway's policy.")
+    ] = None,
     endpoint: Annotated[str | None, typer.Option(help="One endpoint by its name in gateway.yaml.")] = None,
     variant: Annotated[str | None, typer.Option(help="One export, such as torchscript or savedmodel.")] = None,
     version: Annotated[int | None, typer.Option(help="The model's version; default: the newest.")] = None,

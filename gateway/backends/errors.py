@@ -2,8 +2,9 @@
 
 Three kinds of failure meet here. The transport's own (nothing connected, the connection broke, the deadline
 passed) are the same for every server. What a server *answers* is judged by that server's table: TensorFlow Serving
-speaks gRPC status codes over both transports, TorchServe HTTP statuses and Java class names. What fits neither is
-treated as perhaps processed, because that is never sent again.
+speaks gRPC status codes over both transports, TorchServe HTTP statuses and Java class names, servers of the Open
+Inference Protocol each their own mixture. What fits none is treated as perhaps processed, because that is never sent
+again.
 """
 
 from __future__ import annotations
@@ -281,6 +282,69 @@ def torchserve_rpc_error(code: grpc.StatusCode, details: str) -> GatewayError:
     if code is Code.UNAVAILABLE and not kind:
         return _failed(TORCHSERVE, Cause.UPSTREAM_LOST)
     return torchserve_http_error(_TORCHSERVE_RPC.get(code, 500), kind, text)
+
+
+# -- Open Inference Protocol ------------------------------------------------------------------------------------------
+
+OIP = "the OIP server"
+
+# The protocol reserves neither statuses nor texts (reference: OIP wire facts, sections 2 and 6). These are MLServer's,
+# KServe's and Triton's, for what their codes do not tell; whole texts, because a model's own may hold any words.
+_OIP_TEXTS: tuple[tuple[re.Pattern[str], Cause], ...] = (
+    (re.compile(r"Model .+ with version .+ not found"), Cause.VERSION_NOT_FOUND),
+    (re.compile(r"Model versioning not supported.*"), Cause.VERSION_NOT_FOUND),
+    (re.compile(r"Model( with name)? .+ is not ready( yet)?\.?"), Cause.NOT_READY),
+    (re.compile(r"Model version not ready"), Cause.NOT_READY),
+    (re.compile(r"Request for unknown model: .* (is not at ready state|has no available versions)"), Cause.NOT_READY),
+    (re.compile(r"Request for unknown model: '.*' version .* is not found"), Cause.VERSION_NOT_FOUND),
+    (re.compile(r"Request for unknown model: .*"), Cause.MODEL_NOT_FOUND),
+    (re.compile(r"(?i)(.* )?exceeds maximum queue size.*"), Cause.OVERLOADED),
+    (re.compile(r"Request timeout expired"), Cause.DEADLINE),
+)
+# MLServer fails over a datatype that it does not know, instead of refusing it.
+_OIP_NO_DATATYPE = re.compile(r"'\w{1,16}' is not a valid Datatype")
+# Codes with which a server refuses; under any other a text is the model's own.
+_OIP_REFUSALS = frozenset({Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.UNIMPLEMENTED, Code.UNAVAILABLE})
+# What the codes mean where the text says no more. Codes left out are the model's failure.
+_OIP_CODES: dict[grpc.StatusCode, Cause] = {
+    **_TFSERVING_CODES,
+    Code.NOT_FOUND: Cause.MODEL_NOT_FOUND,
+    Code.UNIMPLEMENTED: Cause.UPSTREAM_REJECTED,
+    Code.ALREADY_EXISTS: Cause.UPSTREAM_REJECTED,
+}
+_OIP_HTTP: dict[int, grpc.StatusCode] = {
+    **_TFSERVING_HTTP,
+    408: Code.DEADLINE_EXCEEDED,
+    422: Code.INVALID_ARGUMENT,
+}
+
+
+def oip_rpc_error(code: grpc.StatusCode, text: str) -> GatewayError:
+    """An OIP server's gRPC status as an error of ours."""
+    cause = _oip_text_cause(code, text) or _OIP_CODES.get(code, Cause.UPSTREAM_FAILED)
+    return _misconfigured(OIP) if cause is Cause.INTERNAL else with_text(OIP, cause, text)
+
+
+def oip_http_error(status: int, text: str) -> GatewayError:
+    """An OIP server's HTTP status and `error` text as an error of ours."""
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return with_text(OIP, Cause.TOO_LARGE, text)
+    code = _OIP_HTTP.get(status)
+    if code is None or (code is Code.NOT_FOUND and text in ("", "Not Found")):
+        # An unknown model has a text that names it; this is how Triton and FastAPI answer an unknown path.
+        return bad_reply(OIP, f"HTTP status {status}; is this its REST port?")
+    if code is Code.UNAVAILABLE:
+        # A whole answer came, so no connection was lost; a proxy in front says this of a server that is away.
+        return with_text(OIP, _oip_text_cause(code, text) or Cause.NOT_READY, text)
+    return oip_rpc_error(code, text)
+
+
+def _oip_text_cause(code: grpc.StatusCode, text: str) -> Cause | None:
+    if code is Code.INTERNAL and _OIP_NO_DATATYPE.fullmatch(text):
+        return Cause.UNSUPPORTED_DATATYPE
+    if code not in _OIP_REFUSALS:
+        return None
+    return next((cause for pattern, cause in _OIP_TEXTS if pattern.fullmatch(text)), None)
 
 
 # -- Texts ------------------------------------------------------------------------------------------------------------

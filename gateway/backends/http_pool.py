@@ -56,7 +56,14 @@ class HttpPool:
         )
 
     async def request(
-        self, method: str, url: str, *, timeout_s: float, body: bytes | None = None, content_type: str | None = None
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout_s: float,
+        body: bytes | None = None,
+        content_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> HttpReply:
         """The answer, whatever its status; raises GatewayError where none comes, or one over the cap.
 
@@ -70,7 +77,7 @@ class HttpPool:
                     method,
                     URL(url, encoded=True),
                     data=io.BytesIO(body) if body is not None and len(body) > _ONE_WRITE else body,
-                    headers={"Content-Type": content_type} if content_type else None,
+                    headers={**({"Content-Type": content_type} if content_type else {}), **(headers or {})},
                     allow_redirects=False,
                     timeout=self._timeout(timeout_s),
                 ) as response:

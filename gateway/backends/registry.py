@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from gateway.backends.channel import MAX_REPLY_BYTES
 from gateway.backends.null import Null
+from gateway.backends.oip_grpc import OipGrpc
+from gateway.backends.oip_rest import OipRest
 from gateway.backends.tfserving_grpc import TfServingGrpc
 from gateway.backends.tfserving_rest import TfServingRest
 from gateway.backends.torchserve_grpc import TorchServeGrpc
@@ -69,6 +71,18 @@ def _torchserve_grpc(values: _Values) -> Backend:
     )
 
 
+def _oip_rest(values: _Values) -> Backend:
+    return OipRest(
+        values.address("rest"), server=values.server, max_reply_bytes=values.max_reply_bytes, clock=values.clock
+    )
+
+
+def _oip_grpc(values: _Values) -> Backend:
+    return OipGrpc(
+        values.address("grpc"), server=values.server, max_reply_bytes=values.max_reply_bytes, clock=values.clock
+    )
+
+
 def _null(values: _Values) -> Backend:
     return Null(values.contracts, clock=values.clock)
 
@@ -78,6 +92,8 @@ FACTORIES: dict[tuple[str, str], Callable[[_Values], Backend]] = {
     ("torchserve", "grpc"): _torchserve_grpc,
     ("tfserving", "rest"): _tfserving_rest,
     ("tfserving", "grpc"): _tfserving_grpc,
+    ("oip", "rest"): _oip_rest,
+    ("oip", "grpc"): _oip_grpc,
     # The null backend has no wire; it stands in for either.
     ("noop", "rest"): _null,
     ("noop", "grpc"): _null,

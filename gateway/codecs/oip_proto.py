@@ -57,6 +57,10 @@ _WIDENED: dict[str, np.dtype[Any]] = {
 }
 
 
+# Both are described alike.
+AnyTensor = oip_pb2.ModelInferRequest.InferInputTensor | oip_pb2.ModelInferResponse.InferOutputTensor
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OipGrpcRequest:
     """A decoded ModelInfer request, and whether it carried raw contents: then its answer does too."""
@@ -93,7 +97,7 @@ def decode_request(data: bytes, contract_of: Callable[[str], ModelContract] | No
     return OipGrpcRequest(
         InferenceRequest(
             model=model,
-            inputs=_raw_inputs(message) if raw else tuple(_typed_input(tensor) for tensor in message.inputs),
+            inputs=_raw_inputs(message) if raw else tuple(typed_tensor(tensor) for tensor in message.inputs),
             wanted=wanted_outputs(output.name for output in message.outputs),
             parameters=parameters,
             id=message.id,
@@ -119,7 +123,7 @@ def encode_response(response: InferenceResponse, *, raw: bool) -> bytes:
     if response.version is not None:
         message.model_version = str(response.version)
     for name, value in response.parameters.items():
-        _set_parameter(message.parameters[name], value)
+        set_parameter(message.parameters[name], value)
     for tensor in response.outputs:
         output = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         if raw:
@@ -164,11 +168,12 @@ def _raw_inputs(message: oip_pb2.ModelInferRequest) -> tuple[Tensor, ...]:
             f"({len(message.raw_input_contents)}); expected one for each input, in order",
         )
     return tuple(
-        _raw_input(tensor, raw) for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True)
+        raw_tensor(tensor, raw) for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True)
     )
 
 
-def _raw_input(tensor: oip_pb2.ModelInferRequest.InferInputTensor, raw: bytes) -> Tensor:
+def raw_tensor(tensor: AnyTensor, raw: bytes) -> Tensor:
+    """A tensor by its description and its raw contents; raises INVALID_INPUT where they do not fit."""
     name = input_name(tensor.name)
     if tensor.contents.ByteSize():
         raise GatewayError(
@@ -178,7 +183,8 @@ def _raw_input(tensor: oip_pb2.ModelInferRequest.InferInputTensor, raw: bytes) -
     return from_raw(name, tensor.datatype, tuple(tensor.shape), raw)
 
 
-def _typed_input(tensor: oip_pb2.ModelInferRequest.InferInputTensor) -> Tensor:
+def typed_tensor(tensor: AnyTensor) -> Tensor:
+    """A tensor by its typed contents; raises INVALID_INPUT, and UNSUPPORTED_DATATYPE for 16-bit floats."""
     name, datatype, shape = input_name(tensor.name), tensor.datatype, tuple(tensor.shape)
     dtype = numpy_dtype(datatype, name)
     count = element_count(shape, name)
@@ -226,7 +232,8 @@ def _parameters(parameters: Mapping[str, oip_pb2.InferParameter]) -> dict[str, P
     return found
 
 
-def _set_parameter(message: oip_pb2.InferParameter, value: Parameter) -> None:
+def set_parameter(message: oip_pb2.InferParameter, value: Parameter) -> None:
+    """Fills in the one field that holds a value of its kind."""
     if isinstance(value, bool):
         message.bool_param = value
     elif isinstance(value, str):

@@ -16,6 +16,7 @@ from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, TensorSpec
 from gateway.core.tensor import DATATYPES, NUMPY_DTYPE, Tensor
+from tests.fakes.fake_oip import FakeOip
 from tests.fakes.fake_tfserving import FakeTfServing
 from tests.fakes.fake_torchserve import FakeTorchServe
 from tests.fakes.relay import Relay
@@ -30,7 +31,7 @@ COUNT = FakeModel(
 MODELS: tuple[FakeModel, ...] = (double(versions=(2,)), COUNT, *(echo(datatype) for datatype in sorted(DATATYPES)))
 MAX_REPLY_BYTES = 64 * 1024
 
-Fake = FakeTfServing | FakeTorchServe
+Fake = FakeTfServing | FakeTorchServe | FakeOip
 
 
 @dataclass(slots=True)
@@ -146,6 +147,39 @@ async def _torchserve_grpc() -> AsyncIterator[World]:
 
 
 @asynccontextmanager
+async def _oip_rest() -> AsyncIterator[World]:
+    async with FakeOip(*MODELS) as fake:
+        backend = connect(stack="oip", transport="rest", rest=fake.rest_url, max_reply_bytes=MAX_REPLY_BYTES)
+        async with closed_after(backend):
+            yield World(backend, "fakeserver 2.1", True, fake=fake, relay=fake.rest_relay, pooled=True)
+
+
+@asynccontextmanager
+async def _oip_rest_json() -> AsyncIterator[World]:
+    async with FakeOip(*MODELS, binary=False) as fake:
+        backend = connect(stack="oip", transport="rest", rest=fake.rest_url, max_reply_bytes=MAX_REPLY_BYTES)
+        cannot = frozenset({"FP16", "BF16"})
+        async with closed_after(backend):
+            yield World(backend, "fakeserver 2.1", True, cannot, fake, fake.rest_relay, pooled=True)
+
+
+@asynccontextmanager
+async def _oip_grpc() -> AsyncIterator[World]:
+    async with FakeOip(*MODELS) as fake:
+        backend = connect(stack="oip", transport="grpc", grpc=fake.grpc_address, max_reply_bytes=MAX_REPLY_BYTES)
+        async with closed_after(backend):
+            yield World(backend, "fakeserver 2.1", True, fake=fake, relay=fake.grpc_relay)
+
+
+@asynccontextmanager
+async def _oip_grpc_typed() -> AsyncIterator[World]:
+    async with FakeOip(*MODELS, typed=True) as fake:
+        backend = connect(stack="oip", transport="grpc", grpc=fake.grpc_address, max_reply_bytes=MAX_REPLY_BYTES)
+        async with closed_after(backend):
+            yield World(backend, "fakeserver 2.1", True, fake=fake, relay=fake.grpc_relay)
+
+
+@asynccontextmanager
 async def _null() -> AsyncIterator[World]:
     contracts = {
         model.name: ModelContract(model.name, model.versions[0], model.inputs, model.outputs, batch_cap=256)
@@ -161,5 +195,9 @@ WORLDS: Mapping[str, Callable[[], AbstractAsyncContextManager[World]]] = {
     "tfserving-rest": _tfserving_rest,
     "torchserve-rest": _torchserve_rest,
     "torchserve-grpc": _torchserve_grpc,
+    "oip-rest": _oip_rest,
+    "oip-rest-json": _oip_rest_json,
+    "oip-grpc": _oip_grpc,
+    "oip-grpc-typed": _oip_grpc_typed,
     "null": _null,
 }

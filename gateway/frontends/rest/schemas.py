@@ -39,7 +39,7 @@ _PARAMETERS: Schema = {
 }
 _NESTED: Schema = {"type": "array", "items": {}, "description": "A nested list, as deep as the tensor has dimensions."}
 _CHOICES: dict[str, Schema] = {
-    "stack": _text("The stack that must answer, such as torchserve or tfserving."),
+    "stack": _text("The stack that must answer, such as torchserve, tfserving or oip."),
     "endpoint": _text("The endpoint that must answer, by its name in the gateway's configuration."),
     "variant": _text("The export that must answer, such as torchscript or savedmodel."),
     "label": _text("A version label, instead of a version."),

@@ -59,8 +59,9 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         (GOOD.replace("slots: 2", "slotz: 2"), r"endpoints.ts.slotz: Extra inputs are not permitted"),
         (GOOD.replace("slots: 2", "slots: 0"), r"endpoints.ts.slots: Input should be greater than 0"),
         (GOOD.replace('management: "http://127.0.0.1:8081", ', ""), "also needs: management"),
+        (GOOD.replace("stack: tfserving, transport: grpc", "stack: oip"), "oip over rest also needs: rest"),
         (GOOD.replace("endpoint: tf", "endpoint: tfx"), "unknown endpoint 'tfx'; there are ts, tf"),
-        (GOOD.replace("stack: tfserving", "stack: triton"), "'torchserve', 'tfserving' or 'noop'"),
+        (GOOD.replace("stack: tfserving", "stack: triton"), "'torchserve', 'tfserving', 'oip' or 'noop'"),
     ],
 )
 def test_a_wrong_file_names_the_field_and_what_is_allowed(tmp_path: Path, text: str, expected: str) -> None:

@@ -14,6 +14,8 @@ from yarl import URL
 from gateway.backends.errors import (
     TakesNoWorkError,
     http_transport_cause,
+    oip_http_error,
+    oip_rpc_error,
     probing,
     rpc_transport_cause,
     tfserving_http_error,
@@ -270,6 +272,67 @@ def test_torchserve_words_for_no_worker_and_full_queue_stay_open() -> None:
     text = 'Model "m" has no worker to serve inference request. Please use scale workers API to add workers.'
     assert isinstance(torchserve_http_error(503, "ServiceUnavailableException", text), TakesNoWorkError)
     assert isinstance(torchserve_rpc_error(Code.INTERNAL, f"{text}\nInternalServerException.()"), TakesNoWorkError)
+
+
+OIP_RPC: tuple[tuple[grpc.StatusCode, str, Cause], ...] = (
+    (Code.NOT_FOUND, "Model m not found", Cause.MODEL_NOT_FOUND),
+    (Code.NOT_FOUND, "Model m with version 9 not found", Cause.VERSION_NOT_FOUND),
+    (Code.NOT_FOUND, "Request for unknown model: 'm' is not found", Cause.MODEL_NOT_FOUND),
+    (Code.NOT_FOUND, "Request for unknown model: 'm' version 9 is not found", Cause.VERSION_NOT_FOUND),
+    (Code.UNAVAILABLE, "Request for unknown model: 'm' version 9 is not at ready state", Cause.NOT_READY),
+    (Code.UNAVAILABLE, "Request for unknown model: 'm' has no available versions", Cause.NOT_READY),
+    (Code.UNAVAILABLE, "[request id: 1] Exceeds maximum queue size", Cause.OVERLOADED),
+    (Code.UNAVAILABLE, "Request timeout expired", Cause.DEADLINE),
+    (Code.UNAVAILABLE, "Socket closed", Cause.UPSTREAM_LOST),
+    (Code.INVALID_ARGUMENT, "Model m is not ready yet.", Cause.NOT_READY),
+    (Code.INVALID_ARGUMENT, "unexpected shape for input 'x'", Cause.UPSTREAM_REJECTED),
+    (Code.FAILED_PRECONDITION, "Invalid URI specified for model m", Cause.UPSTREAM_REJECTED),
+    (Code.UNIMPLEMENTED, "Model versioning not supported yet.", Cause.VERSION_NOT_FOUND),
+    (Code.UNIMPLEMENTED, "sequences are not supported", Cause.UPSTREAM_REJECTED),
+    (Code.RESOURCE_EXHAUSTED, "slow down", Cause.OVERLOADED),
+    (Code.INTERNAL, "Model m is not ready yet.", Cause.UPSTREAM_FAILED),
+    (Code.INTERNAL, "'BF16' is not a valid Datatype", Cause.UNSUPPORTED_DATATYPE),
+    (Code.UNKNOWN, "boom", Cause.UPSTREAM_FAILED),
+    (Code.CANCELLED, "", Cause.UPSTREAM_LOST),
+    (Code.UNAUTHENTICATED, "no", Cause.INTERNAL),
+)
+
+
+@pytest.mark.parametrize(("code", "text", "cause"), OIP_RPC)
+def test_oip_statuses(code: grpc.StatusCode, text: str, cause: Cause) -> None:
+    """The gRPC codes and texts of MLServer, KServe and Triton; a failure's text is the model's own."""
+    assert oip_rpc_error(code, text).cause is cause
+
+
+OIP_HTTP: tuple[tuple[int, str, Cause], ...] = (
+    (404, "Model m not found", Cause.MODEL_NOT_FOUND),
+    (404, "Model with name m does not exist.", Cause.MODEL_NOT_FOUND),
+    (404, "Model m with version 9 not found", Cause.VERSION_NOT_FOUND),
+    (404, "Not Found", Cause.UPSTREAM_BAD_REPLY),
+    (404, "", Cause.UPSTREAM_BAD_REPLY),
+    (405, "Method Not Allowed", Cause.UPSTREAM_BAD_REPLY),
+    (400, "Model m is not ready yet.", Cause.NOT_READY),
+    (400, "unexpected shape for input 'x'", Cause.UPSTREAM_REJECTED),
+    (422, "body.inputs.0: Field required", Cause.UPSTREAM_REJECTED),
+    (501, "Model versioning not supported yet.", Cause.VERSION_NOT_FOUND),
+    (501, "sequences are not supported", Cause.UPSTREAM_REJECTED),
+    (503, "Model with name m is not ready.", Cause.NOT_READY),
+    (503, "Exceeds maximum queue size", Cause.OVERLOADED),
+    (503, "no healthy upstream", Cause.NOT_READY),
+    (500, "ValueError : boom", Cause.UPSTREAM_FAILED),
+    (413, "", Cause.TOO_LARGE),
+    (429, "slow down", Cause.OVERLOADED),
+    (408, "", Cause.DEADLINE),
+    (504, "", Cause.DEADLINE),
+    (401, "who are you", Cause.INTERNAL),
+    (302, "", Cause.UPSTREAM_BAD_REPLY),
+)
+
+
+@pytest.mark.parametrize(("status", "text", "cause"), OIP_HTTP)
+def test_oip_http_statuses(status: int, text: str, cause: Cause) -> None:
+    """The REST statuses and texts of MLServer, KServe and Triton, and those of proxies in front of them."""
+    assert oip_http_error(status, text).cause is cause
 
 
 def test_upstream_text_is_capped() -> None:

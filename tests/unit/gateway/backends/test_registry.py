@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from gateway.backends.null import Null
+from gateway.backends.oip_grpc import OipGrpc
+from gateway.backends.oip_rest import OipRest
 from gateway.backends.registry import FACTORIES, connect
 from gateway.backends.tfserving_grpc import TfServingGrpc
 from gateway.backends.tfserving_rest import TfServingRest
@@ -27,6 +29,8 @@ ADDRESSES: dict[str, Any] = {
         ("torchserve", "grpc", TorchServeGrpc),
         ("tfserving", "rest", TfServingRest),
         ("tfserving", "grpc", TfServingGrpc),
+        ("oip", "rest", OipRest),
+        ("oip", "grpc", OipGrpc),
         ("noop", "rest", Null),
         ("noop", "grpc", Null),
     ],
@@ -41,13 +45,15 @@ async def test_each_combination_makes_its_backend(stack: str, transport: str, ki
 
 async def test_the_table_is_covered() -> None:
     """No combination is left out of the test above."""
-    assert len(FACTORIES) == 6
+    assert len(FACTORIES) == 8
 
 
 @pytest.mark.parametrize(("stack", "transport"), [("triton", "grpc"), ("torchserve", "carrier-pigeon"), ("", "")])
 async def test_an_unknown_combination_lists_those_there_are(stack: str, transport: str) -> None:
     """The message names what was given and every allowed pair."""
-    with pytest.raises(ValueError, match="torchserve/rest, torchserve/grpc, tfserving/rest, tfserving/grpc"):
+    with pytest.raises(
+        ValueError, match="torchserve/rest, torchserve/grpc, tfserving/rest, tfserving/grpc, oip/rest, oip/grpc"
+    ):
         connect(stack=stack, transport=transport, **ADDRESSES)
 
 
@@ -61,6 +67,8 @@ async def test_an_unknown_combination_lists_those_there_are(stack: str, transpor
         ("torchserve", "grpc", "management"),
         ("tfserving", "rest", "rest"),
         ("tfserving", "grpc", "grpc"),
+        ("oip", "rest", "rest"),
+        ("oip", "grpc", "grpc"),
     ],
 )
 async def test_a_missing_address_is_named(stack: str, transport: str, missing: str) -> None:

@@ -1,0 +1,64 @@
+"""What an Open Inference Protocol server says of itself and of its models, in neither transport's form.
+
+The protocol's versions are free strings, or left out; the gateway's are whole numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from gateway.core.messages import ModelMetadata, TensorSpec
+
+SERVER = "the OIP server"
+# The extension of `GET /v2` by which tensors may follow the JSON as raw bytes.
+BINARY = "binary_tensor_data"
+UNVERSIONED = 1
+
+# `1.0` is how TorchServe's archiver writes version 1.
+_VERSION = re.compile(r"([0-9]{1,18})(\.0)?")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMetadata:
+    """The answer to a server metadata request."""
+
+    name: str
+    version: str
+    extensions: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The answer to a model metadata request: the server's spelling of each version, and the tensors.
+
+    `versions` is empty for a model without whole-number versions; `metadata` is None where it describes no tensors.
+    """
+
+    versions: Mapping[int, str]
+    metadata: ModelMetadata | None
+
+
+def version_of(text: str) -> int | None:
+    """The number of a version as a server spells it; None where it is none."""
+    match = _VERSION.fullmatch(text)
+    return None if match is None else int(match[1])
+
+
+def served_model(
+    name: str,
+    versions: Iterable[str],
+    platform: str,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+) -> ServedModel:
+    """A model by its metadata; a custom runtime may describe no tensors, or one side only."""
+    spellings: dict[int, str] = {}
+    for spelling in versions:
+        number = version_of(spelling)
+        if number is not None:
+            spellings.setdefault(number, spelling)
+    numbers = tuple(sorted(spellings, reverse=True)) or (UNVERSIONED,)
+    described = inputs and outputs
+    return ServedModel(spellings, ModelMetadata(name, numbers, platform, inputs, outputs) if described else None)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from gateway._generated import oip_pb2
-from gateway.codecs.oip_proto import MAX_TENSORS, raw_tensor, set_parameter, typed_tensor
+from gateway.codecs.oip_proto import MAX_FIELDS, raw_tensor, set_parameter, typed_tensor
 from gateway.codecs.oip_server import SERVER, ServedModel, ServerMetadata, served_model, version_of
 from gateway.codecs.replies import bad_reply, reading_reply
 from gateway.core.messages import InferenceRequest, InferenceResponse, Parameter, TensorSpec
@@ -44,7 +44,7 @@ def decode_response(data: bytes) -> InferenceResponse:
         raise bad_reply(SERVER, f"{len(raws)} raw contents for {len(message.outputs)} outputs")
     names = {tensor.name for tensor in message.outputs}
     # Zero bytes are a valid message; no model answers without an output.
-    if not 0 < len(message.outputs) <= MAX_TENSORS or len(names) < len(message.outputs):
+    if not 0 < len(message.outputs) <= MAX_FIELDS or len(names) < len(message.outputs):
         raise bad_reply(SERVER, "it has no outputs, too many, or one of them twice")
     with reading_reply(SERVER):
         outputs = tuple(

@@ -54,12 +54,16 @@ class RawRoute:
     error: str
     errors: ErrorShape
     example: Callable[[ModelContract], Schema | None]
+    methods: tuple[str, ...] = ("POST",)
 
 
 def paths(routes: Iterable[RawRoute], contracts: Iterable[ModelContract]) -> dict[str, Any]:
     """The `paths` of the routes, with an example body for each model small enough to show."""
     known = list(contracts)
-    return {route.path: {"post": _operation(route, known)} for route in routes}
+    return {
+        route.path: {method.lower(): _operation(route, method.lower(), known) for method in route.methods}
+        for route in routes
+    }
 
 
 def ref(name: str) -> Schema:
@@ -72,7 +76,7 @@ def json_answer(schema: str, description: str, media_type: str = JSON) -> dict[s
     return {"description": description, "content": {media_type: {"schema": ref(schema)}}}
 
 
-def _operation(route: RawRoute, contracts: list[ModelContract]) -> dict[str, Any]:
+def _operation(route: RawRoute, method: str, contracts: list[ModelContract]) -> dict[str, Any]:
     examples = {contract.name: route.example(contract) for contract in contracts}
     shown = {name: {"value": value} for name, value in examples.items() if value is not None}
     content: dict[str, Any] = {"schema": ref(route.request)}
@@ -81,7 +85,7 @@ def _operation(route: RawRoute, contracts: list[ModelContract]) -> dict[str, Any
     in_path = [name for name in _PATH_PARAMETERS if f"{{{name}}}" in route.path]
     return {
         "tags": [route.tag],
-        "operationId": "post" + "".join(part.strip("{}").capitalize() for part in route.path.split("/")),
+        "operationId": method + "".join(part.strip("{}").capitalize() for part in route.path.split("/")),
         "summary": route.summary,
         "description": route.description,
         "parameters": [

@@ -62,14 +62,16 @@ class Encoded:
     media_type: str
 
 
-def model_version(text: str, model: str) -> int:
-    """The version that a path segment or `model_version` names: `N` or `N.0`; raises VERSION_NOT_FOUND."""
-    match = _VERSION.fullmatch(text)
+def model_spec(model: str, version: str) -> ModelSpec:
+    """A model and its version as clients write them, `N` or `N.0`, or '' for any; raises VERSION_NOT_FOUND."""
+    if not version:
+        return ModelSpec(model)
+    match = _VERSION.fullmatch(version)
     if match is None:
         raise GatewayError(
-            Cause.VERSION_NOT_FOUND, f"Model version: {shown(text)} does not exist for model: {shown(model)}"
+            Cause.VERSION_NOT_FOUND, f"Model version: {shown(version)} does not exist for model: {shown(model)}"
         )
-    return int(match[1])
+    return ModelSpec(model, int(match[1]))
 
 
 def takes_raw(contract: ModelContract) -> bool:

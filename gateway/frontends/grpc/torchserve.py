@@ -15,7 +15,6 @@ from gateway._generated import torchserve_pb2
 from gateway.codecs import torchserve_json
 from gateway.codecs.fields import shown
 from gateway.core.errors import Cause, GatewayError, capped
-from gateway.core.messages import ModelSpec
 from gateway.frontends.edge import Call, Edge, failure
 from gateway.frontends.grpc.calls import MAX_DETAIL, Context, Method, Trailing, parsed, request_id, selection, trailing
 from gateway.frontends.grpc.errors import TORCHSERVE
@@ -97,10 +96,10 @@ class TorchServeServicer:
         name, version = asked.model_name, asked.model_version
         if not name:
             raise GatewayError(Cause.INVALID_INPUT, "Parameter model_name is required.")
-        # An empty version is protobuf's way to leave it out.
-        model = ModelSpec(name, torchserve_json.model_version(version, name) if version else None)
         contract_of = self._edge.data_plane.contract
         contract = contract_of(name)
+        # An empty version is protobuf's way to leave it out.
+        model = torchserve_json.model_spec(name, version)
         body = self._body(asked)
         if torchserve_json.takes_raw(contract):
             return torchserve_json.decode_raw(body, model, contract)

@@ -70,8 +70,9 @@ class _Exchange:
 
     def decode(self, body: bytes, path: Mapping[str, str], contract_of: ContractOf) -> InferenceRequest:
         """The request, whose body is JSON unless the model takes any bytes and the client did not call them JSON."""
-        model = _spec(path)
-        contract = contract_of(model.name)
+        name, version = path["model"], path.get("version", "")
+        contract = contract_of(name)
+        model = torchserve_json.model_spec(name, version)
         if torchserve_json.takes_raw(contract) and self._sent_type != JSON:
             if self._sent_type == _MULTIPART:
                 raise GatewayError(
@@ -169,7 +170,9 @@ def torchserve_routes(edge: Edge) -> APIRouter:
         """One version of a model, or `all` of them."""
         return _described(request, edge, model, version)
 
-    @router.api_route("/models/{model}/{version}/set-default", methods=["PUT"], include_in_schema=False)
+    @router.api_route(
+        "/models/{model}/{version}/set-default", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False
+    )
     async def set_default(model: str, version: str) -> Response:
         """Not here: which version answers by default is the model server's own policy."""
         raise HTTPException(405, headers={"allow": ""})
@@ -187,11 +190,11 @@ def _described(request: Request, edge: Edge, model: str, version: str) -> Respon
 
 def _describe(request: Request, edge: Edge, model: str, version: str) -> list[dict[str, Any]]:
     every = version == "all"
-    asked = ModelSpec(model, torchserve_json.model_version(version, model) if version and not every else None)
-    spec, selection = addressed(asked, RequestHeaders.read(request.scope).selection)
     plane = edge.data_plane
-    found = plane.model_metadata(spec).versions
     contract = plane.contract(model)
+    asked = torchserve_json.model_spec(model, "" if every else version)
+    spec, selection = addressed(asked, RequestHeaders.read(request.scope).selection)
+    found = plane.model_metadata(spec).versions
     if spec.version is not None:
         shown_versions: tuple[int, ...] = (spec.version,)
     else:
@@ -243,11 +246,6 @@ def _number(name: str, text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise GatewayError(Cause.INVALID_INPUT, f"Parameter {shown(name)}: expected a whole number")
     return int(text)
-
-
-def _spec(path: Mapping[str, str]) -> ModelSpec:
-    model, version = path["model"], path.get("version")
-    return ModelSpec(model, None if version is None else torchserve_json.model_version(version, model))
 
 
 def _json(body: object, status: int = 200) -> Response:

@@ -8,7 +8,7 @@ response. A model whose only input is one BYTES element also takes the raw body,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -28,6 +28,9 @@ from gateway.core.tensor import Tensor
 
 JSON = "application/json"
 OCTET_STREAM = "application/octet-stream"
+
+# What TorchServe's own handlers call their one input.
+KEYS = ("data", "body")
 
 # TorchServe's archiver writes 1.0 where nothing else is said; to the gateway both are version 1.
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,17})(\.0)?")
@@ -72,6 +75,17 @@ def model_spec(model: str, version: str) -> ModelSpec:
             Cause.VERSION_NOT_FOUND, f"Model version: {shown(version)} does not exist for model: {shown(model)}"
         )
     return ModelSpec(model, int(match[1]))
+
+
+def only_body(fields: Mapping[str, bytes]) -> bytes:
+    """The body, from named ones as a form or a gRPC message has them; raises INVALID_INPUT for other keys or more."""
+    names = list(fields)
+    if len(names) != 1 or names[0] not in KEYS:
+        found = ", ".join(f"'{shown(name)}'" for name in sorted(names)[:4]) or "nothing"
+        raise GatewayError(
+            Cause.INVALID_INPUT, f"input: expected the body under one of the keys 'data' and 'body', found {found}"
+        )
+    return fields[names[0]]
 
 
 def takes_raw(contract: ModelContract) -> bool:

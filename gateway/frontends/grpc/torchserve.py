@@ -13,7 +13,6 @@ import grpc
 
 from gateway._generated import torchserve_pb2
 from gateway.codecs import torchserve_json
-from gateway.codecs.fields import shown
 from gateway.core.errors import Cause, GatewayError, capped
 from gateway.frontends.edge import Call, Edge, failure
 from gateway.frontends.grpc.calls import MAX_DETAIL, Context, Method, Trailing, parsed, request_id, selection, trailing
@@ -22,7 +21,6 @@ from gateway.frontends.torchserve import TYPES, health, message, pretty
 
 SERVICE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 PROTOCOL = "torchserve-grpc"
-KEYS = ("data", "body")
 
 _STREAMING = ("StreamPredictions", "StreamPredictions2")
 _ARCHIVE = frozenset({"ModelNotFoundException", "ModelVersionNotFoundException"})
@@ -100,7 +98,7 @@ class TorchServeServicer:
         contract = contract_of(name)
         # An empty version is protobuf's way to leave it out.
         model = torchserve_json.model_spec(name, version)
-        body = self._body(asked)
+        body = torchserve_json.only_body(asked.input)
         if torchserve_json.takes_raw(contract):
             return torchserve_json.decode_raw(body, model, contract)
         if len(body) > self._edge.limits.json_bytes:
@@ -108,14 +106,6 @@ class TorchServeServicer:
                 Cause.TOO_LARGE, f"the body is larger than {self._edge.limits.json_bytes} bytes, the most taken as JSON"
             )
         return torchserve_json.decode_json(body, model, contract_of)
-
-    def _body(self, asked: torchserve_pb2.PredictionsRequest) -> bytes:
-        if len(asked.input) != 1 or (key := next(iter(asked.input))) not in KEYS:
-            found = ", ".join(f"'{shown(key)}'" for key in sorted(asked.input)[:4]) or "nothing"
-            raise GatewayError(
-                Cause.INVALID_INPUT, f"input: expected the body under one of the keys 'data' and 'body', found {found}"
-            )
-        return asked.input[key]
 
     async def _refuse_stream(self, _data: bytes, context: Context) -> bytes:
         identity = request_id(context)

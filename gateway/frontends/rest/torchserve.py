@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.codecs import torchserve_json
+from gateway.codecs import multipart, torchserve_json
 from gateway.codecs.fields import shown
 from gateway.codecs.selection import addressed
 from gateway.core.contract import ModelContract
@@ -32,7 +32,6 @@ PROTOCOL = "torchserve-rest"
 METHODS = ("POST", "PUT")
 MAX_LISTED = 100
 
-_MULTIPART = "multipart/form-data"
 # The media type does not say what the body is here, and no encoding is undone, as at TorchServe itself.
 _SET_ASIDE = frozenset({b"content-type", b"content-encoding"})
 _ERROR = "TorchServeError"
@@ -64,7 +63,8 @@ class _Exchange:
 
     def __init__(self, scope: Scope) -> None:
         sent = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-        self._sent_type = sent.decode("latin-1").partition(";")[0].strip().lower()
+        self._sent_type = sent.decode("latin-1")
+        self._media_type_sent = self._sent_type.partition(";")[0].strip().lower()
         self._decoded: torchserve_json.Decoded | None = None
         self._media_type: str | None = None
 
@@ -73,11 +73,10 @@ class _Exchange:
         name, version = path["model"], path.get("version", "")
         contract = contract_of(name)
         model = torchserve_json.model_spec(name, version)
-        if torchserve_json.takes_raw(contract) and self._sent_type != JSON:
-            if self._sent_type == _MULTIPART:
-                raise GatewayError(
-                    Cause.INVALID_INPUT, "forms are not taken here; expected the raw body (curl -T), or JSON"
-                )
+        if self._media_type_sent == multipart.MEDIA_TYPE:
+            # What `curl -F data=@file` and requests' `files=` send.
+            body = torchserve_json.only_body(multipart.form_fields(body, self._sent_type))
+        if torchserve_json.takes_raw(contract) and self._media_type_sent != JSON:
             self._decoded = torchserve_json.decode_raw(body, model, contract)
         else:
             self._decoded = torchserve_json.decode_json(body, model, contract_of)
@@ -109,7 +108,7 @@ def prediction_routes(edge: Edge) -> list[RawRoute]:
             summary="One inference, as TorchServe's clients send it",
             description=(
                 "The answer takes the form of the request. A model whose one input is BYTES also takes the raw body, "
-                "with any other content type than JSON."
+                "with any other content type than JSON. A form may bring either in its field data or body."
             ),
             request="TorchServeRequest",
             response="TorchServeResponse",

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from gateway.core.errors import Cause, GatewayError
+from gateway.frontends.grpc.errors import TORCHSERVE as GRPC
+from gateway.frontends.rest.errors import TORCHSERVE as REST
 from gateway.frontends.torchserve import TYPES, health, message, pretty
 
 
 def test_no_cause_is_without_a_type() -> None:
     """Every cause has the exception that TorchServe would have thrown."""
     assert set(TYPES) == set(Cause)
+
+
+def test_the_documented_rows_are_the_tables() -> None:
+    """Cause by cause; what the page does not name cannot arise while there are no keys, or at these doors."""
+    page = (Path(__file__).resolve().parents[4] / "docs" / "errors.md").read_text()
+    section = page.partition("### TorchServe's paths and service")[2]
+    documented = set()
+    for causes, rest, grpc in re.findall(r"^\| (`.*?) \| (.*?) \|(?: ([A-Z_]+))? \|$", section, re.MULTILINE):
+        status, _, kind = rest.partition(" ")
+        for name in re.findall(r"`(\w+)`", causes):
+            cause = Cause(name)
+            documented.add(cause)
+            if rest != "logged":
+                assert (str(REST[cause]), TYPES[cause]) == (
+                    status.strip(","),
+                    "".join(re.findall(r"\w+Exception", kind)),
+                )
+            if grpc:
+                assert GRPC[cause].name == grpc
+    assert set(Cause) - documented == {Cause.UNAUTHENTICATED, Cause.FORBIDDEN, Cause.RATE_LIMITED, Cause.MEDIA_TYPE}
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.backends.http_pool import HttpPool
+from gateway.backends.torchserve_control import TorchServeControl
 from gateway.core.backend import ModelState
-from gateway.core.errors import Cause
+from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, TensorSpec
 from gateway.core.tensor import Tensor
 from gateway.frontends.edge import Limits
@@ -291,6 +293,19 @@ async def test_a_model_without_a_server_has_no_worker(world: World, client: http
     for path in ("/models/doubler", "/models/doubler/all"):
         (described,) = (await client.get(path)).json()
         assert (described["modelVersion"], described["workers"]) == ("1", [])
+
+
+async def test_a_client_of_the_management_api_sees_the_model_ready(world: World) -> None:
+    """As the gateway itself does when it asks a TorchServe."""
+    async with world.rest_port() as port:
+        url = f"http://127.0.0.1:{port}"
+        http = HttpPool(server="TorchServe")
+        control = TorchServeControl(http, url, url)
+        assert (await control.model_state("doubler")).versions == (1,)
+        with pytest.raises(GatewayError) as caught:
+            await control.model_state("nope")
+        assert caught.value.cause is Cause.MODEL_NOT_FOUND
+        await http.close()
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,14 @@ def parse_object(body: bytes, *, nan_tokens: bool = False) -> JsonObject:
     body is not JSON (RFC 8259, without a byte order mark), nested too deep or repeats a key; INVALID_INPUT where it is
     JSON of another kind.
     """
+    document = parse_value(body, nan_tokens=nan_tokens)
+    if not isinstance(document, dict):
+        raise GatewayError(Cause.INVALID_INPUT, "the body is JSON, but not an object; expected {...}")
+    return document
+
+
+def parse_value(body: bytes, *, nan_tokens: bool = False) -> JsonValue:
+    """The JSON value of any kind that `body` is; raises UNPARSEABLE as `parse_object` does."""
     if not body:
         raise GatewayError(Cause.UNPARSEABLE, "the body is empty; expected a JSON object")
     if body.startswith(_BOM):
@@ -177,12 +185,8 @@ def parse_object(body: bytes, *, nan_tokens: bool = False) -> JsonObject:
     try:
         root = simdjson.Parser().parse(body)
     except (ValueError, RuntimeError) as exc:
-        document = _second_opinion(body, str(exc), nan_tokens)
-    else:
-        document = _Document(body).value(root)
-    if not isinstance(document, dict):
-        raise GatewayError(Cause.INVALID_INPUT, "the body is JSON, but not an object; expected {...}")
-    return document
+        return _second_opinion(body, str(exc), nan_tokens)
+    return _Document(body).value(root)
 
 
 def plain(value: JsonValue) -> Any:  # noqa: ANN401 - whatever JSON holds

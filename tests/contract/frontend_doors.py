@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import grpc
 import httpx
 
-from gateway._generated import oip_pb2
+from gateway._generated import oip_pb2, torchserve_pb2
 from gateway.core.errors import Cause
 from gateway.frontends.grpc import errors as grpc_errors
 from gateway.frontends.rest import errors as rest_errors
@@ -216,7 +216,67 @@ class OipGrpc:
             )
 
 
-DOORS: tuple[Door, ...] = (Predict(), OipRest(), OipBinary(), OipGrpc())
+class TorchServeRest:
+    """`POST /predictions/{model}[/{version}]`."""
+
+    name = protocol = "torchserve-rest"
+
+    def status(self, cause: Cause | None) -> object:
+        """By TorchServe's table over REST."""
+        return 200 if cause is None else rest_errors.TORCHSERVE[cause]
+
+    async def send(self, world: World, asked: Asked) -> Outcome:
+        """Inputs by name."""
+        version = "" if asked.version is None else f"/{asked.version}"
+        answer = await _post(world, f"/predictions/{asked.model}{version}", _torchserve_body(asked), asked)
+        document = answer.json() if answer.content else {}
+        return _outcome(answer, document.get("outputs", {}), document.get("id", ""))
+
+
+class TorchServeGrpc:
+    """`org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions`."""
+
+    name = protocol = "torchserve-grpc"
+
+    def status(self, cause: Cause | None) -> object:
+        """By TorchServe's table over gRPC."""
+        return grpc.StatusCode.OK if cause is None else grpc_errors.TORCHSERVE[cause]
+
+    async def send(self, world: World, asked: Asked) -> Outcome:
+        """The JSON of the REST door, under `data`."""
+        message = torchserve_pb2.PredictionsRequest(
+            model_name=asked.model, model_version="" if asked.version is None else f"{asked.version}.0"
+        )
+        message.input["data"] = json.dumps(_torchserve_body(asked), default=lambda item: item.decode()).encode()
+        data = message.SerializeToString() if asked.garbage is None else asked.garbage
+        async with world.grpc() as channel:
+            call = channel.unary_unary("/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions")(
+                data, metadata=tuple(asked.headers.items()), timeout=asked.timeout_s
+            )
+            try:
+                document = json.loads(torchserve_pb2.PredictionResponse.FromString(await call).prediction)
+            except grpc.aio.AioRpcError:
+                document = {}
+            trailing = dict(tuple(await call.trailing_metadata()))
+            return Outcome(
+                await call.code(),
+                document.get("outputs", {}),
+                document.get("id", ""),
+                str(trailing.get("x-request-id", "")),
+                str(trailing.get("x-served-by", "")),
+            )
+
+
+DOORS: tuple[Door, ...] = (Predict(), OipRest(), OipBinary(), OipGrpc(), TorchServeRest(), TorchServeGrpc())
+
+
+def _torchserve_body(asked: Asked) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "id": "7",
+        "parameters": dict(asked.fields),
+        "inputs": {item.name: item.data if item.plain is None else item.plain for item in asked.inputs},
+    }
+    return {**body, "outputs": asked.wanted} if asked.wanted else body
 
 
 async def _post(world: World, path: str, body: dict[str, Any], asked: Asked) -> httpx.Response:

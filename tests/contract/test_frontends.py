@@ -17,7 +17,7 @@ from tests.contract.frontend_doors import DOORS, Asked, Door, Input
 from tests.unit.gateway.frontends.world import World
 
 ROW = Asked((Input("x", [[1.0, 2.0]], (1, 2)),))
-JSON_DOORS = ("predict", "oip-rest")
+JSON_DOORS = ("predict", "oip-rest", "torchserve-rest")
 BINARY_DOORS = ("oip-binary", "oip-grpc")
 LIMITS = Limits(json_bytes=20_000, body_bytes=20_000, body_timeout_s=0.2)
 
@@ -37,7 +37,7 @@ class Case:
     endpoint: str = "ts"
     # Where it is decided: the gateway refuses what it can before a model server is asked.
     reaches_server: bool = False
-    doors: tuple[str, ...] = (*JSON_DOORS, *BINARY_DOORS)
+    doors: tuple[str, ...] = (*JSON_DOORS, *BINARY_DOORS, "torchserve-grpc")
 
     def __str__(self) -> str:
         return self.name.replace(" ", "-")
@@ -79,7 +79,7 @@ CASES = [
         "unknown signature",
         replace(ROW, fields={"signature_name": "classify"}),
         Cause.SIGNATURE_NOT_FOUND,
-        doors=("oip-rest", *BINARY_DOORS),
+        doors=("oip-rest", *BINARY_DOORS, "torchserve-rest", "torchserve-grpc"),
     ),
     Case("unknown stack", replace(ROW, fields={"stack": "oip"}), Cause.MODEL_NOT_FOUND),
     Case("unknown stack by header", replace(ROW, headers={"x-stack": "oip"}), Cause.MODEL_NOT_FOUND),
@@ -130,10 +130,15 @@ CASES = [
         "a value beyond the datatype",
         Asked((Input("x", [[1e39, 2.0]], (1, 2)),)),
         Cause.INVALID_INPUT,
-        doors=JSON_DOORS,
+        doors=(*JSON_DOORS, "torchserve-grpc"),
     ),
     Case("not a number", Asked((Input("x", [[float("nan"), 2.0]], (1, 2)),)), Cause.INVALID_INPUT, doors=BINARY_DOORS),
-    Case("a bare NaN", Asked((Input("x", [[float("nan"), 2.0]], (1, 2)),)), Cause.UNPARSEABLE, doors=JSON_DOORS),
+    Case(
+        "a bare NaN",
+        Asked((Input("x", [[float("nan"), 2.0]], (1, 2)),)),
+        Cause.UNPARSEABLE,
+        doors=(*JSON_DOORS, "torchserve-grpc"),
+    ),
     Case("one row too many", Asked(rows(9)), Cause.INVALID_INPUT),
     Case("an unknown output", replace(ROW, wanted=("z",)), Cause.INVALID_INPUT),
     Case("an output twice", replace(ROW, wanted=("y", "y")), Cause.INVALID_INPUT),

@@ -36,3 +36,6 @@ OIP: Mapping[Cause, StatusCode] = {
     Cause.CLIENT_GONE: StatusCode.CANCELLED,
     Cause.INTERNAL: StatusCode.INTERNAL,
 }
+
+# Not TorchServe's own statuses, which are INTERNAL for most (a missing model, a full queue), but the ones they mean.
+TORCHSERVE: Mapping[Cause, StatusCode] = {**OIP}

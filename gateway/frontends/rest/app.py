@@ -21,13 +21,14 @@ from gateway.core.observer import Observer
 from gateway.dataplane import DataPlane
 from gateway.frontends.edge import Admission, Edge, Limits
 from gateway.frontends.rest import openapi
-from gateway.frontends.rest.errors import OIP_SHAPE, PREDICT_SHAPE, is_oip, retry_after, shape_for
+from gateway.frontends.rest.errors import OIP_SHAPE, PREDICT_SHAPE, is_oip, is_torchserve, retry_after, shape_for
 from gateway.frontends.rest.inference import InferenceEndpoint, predict_door
 from gateway.frontends.rest.middleware import REQUEST_ID, Identity
 from gateway.frontends.rest.oip import OipEndpoint
 from gateway.frontends.rest.repository import repository_routes
 from gateway.frontends.rest.schemas import COMPONENTS, oip_example, predict_example
 from gateway.frontends.rest.system import oip_routes, operator_routes
+from gateway.frontends.rest.torchserve import prediction_routes, torchserve_routes
 
 _DESCRIPTION = (
     "One door in front of TorchServe and TensorFlow Serving. Without a choice the gateway's own configuration "
@@ -52,7 +53,9 @@ class GatewayApp(FastAPI):
         """Serves the routes, before all others; `contracts` gives the models of their examples."""
         self.raw_routes = raw_routes
         self.contracts = contracts
-        self.router.routes[:0] = [Route(route.path, route.endpoint, methods=["POST"]) for route in raw_routes]
+        self.router.routes[:0] = [
+            Route(route.path, route.endpoint, methods=list(route.methods)) for route in raw_routes
+        ]
 
     def openapi(self) -> dict[str, Any]:
         """The document; made anew each time, since its examples follow the models."""
@@ -83,7 +86,8 @@ def create_app(
     edge = Edge(data_plane, limits=limits, observer=observer, clock=clock, admission=admission or Admission(limits))
 
     def refused(path: str, request_id: str, cause: Cause) -> None:
-        edge.refuse("oip-rest" if is_oip(path) else "predict", request_id, cause)
+        other = "torchserve-rest" if is_torchserve(path) else "predict"
+        edge.refuse("oip-rest" if is_oip(path) else other, request_id, cause)
 
     async def framework_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)  # noqa: S101 - the handler is registered for nothing else
@@ -112,6 +116,7 @@ def create_app(
     app.add_raw_routes(raw_routes(edge), lambda: [data_plane.contract(name) for name in data_plane.models()])
     app.include_router(repository_routes(edge))
     app.include_router(oip_routes(data_plane))
+    app.include_router(torchserve_routes(edge))
     app.include_router(operator_routes(data_plane, render_metrics))
     return app
 
@@ -120,36 +125,40 @@ def raw_routes(edge: Edge) -> list[openapi.RawRoute]:
     """The inference routes."""
     predict = InferenceEndpoint(edge, predict_door())
     oip = OipEndpoint(edge)
-    return [
-        openapi.RawRoute(
-            path=path,
-            endpoint=predict,
-            tag="Predict",
-            summary="One inference, as plain JSON",
-            description="Inputs as nested lists by name; datatypes and names are those of the model's contract.",
-            request="PredictRequest",
-            response="PredictResponse",
-            error="Problem",
-            errors=PREDICT_SHAPE,
-            example=lambda contract, named=named: predict_example(contract, named=named),  # type: ignore[misc]
-        )
-        for path, named in (("/predict", True), ("/predict/{model}", False))
-    ] + [
-        openapi.RawRoute(
-            path=path,
-            endpoint=oip,
-            tag="Open Inference Protocol",
-            summary="One inference, after the Open Inference Protocol v2",
-            description="Tensors with name, shape, datatype and data; or with binary data behind the JSON.",
-            request="OipInferRequest",
-            response="OipInferResponse",
-            error="OipError",
-            errors=OIP_SHAPE,
-            example=oip_example,
-            binary=True,
-        )
-        for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
-    ]
+    return (
+        [
+            openapi.RawRoute(
+                path=path,
+                endpoint=predict,
+                tag="Predict",
+                summary="One inference, as plain JSON",
+                description="Inputs as nested lists by name; datatypes and names are those of the model's contract.",
+                request="PredictRequest",
+                response="PredictResponse",
+                error="Problem",
+                errors=PREDICT_SHAPE,
+                example=lambda contract, named=named: predict_example(contract, named=named),  # type: ignore[misc]
+            )
+            for path, named in (("/predict", True), ("/predict/{model}", False))
+        ]
+        + [
+            openapi.RawRoute(
+                path=path,
+                endpoint=oip,
+                tag="Open Inference Protocol",
+                summary="One inference, after the Open Inference Protocol v2",
+                description="Tensors with name, shape, datatype and data; or with binary data behind the JSON.",
+                request="OipInferRequest",
+                response="OipInferResponse",
+                error="OipError",
+                errors=OIP_SHAPE,
+                example=oip_example,
+                binary=True,
+            )
+            for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
+        ]
+        + prediction_routes(edge)
+    )
 
 
 async def _failed(request: Request, exc: Exception) -> Response:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import orjson
 
 from gateway.core.errors import Cause, GatewayError
+from gateway.frontends import torchserve
 
 PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"
@@ -55,6 +56,14 @@ OIP: Mapping[Cause, int] = {
     Cause.UPSTREAM_REJECTED: 400,
 }
 
+# TorchServe's numbers are its own only where it has such a failure; a model's own error is its famous 503.
+TORCHSERVE: Mapping[Cause, int] = {
+    **OIP,
+    # No header of TorchServe's is looked at, so that this one cannot arise.
+    Cause.MEDIA_TYPE: 500,
+    Cause.UPSTREAM_FAILED: 503,
+}
+
 # Answers that say "later": RFC 9110 gives them a Retry-After.
 _RETRY_STATUSES = frozenset({429, 503})
 
@@ -88,18 +97,41 @@ def oip_error(error: GatewayError, _request_id: str) -> bytes:
     return _dumped({"error": error.detail})
 
 
+def torchserve_shape(model: str = "", version: str = "") -> ErrorShape:
+    """The shape of TorchServe's errors, pretty-printed; its texts name the model and version as they were asked for."""
+
+    def body(error: GatewayError, _request_id: str) -> bytes:
+        if error.cause is Cause.TOO_LARGE:
+            # Netty's own answer, before TorchServe sees a request.
+            return b""
+        text = _mended(torchserve.message(error, model, version))
+        return torchserve.pretty(
+            {"code": TORCHSERVE[error.cause], "type": torchserve.TYPES[error.cause], "message": text}
+        )
+
+    return ErrorShape(TORCHSERVE.__getitem__, JSON, body)
+
+
 PREDICT_SHAPE = ErrorShape(lambda cause: PREDICT[cause][0], PROBLEM_JSON, problem)
 OIP_SHAPE = ErrorShape(OIP.__getitem__, JSON, oip_error)
+TORCHSERVE_SHAPE = torchserve_shape()
 
 
 def shape_for(path: str) -> ErrorShape:
-    """The shape of errors on a path: the Open Inference Protocol's below `/v2`, problem+json elsewhere."""
+    """The shape of errors on a path: that of the protocol whose path it is, problem+json elsewhere."""
+    if is_torchserve(path):
+        return TORCHSERVE_SHAPE
     return OIP_SHAPE if is_oip(path) else PREDICT_SHAPE
 
 
 def is_oip(path: str) -> bool:
     """Whether a path belongs to the Open Inference Protocol."""
     return path == "/v2" or path.startswith("/v2/")
+
+
+def is_torchserve(path: str) -> bool:
+    """Whether a path belongs to TorchServe's API."""
+    return path == "/ping" or f"{path}/".startswith(("/predictions/", "/models/"))
 
 
 def retry_after(error: GatewayError, status: int) -> str | None:

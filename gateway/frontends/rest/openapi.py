@@ -63,12 +63,16 @@ class RawRoute:
     example: Callable[[ModelContract], Schema | None]
     binary: bool = False
     """Whether tensors may travel behind the JSON, by the binary tensor data extension."""
+    methods: tuple[str, ...] = ("POST",)
 
 
 def paths(routes: Iterable[RawRoute], contracts: Iterable[ModelContract]) -> dict[str, Any]:
     """The `paths` of the routes, with an example body for each model small enough to show."""
     known = list(contracts)
-    return {route.path: {"post": _operation(route, known)} for route in routes}
+    return {
+        route.path: {method.lower(): _operation(route, method.lower(), known) for method in route.methods}
+        for route in routes
+    }
 
 
 def ref(name: str) -> Schema:
@@ -81,7 +85,7 @@ def json_answer(schema: str, description: str, media_type: str = JSON) -> dict[s
     return {"description": description, "content": {media_type: {"schema": ref(schema)}}}
 
 
-def _operation(route: RawRoute, contracts: list[ModelContract]) -> dict[str, Any]:
+def _operation(route: RawRoute, method: str, contracts: list[ModelContract]) -> dict[str, Any]:
     examples = {contract.name: route.example(contract) for contract in contracts}
     shown = {name: {"value": value} for name, value in examples.items() if value is not None}
     content: dict[str, Any] = {"schema": ref(route.request)}
@@ -94,7 +98,7 @@ def _operation(route: RawRoute, contracts: list[ModelContract]) -> dict[str, Any
     in_path = [name for name in _PATH_PARAMETERS if f"{{{name}}}" in route.path]
     return {
         "tags": [route.tag],
-        "operationId": "post" + "".join(part.strip("{}").capitalize() for part in route.path.split("/")),
+        "operationId": method + "".join(part.strip("{}").capitalize() for part in route.path.split("/")),
         "summary": route.summary,
         "description": route.description,
         "parameters": [

@@ -162,6 +162,62 @@ COMPONENTS: dict[str, Schema] = {
         ["name", "datatype", "shape"],
         {"name": _text("The tensor's name."), "datatype": _DATATYPE, "shape": _SHAPE},
     ),
+    "TorchServeRequest": {
+        "description": "A list of instances, an object with inputs or instances, or an Open Inference Protocol body.",
+        "oneOf": [
+            _NESTED,
+            _object(
+                "Inputs by name, the one input of a model that has one, or tensors after the Open Inference Protocol.",
+                ["inputs"],
+                {"inputs": {}, "id": _CHOICES["id"], "outputs": _list({}), "parameters": _PARAMETERS},
+            ),
+            _object(
+                "Values of the one input, or objects with a value for each input.",
+                ["instances"],
+                {"instances": _NESTED, "id": _CHOICES["id"], "outputs": _list({}), "parameters": _PARAMETERS},
+            ),
+        ],
+    },
+    "TorchServeResponse": {
+        "description": "Outputs for inputs, predictions for instances, a list for a list; a raw body's one prediction."
+    },
+    "TorchServeError": _object(
+        "An error; empty where the body was too large.",
+        ["code", "type", "message"],
+        {
+            "code": {"type": "integer", "description": "The HTTP status."},
+            "type": _text("The name of TorchServe's exception."),
+            "message": _text("What was wrong and what was expected."),
+        },
+    ),
+    "TorchServeHealth": _object(
+        "Whether every model can answer.", ["status"], {"status": _text("Healthy or Unhealthy.")}
+    ),
+    "TorchServeModels": _object(
+        "A page of models.",
+        ["models"],
+        {
+            "nextPageToken": _text("What asks for the next page; missing on the last one."),
+            "models": _list(
+                _object(
+                    "A model.",
+                    ["modelName", "modelUrl"],
+                    {"modelName": _text("Its name."), "modelUrl": _text("Where it is described.")},
+                )
+            ),
+        },
+    ),
+    "TorchServeModel": _list(
+        _object(
+            "One version; its one worker is the gateway, and there is none where nothing can answer.",
+            ["modelName", "modelVersion", "workers"],
+            {
+                "modelName": _text("The model's name."),
+                "modelVersion": _text("The version."),
+                "workers": _list({"type": "object"}),
+            },
+        )
+    ),
     "Live": _object("The process turns.", ["live"], {"live": {"type": "boolean"}}),
     "Ready": _object("Whether requests are taken.", ["ready"], {"ready": {"type": "boolean"}}),
     "ModelReady": _object(

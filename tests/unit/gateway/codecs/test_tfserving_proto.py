@@ -117,8 +117,8 @@ def test_the_last_value_stands_for_all_that_are_missing(tensor: Tensor, given_va
     values = typed_values(tensor)
     back = decode(reply((3,), dtype=dtype, **{field: values[:given_values]}))
     if given_values:
-        want = np.array([*tensor.array[:given_values], *[tensor.array[given_values - 1]] * (3 - given_values)])
-        assert back.array.tolist() == want.tolist()
+        known = tensor.array[:given_values].tolist()
+        assert back.array.tolist() == [*known, *[known[-1]] * (3 - given_values)]
     else:
         empty = b"" if tensor.datatype == "BYTES" else NUMPY_DTYPE[tensor.datatype].type(0)
         assert back.array.tolist() == [empty] * 3

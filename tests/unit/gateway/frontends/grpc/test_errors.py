@@ -6,7 +6,7 @@ import pytest
 from grpc import StatusCode
 
 from gateway.core.errors import Cause
-from gateway.frontends.grpc.errors import OIP
+from gateway.frontends.grpc.errors import OIP, TORCHSERVE
 
 # Causes that cannot arise over gRPC ("-" in the design) take INTERNAL's row.
 ROWS = {
@@ -40,10 +40,10 @@ ROWS = {
 
 def test_no_cause_is_unmapped() -> None:
     """Every cause has a row."""
-    assert set(OIP) == set(Cause)
+    assert set(OIP) == set(TORCHSERVE) == set(Cause)
 
 
 @pytest.mark.parametrize("cause", Cause)
 def test_statuses_are_those_of_the_design(cause: Cause) -> None:
-    """The table is the design's column."""
-    assert OIP[cause] is StatusCode[ROWS[cause.name]]
+    """The tables are the design's columns; TorchServe's is the Open Inference Protocol's."""
+    assert OIP[cause] is TORCHSERVE[cause] is StatusCode[ROWS[cause.name]]

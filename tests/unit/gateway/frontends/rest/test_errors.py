@@ -7,7 +7,19 @@ import json
 import pytest
 
 from gateway.core.errors import Cause, GatewayError
-from gateway.frontends.rest.errors import OIP, OIP_SHAPE, PREDICT, PREDICT_SHAPE, problem, retry_after, shape_for
+from gateway.frontends.rest.errors import (
+    OIP,
+    OIP_SHAPE,
+    PREDICT,
+    PREDICT_SHAPE,
+    TORCHSERVE,
+    TORCHSERVE_SHAPE,
+    problem,
+    retry_after,
+    shape_for,
+    torchserve_shape,
+)
+from gateway.frontends.torchserve import TYPES
 
 # Cause -> (/predict, OIP REST), row by row.
 ROWS = {
@@ -39,9 +51,61 @@ ROWS = {
 }
 
 
+# Cause -> (status, type) at TorchServe's door. The design says that a label and a signature cannot be named there; by
+# header and by an Open Inference Protocol body they can, and then it is the client's error.
+TORCHSERVE_ROWS = {
+    "UNPARSEABLE": (400, "BadRequestException"),
+    "INVALID_INPUT": (400, "BadRequestException"),
+    "UNSUPPORTED_DATATYPE": (400, "BadRequestException"),
+    "UNAUTHENTICATED": (401, "InvalidKeyException"),
+    "FORBIDDEN": (403, "InvalidKeyException"),
+    "ROUTE_NOT_FOUND": (404, "ResourceNotFoundException"),
+    "METHOD_NOT_ALLOWED": (405, "MethodNotAllowedException"),
+    "MODEL_NOT_FOUND": (404, "ModelNotFoundException"),
+    "VERSION_NOT_FOUND": (404, "ModelVersionNotFoundException"),
+    "LABEL_NOT_FOUND": (404, "ModelVersionNotFoundException"),
+    "SIGNATURE_NOT_FOUND": (400, "BadRequestException"),
+    "MEDIA_TYPE": (500, "InternalServerException"),
+    "CLIENT_TOO_SLOW": (408, "RequestTimeoutException"),
+    "TOO_LARGE": (413, ""),
+    "RATE_LIMITED": (429, "ServiceUnavailableException"),
+    "OVERLOADED": (503, "ServiceUnavailableException"),
+    "NOT_READY": (503, "ServiceUnavailableException"),
+    "UPSTREAM_UNREACHABLE": (503, "ServiceUnavailableException"),
+    "UPSTREAM_LOST": (502, "InternalServerException"),
+    "UPSTREAM_BAD_REPLY": (502, "InternalServerException"),
+    "UPSTREAM_REJECTED": (400, "BadRequestException"),
+    "UPSTREAM_FAILED": (503, "InternalServerException"),
+    "DEADLINE": (504, "RequestTimeoutException"),
+    "CLIENT_GONE": (499, "InternalServerException"),
+    "INTERNAL": (500, "InternalServerException"),
+}
+
+
 def test_no_cause_is_unmapped() -> None:
     """Every cause has a row in every table."""
-    assert set(PREDICT) == set(OIP) == set(Cause)
+    assert set(PREDICT) == set(OIP) == set(TORCHSERVE) == set(TYPES) == set(Cause)
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_torchserves_column_is_the_designs(cause: Cause) -> None:
+    """Status and type, and both again in the body."""
+    status, kind = TORCHSERVE_ROWS[cause.name]
+    assert (TORCHSERVE[cause], TYPES[cause]) == (status, kind)
+    body = TORCHSERVE_SHAPE.body(GatewayError(cause, "what was expected"), "r-1")
+    if cause is Cause.TOO_LARGE:
+        assert body == b""
+    else:
+        document = json.loads(body)
+        assert (document.pop("message") != "", document) == (True, {"code": status, "type": kind})
+
+
+def test_torchserves_errors_are_pretty_printed() -> None:
+    """Byte for byte what TorchServe writes, and what is no UTF-8 is replaced."""
+    body = torchserve_shape("nope").body(GatewayError(Cause.MODEL_NOT_FOUND, "unknown model 'nope'"), "r")
+    expected = b'{\n  "code": 404,\n  "type": "ModelNotFoundException",\n  "message": "Model not found: nope"\n}\n'
+    assert body == expected
+    assert b'"?"' in TORCHSERVE_SHAPE.body(GatewayError(Cause.INVALID_INPUT, "\ud800"), "r")
 
 
 @pytest.mark.parametrize("cause", Cause)
@@ -67,6 +131,16 @@ def test_a_detail_that_is_no_utf8_still_makes_a_body() -> None:
     """A name with a lone surrogate must not turn an error into a bug."""
     error = GatewayError(Cause.MODEL_NOT_FOUND, "unknown model '\ud800'")
     assert json.loads(OIP_SHAPE.body(error, "r")) == {"error": "unknown model '?'"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/ping", "/predictions", "/predictions/a", "/predictions/a/1", "/models", "/models/a", "/models/a/all"]
+)
+def test_torchserves_paths_have_its_errors(path: str) -> None:
+    """And nothing that only begins like them."""
+    assert shape_for(path) is TORCHSERVE_SHAPE
+    assert shape_for(path.replace("/", "/x", 1)) is PREDICT_SHAPE
+    assert shape_for("/modelsx") is shape_for("/ping/a") is PREDICT_SHAPE
 
 
 @pytest.mark.parametrize(

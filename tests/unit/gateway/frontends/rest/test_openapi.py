@@ -17,6 +17,8 @@ INFERENCE = [
     "/predict/{model}",
     "/v2/models/{model}/infer",
     "/v2/models/{model}/versions/{version}/infer",
+    "/predictions/{model}",
+    "/predictions/{model}/{version}",
 ]
 
 
@@ -41,7 +43,7 @@ async def test_every_route_is_described(world: World, document: dict[str, Any]) 
     """What is served is in the document, but for pages that are for people, and nothing else is."""
     app = world.app()
     assert isinstance(app, GatewayApp)
-    assert list(document["paths"])[:4] == INFERENCE == [route.path for route in app.raw_routes]
+    assert list(document["paths"])[: len(INFERENCE)] == INFERENCE == [route.path for route in app.raw_routes]
     assert set(document["paths"]) - set(INFERENCE) == {
         "/v2",
         "/v2/health/live",
@@ -51,6 +53,10 @@ async def test_every_route_is_described(world: World, document: dict[str, Any]) 
         "/v2/models/{model}/ready",
         "/v2/models/{model}/versions/{version}/ready",
         "/v2/repository/index",
+        "/ping",
+        "/models",
+        "/models/{model}",
+        "/models/{model}/{version}",
         "/livez",
         "/readyz",
         "/metrics",
@@ -68,6 +74,7 @@ async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None
     ("path", "statuses"),
     [
         ("/predict", {"200", "400", "404", "408", "413", "415", "422", "500", "502", "503", "504"}),
+        ("/predictions/{model}", {"200", "400", "404", "408", "413", "500", "502", "503", "504"}),
         ("/v2/models/{model}/infer", {"200", "400", "404", "408", "413", "415", "500", "502", "503", "504"}),
     ],
 )

@@ -1,0 +1,128 @@
+"""TorchServe over gRPC: service `org.pytorch.serve.grpc.inference.InferenceAPIsService`, its unary methods.
+
+The input's map holds what a REST client would send as the body, under the key `data` or `body`. Failures have the
+status that their cause means, and TorchServe's two lines of details: its text, and the Java class it would have thrown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+import grpc
+
+from gateway._generated import torchserve_pb2
+from gateway.codecs import torchserve_json
+from gateway.core.errors import Cause, GatewayError, capped
+from gateway.frontends.edge import Call, Edge, failure
+from gateway.frontends.grpc.calls import MAX_DETAIL, Context, Method, Trailing, parsed, request_id, selection, trailing
+from gateway.frontends.grpc.errors import TORCHSERVE
+from gateway.frontends.torchserve import TYPES, health, message, pretty
+
+SERVICE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
+PROTOCOL = "torchserve-grpc"
+
+_STREAMING = ("StreamPredictions", "StreamPredictions2")
+_ARCHIVE = frozenset({"ModelNotFoundException", "ModelVersionNotFoundException"})
+
+
+class TorchServeServicer:
+    """Each method takes and returns a serialised message; failures end the call with a status and the request's id."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The service, for a server to add."""
+        methods: dict[str, Method] = dict.fromkeys(_STREAMING, self._refuse_stream)
+        methods |= {"Ping": self.ping, "Predictions": self.predictions}
+        return grpc.method_handlers_generic_handler(
+            SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
+        )
+
+    async def ping(self, _data: bytes, context: Context) -> bytes:
+        """Ping: OK in any case; the text says whether every model can answer. Its request has no fields to check."""
+        context.set_trailing_metadata((("x-request-id", request_id(context)),))
+        text = pretty(health(self._edge.data_plane.ready())).decode().rstrip("\n")
+        return torchserve_pb2.TorchServeHealthResponse(health=text).SerializeToString()
+
+    async def predictions(self, data: bytes, context: Context) -> bytes:
+        """Predictions: one inference, answered once and reported once."""
+        call = self._edge.open(PROTOCOL, request_id(context))
+        asked = torchserve_pb2.PredictionsRequest()
+        outcome = await self._outcome(call, asked, data, context)
+        if isinstance(outcome, GatewayError):
+            await _abort(context, outcome, trailing(call), asked.model_name, asked.model_version)
+        context.set_trailing_metadata(trailing(call))
+        return torchserve_pb2.PredictionResponse(prediction=outcome).SerializeToString()
+
+    async def _outcome(
+        self, call: Call, asked: torchserve_pb2.PredictionsRequest, data: bytes, context: Context
+    ) -> bytes | GatewayError:
+        cause: Cause | None = Cause.INTERNAL
+        try:
+            with self._edge.admission.admit() as ticket:
+                ticket.take(len(data))
+                encoded = await self._infer(call, parsed(asked, data), context)
+            cause = None
+            return encoded
+        except asyncio.CancelledError:
+            # gRPC cancels the handler when the client cancels, or its deadline passes; then nobody hears an answer.
+            cause = self._edge.abandoned(call)
+            raise
+        except Exception as exc:
+            error = failure(call.context.request_id, exc)
+            cause = error.cause
+            return error
+        finally:
+            self._edge.finish(call, cause)
+
+    async def _infer(self, call: Call, asked: torchserve_pb2.PredictionsRequest, context: Context) -> bytes:
+        call.model = asked.model_name
+        remaining = context.time_remaining()
+        if remaining is not None:
+            self._edge.allow(call, remaining)
+        self._edge.seconds_left(call)
+        timings = call.context.timings
+        with timings.phase("decode"):
+            decoded = self._decoded(asked)
+        response = await self._edge.infer(call, decoded.request, selection(context))
+        with timings.phase("encode"):
+            return torchserve_json.encode_response(response, decoded).body
+
+    def _decoded(self, asked: torchserve_pb2.PredictionsRequest) -> torchserve_json.Decoded:
+        name, version = asked.model_name, asked.model_version
+        if not name:
+            raise GatewayError(Cause.INVALID_INPUT, "Parameter model_name is required.")
+        contract_of = self._edge.data_plane.contract
+        contract = contract_of(name)
+        # An empty version is protobuf's way to leave it out.
+        model = torchserve_json.model_spec(name, version)
+        body = torchserve_json.only_body(asked.input)
+        if torchserve_json.takes_raw(contract):
+            return torchserve_json.decode_raw(body, model, contract)
+        if len(body) > self._edge.limits.json_bytes:
+            raise GatewayError(
+                Cause.TOO_LARGE, f"the body is larger than {self._edge.limits.json_bytes} bytes, the most taken as JSON"
+            )
+        return torchserve_json.decode_json(body, model, contract_of)
+
+    async def _refuse_stream(self, _data: bytes, context: Context) -> bytes:
+        identity = request_id(context)
+        self._edge.refuse(PROTOCOL, identity, Cause.ROUTE_NOT_FOUND)
+        await context.abort(
+            TORCHSERVE[Cause.ROUTE_NOT_FOUND],
+            "predictions are not streamed here; expected a call of Predictions",
+            (("x-request-id", identity),),
+        )
+
+
+async def _abort(context: Context, error: GatewayError, metadata: Trailing, model: str, version: str) -> NoReturn:
+    """Ends the RPC with the cause's status and TorchServe's details."""
+    text = capped(message(error, model, version), MAX_DETAIL).encode("utf-8", "replace").decode()
+    await context.abort(TORCHSERVE[error.cause], f"{text}\n{_java_class(error.cause)}", metadata)
+
+
+def _java_class(cause: Cause) -> str:
+    kind = TYPES[cause] or "InternalServerException"
+    return f"org.pytorch.serve.{'archive.model' if kind in _ARCHIVE else 'http'}.{kind}"

@@ -36,3 +36,10 @@ OIP: Mapping[Cause, StatusCode] = {
     Cause.CLIENT_GONE: StatusCode.CANCELLED,
     Cause.INTERNAL: StatusCode.INTERNAL,
 }
+
+# TF Serving's own (util/status_util.cc) where it has the case.
+TFSERVING: Mapping[Cause, StatusCode] = {
+    **OIP,
+    Cause.LABEL_NOT_FOUND: StatusCode.INVALID_ARGUMENT,
+    Cause.SIGNATURE_NOT_FOUND: StatusCode.FAILED_PRECONDITION,
+}

@@ -13,6 +13,7 @@ from gateway.frontends.edge import Admission, Edge, Limits
 from gateway.frontends.grpc.calls import UnknownMethods
 from gateway.frontends.grpc.health import HealthServicer
 from gateway.frontends.grpc.oip import PROTOCOL, OipServicer
+from gateway.frontends.grpc.tfserving import TfServingServicer
 
 # Bit 0 is "identity". gRPC inflates a message before it checks its size, so compressed ones are refused unread.
 ONLY_UNCOMPRESSED = 1
@@ -29,7 +30,7 @@ def create_server(
     max_connection_age_s: float | None = None,
     reuse_port: bool = False,
 ) -> grpc.aio.Server:
-    """A server with the OIP service and `grpc.health.v1`; the caller adds ports, starts and stops it.
+    """A server with the OIP service, TF Serving's two and `grpc.health.v1`; the caller adds ports, starts and stops it.
 
     Called inside the event loop that will run it. `admission` is shared with the REST front ends where there are
     any. `max_concurrent_streams` is per connection: more wait at their client. With several workers
@@ -48,6 +49,11 @@ def create_server(
         options.append(("grpc.max_connection_age_ms", round(max_connection_age_s * 1e3)))
     server = grpc.aio.server(options=options)
     server.add_generic_rpc_handlers(
-        (OipServicer(edge).handlers(), HealthServicer(data_plane).handlers(), UnknownMethods(edge, PROTOCOL))
+        (
+            OipServicer(edge).handlers(),
+            *TfServingServicer(edge).handlers(),
+            HealthServicer(data_plane).handlers(),
+            UnknownMethods(edge, PROTOCOL),
+        )
     )
     return server

@@ -21,11 +21,14 @@ from gateway.core.observer import Observer
 from gateway.dataplane import DataPlane
 from gateway.frontends.edge import Admission, Edge, Limits
 from gateway.frontends.rest import openapi
-from gateway.frontends.rest.errors import OIP_SHAPE, PREDICT_SHAPE, is_oip, retry_after, shape_for
+from gateway.frontends.rest.errors import OIP_SHAPE, PREDICT_SHAPE, is_oip, is_tfserving, retry_after, shape_for
 from gateway.frontends.rest.inference import InferenceEndpoint, oip_door, predict_door
 from gateway.frontends.rest.middleware import REQUEST_ID, Identity
 from gateway.frontends.rest.schemas import COMPONENTS, oip_example, predict_example
 from gateway.frontends.rest.system import oip_routes, operator_routes
+from gateway.frontends.rest.tfserving import PROTOCOL as TFSERVING
+from gateway.frontends.rest.tfserving import TfServingDoor
+from gateway.frontends.rest.tfserving_openapi import TFSERVING_COMPONENTS, about_paths, predict_routes
 
 _DESCRIPTION = (
     "One door in front of TorchServe and TensorFlow Serving. Without a choice the gateway's own configuration "
@@ -55,7 +58,11 @@ class GatewayApp(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The document; made anew each time, since its examples follow the models."""
         document = copy.deepcopy(super().openapi())
-        document["paths"] = {**openapi.paths(self.raw_routes, self.contracts()), **document.get("paths", {})}
+        document["paths"] = {
+            **openapi.paths(self.raw_routes, self.contracts()),
+            **document.get("paths", {}),
+            **about_paths(),
+        }
         for operations in document["paths"].values():
             for operation in operations.values():
                 # FastAPI claims its own validation error for every path parameter; a string is always valid here.
@@ -64,7 +71,7 @@ class GatewayApp(FastAPI):
                     and operation["responses"]["422"]["description"] == "Validation Error"
                 ):
                     del operation["responses"]["422"]
-        document["components"] = {"schemas": COMPONENTS}
+        document["components"] = {"schemas": COMPONENTS | TFSERVING_COMPONENTS}
         return document
 
 
@@ -81,7 +88,8 @@ def create_app(
     edge = Edge(data_plane, limits=limits, observer=observer, clock=clock, admission=admission or Admission(limits))
 
     def refused(path: str, request_id: str, cause: Cause) -> None:
-        edge.refuse("oip-rest" if is_oip(path) else "predict", request_id, cause)
+        protocol = TFSERVING if is_tfserving(path) else "oip-rest" if is_oip(path) else "predict"
+        edge.refuse(protocol, request_id, cause)
 
     async def framework_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)  # noqa: S101 - the handler is registered for nothing else
@@ -108,6 +116,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     app.add_raw_routes(raw_routes(edge), lambda: [data_plane.contract(name) for name in data_plane.models()])
+    app.router.routes.append(TfServingDoor(edge).route())
     app.include_router(oip_routes(data_plane))
     app.include_router(operator_routes(data_plane, render_metrics))
     return app
@@ -117,35 +126,39 @@ def raw_routes(edge: Edge) -> list[openapi.RawRoute]:
     """The inference routes."""
     predict = InferenceEndpoint(edge, predict_door())
     oip = InferenceEndpoint(edge, oip_door())
-    return [
-        openapi.RawRoute(
-            path=path,
-            endpoint=predict,
-            tag="Predict",
-            summary="One inference, as plain JSON",
-            description="Inputs as nested lists by name; datatypes and names are those of the model's contract.",
-            request="PredictRequest",
-            response="PredictResponse",
-            error="Problem",
-            errors=PREDICT_SHAPE,
-            example=lambda contract, named=named: predict_example(contract, named=named),  # type: ignore[misc]
-        )
-        for path, named in (("/predict", True), ("/predict/{model}", False))
-    ] + [
-        openapi.RawRoute(
-            path=path,
-            endpoint=oip,
-            tag="Open Inference Protocol",
-            summary="One inference, after the Open Inference Protocol v2",
-            description="Tensors with name, shape, datatype and data.",
-            request="OipInferRequest",
-            response="OipInferResponse",
-            error="OipError",
-            errors=OIP_SHAPE,
-            example=oip_example,
-        )
-        for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
-    ]
+    return (
+        [
+            openapi.RawRoute(
+                path=path,
+                endpoint=predict,
+                tag="Predict",
+                summary="One inference, as plain JSON",
+                description="Inputs as nested lists by name; datatypes and names are those of the model's contract.",
+                request="PredictRequest",
+                response="PredictResponse",
+                error="Problem",
+                errors=PREDICT_SHAPE,
+                example=lambda contract, named=named: predict_example(contract, named=named),  # type: ignore[misc]
+            )
+            for path, named in (("/predict", True), ("/predict/{model}", False))
+        ]
+        + [
+            openapi.RawRoute(
+                path=path,
+                endpoint=oip,
+                tag="Open Inference Protocol",
+                summary="One inference, after the Open Inference Protocol v2",
+                description="Tensors with name, shape, datatype and data.",
+                request="OipInferRequest",
+                response="OipInferResponse",
+                error="OipError",
+                errors=OIP_SHAPE,
+                example=oip_example,
+            )
+            for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
+        ]
+        + predict_routes(TfServingDoor(edge))
+    )
 
 
 async def _failed(request: Request, exc: Exception) -> Response:

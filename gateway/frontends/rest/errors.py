@@ -54,6 +54,17 @@ OIP: Mapping[Cause, int] = {
     Cause.UPSTREAM_REJECTED: 400,
 }
 
+# TF Serving's own (model_servers/http_server.cc) where it has the case. UNSUPPORTED_DATATYPE is that of an input.
+TFSERVING: Mapping[Cause, int] = {
+    **OIP,
+    Cause.UNSUPPORTED_DATATYPE: 501,
+    Cause.ROUTE_NOT_FOUND: 400,
+    Cause.METHOD_NOT_ALLOWED: 400,
+    Cause.LABEL_NOT_FOUND: 400,
+    # It ignores content types, and codings other than gzip.
+    Cause.MEDIA_TYPE: 500,
+}
+
 # Answers that say "later": RFC 9110 gives them a Retry-After.
 _RETRY_STATUSES = frozenset({429, 503})
 
@@ -87,18 +98,34 @@ def oip_error(error: GatewayError, _request_id: str) -> bytes:
     return _dumped({"error": error.detail})
 
 
+def tfserving_error(error: GatewayError, _request_id: str) -> bytes:
+    """The body of TF Serving's errors, laid out as it does."""
+    return b'{\n    "error": ' + _dumped({"error": error.detail}).removeprefix(b'{"error":').removesuffix(b"}") + b"\n}"
+
+
 PREDICT_SHAPE = ErrorShape(lambda cause: PREDICT[cause][0], PROBLEM_JSON, problem)
 OIP_SHAPE = ErrorShape(OIP.__getitem__, JSON, oip_error)
+TFSERVING_SHAPE = ErrorShape(TFSERVING.__getitem__, JSON, tfserving_error)
 
 
 def shape_for(path: str) -> ErrorShape:
-    """The shape of errors on a path: the Open Inference Protocol's below `/v2`, problem+json elsewhere."""
+    """The shape of errors on a path: the Open Inference Protocol's below `/v2`, TF Serving's below `/v1/`.
+
+    Elsewhere it is problem+json.
+    """
+    if is_tfserving(path):
+        return TFSERVING_SHAPE
     return OIP_SHAPE if is_oip(path) else PREDICT_SHAPE
 
 
 def is_oip(path: str) -> bool:
     """Whether a path belongs to the Open Inference Protocol."""
     return path == "/v2" or path.startswith("/v2/")
+
+
+def is_tfserving(path: str) -> bool:
+    """Whether a path belongs to TF Serving, which does not mind its case."""
+    return path[:4].lower() == "/v1/"
 
 
 def retry_after(error: GatewayError, status: int) -> str | None:

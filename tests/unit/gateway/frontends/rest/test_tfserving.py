@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
@@ -18,6 +22,7 @@ from gateway.frontends.edge import Admission, Limits
 from gateway.frontends.rest.errors import OIP, TFSERVING, TFSERVING_SHAPE, is_tfserving
 from gateway.frontends.rest.tfserving import inflated
 from tests.builders import contract, tensor
+from tests.unit.gateway.codecs.tensors import untimed
 from tests.unit.gateway.frontends.rest.asgi import Sent, receiving, scope
 from tests.unit.gateway.frontends.world import Finished, World
 
@@ -193,6 +198,31 @@ def test_inflating_counts_every_byte() -> None:
         inflated(gzip.compress(bytes(10_000_000)), ticket, 50_000_000)
     assert caught.value.cause is Cause.OVERLOADED
     assert admission.in_flight_bytes == 0
+
+
+@untimed
+@given(st.binary() | st.binary().map(gzip.compress) | st.binary().map(lambda data: b"\x1f\x8b\x08" + data))
+def test_any_bytes_are_inflated_or_refused(body: bytes) -> None:
+    """Nothing but a GatewayError that blames the client."""
+    cause: Cause | None = None
+    with Admission(Limits()).admit() as ticket:
+        try:
+            inflated(body, ticket, 64)
+        except GatewayError as exc:
+            cause = exc.cause
+    assert cause in (None, Cause.UNPARSEABLE, Cause.TOO_LARGE)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), st.sampled_from(["GET", "POST", "PUT", "HEAD"]))
+@settings(deadline=None, max_examples=50)
+def test_any_path_below_v1_is_answered(path: str, method: str) -> None:
+    """With one of the door's own statuses."""
+
+    async def asked() -> int:
+        async with (await World.started()).rest() as client:
+            return (await client.request(method, "/v1/" + quote(path), content=b"{}")).status_code
+
+    assert asyncio.run(asked()) in (200, 400, 404)
 
 
 FREE = contract(finite="allowed")

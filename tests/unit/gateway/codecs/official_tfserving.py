@@ -8,6 +8,9 @@ import json
 import grpc
 import numpy as np
 from google.protobuf import json_format
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tensorflow.core.framework import types_pb2
 from tensorflow.python.framework import tensor_util
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -18,9 +21,12 @@ from tensorflow_serving.apis import (
 )
 
 from gateway._generated import tfserving_pb2
-from gateway.codecs import tfserving_documents, tfserving_proto_in
+from gateway.codecs import tfserving_documents, tfserving_json_in, tfserving_proto_in
+from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceResponse, ModelSpec, TensorSpec
 from gateway.core.tensor import NUMPY_DTYPE, Tensor
+from serving.tfserving.savedmodel_server import json_request
+from serving.tfserving.savedmodel_server.errors import ServingError
 from tests.builders import contract
 from tests.unit.gateway.frontends.world import World
 
@@ -72,6 +78,50 @@ def as_json(message: object) -> object:
     )
 
 
+# Models by their inputs' datatypes: one input, or two that only go by name.
+MODELS = ({"x": "FP32"}, {"x": "INT64"}, {"x": "BYTES"}, {"x": "BOOL"}, {"a": "INT32", "b": "BYTES"})
+DTYPES = {
+    "FP32": types_pb2.DT_FLOAT,
+    "INT32": types_pb2.DT_INT32,
+    "INT64": types_pb2.DT_INT64,
+    "BYTES": types_pb2.DT_STRING,
+    "BOOL": types_pb2.DT_BOOL,
+}
+NUMBERS = st.integers(-5, 5) | st.floats(width=16)
+LEAVES = st.none() | st.booleans() | NUMBERS | st.sampled_from(["a", "aGk=", {"b64": "aGk="}])
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["x", "a", "b", "b64"]), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+MATRICES = st.integers(1, 3).flatmap(lambda size: st.lists(st.lists(NUMBERS, min_size=size, max_size=size), max_size=3))
+FORMS = VALUES | MATRICES | MATRICES.map(lambda rows: {"x": rows}) | MATRICES.map(lambda rows: [{"x": r} for r in rows])
+DOCUMENTS = st.dictionaries(st.sampled_from(["instances", "inputs", "signature_name"]), FORMS, max_size=2)
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(DOCUMENTS, st.sampled_from(MODELS))
+def assert_bodies_agree(document: dict[str, object], model: dict[str, str]) -> None:
+    """The stand-in, written apart from the gateway after the same server, takes and refuses the same bodies."""
+    body = json.dumps(document).encode()
+    there: object = None
+    here: object = None
+    try:
+        arrays = json_request.parse(body).tensors({name: DTYPES[datatype] for name, datatype in model.items()})
+        there = {name: (array.shape, repr(array.tolist())) for name, array in arrays.items()}
+    except ServingError as exc:
+        assert exc.http_status == 400  # noqa: PT017 - no test of pytest's
+    specs = tuple(TensorSpec(name, datatype, (-1,)) for name, datatype in model.items())
+    try:
+        tensors = tfserving_json_in.parse(body).tensors(contract(inputs=specs))
+        here = {item.name: (item.shape, repr(item.array.tolist())) for item in tensors}
+    except GatewayError as exc:
+        assert exc.cause in (Cause.UNPARSEABLE, Cause.INVALID_INPUT)  # noqa: PT017
+    assert here == there, body
+
+
 async def assert_stubs_work() -> None:
     """The official stubs reach the model on either stack, as they would TF Serving."""
     world = await World.started()
@@ -109,4 +159,5 @@ def compare() -> None:
     """All comparisons."""
     assert_tensors_agree()
     assert_documents_agree()
+    assert_bodies_agree()
     asyncio.run(assert_stubs_work())

@@ -33,7 +33,7 @@ _CHOICE = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _PREDICT = re.compile(rf"/v1/models/(?P<model>[^/:]+){_CHOICE}:(?P<method>classify|regress|predict)", _FLAGS)
 _ABOUT = re.compile(rf"/v1/models(?:/(?P<model>[^/:]+))?{_CHOICE}(?P<metadata>/metadata)?", _FLAGS)
 _BELOW_V1 = re.compile(r"/v1/.*", _FLAGS)
-# What every answer of the door's own has under; the OpenAPI document takes it from here.
+# The same as the OpenAPI document shows them.
 PREDICT_PATHS = tuple(
     f"/v1/models/{{model}}{choice}:predict" for choice in ("", "/versions/{version}", "/labels/{label}")
 )

@@ -115,8 +115,10 @@ def create_app(
         # Telemetry is the gateway's own; FastAPI's would look for a tracer at every request.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    app.add_raw_routes(raw_routes(edge), lambda: [data_plane.contract(name) for name in data_plane.models()])
-    app.router.routes.append(TfServingDoor(edge).route())
+    tfserving = TfServingDoor(edge)
+    routes = [*raw_routes(edge), *predict_routes(tfserving)]
+    app.add_raw_routes(routes, lambda: [data_plane.contract(name) for name in data_plane.models()])
+    app.router.routes.append(tfserving.route())
     app.include_router(oip_routes(data_plane))
     app.include_router(operator_routes(data_plane, render_metrics))
     return app
@@ -126,39 +128,35 @@ def raw_routes(edge: Edge) -> list[openapi.RawRoute]:
     """The inference routes."""
     predict = InferenceEndpoint(edge, predict_door())
     oip = InferenceEndpoint(edge, oip_door())
-    return (
-        [
-            openapi.RawRoute(
-                path=path,
-                endpoint=predict,
-                tag="Predict",
-                summary="One inference, as plain JSON",
-                description="Inputs as nested lists by name; datatypes and names are those of the model's contract.",
-                request="PredictRequest",
-                response="PredictResponse",
-                error="Problem",
-                errors=PREDICT_SHAPE,
-                example=lambda contract, named=named: predict_example(contract, named=named),  # type: ignore[misc]
-            )
-            for path, named in (("/predict", True), ("/predict/{model}", False))
-        ]
-        + [
-            openapi.RawRoute(
-                path=path,
-                endpoint=oip,
-                tag="Open Inference Protocol",
-                summary="One inference, after the Open Inference Protocol v2",
-                description="Tensors with name, shape, datatype and data.",
-                request="OipInferRequest",
-                response="OipInferResponse",
-                error="OipError",
-                errors=OIP_SHAPE,
-                example=oip_example,
-            )
-            for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
-        ]
-        + predict_routes(TfServingDoor(edge))
-    )
+    return [
+        openapi.RawRoute(
+            path=path,
+            endpoint=predict,
+            tag="Predict",
+            summary="One inference, as plain JSON",
+            description="Inputs as nested lists by name; datatypes and names are those of the model's contract.",
+            request="PredictRequest",
+            response="PredictResponse",
+            error="Problem",
+            errors=PREDICT_SHAPE,
+            example=lambda contract, named=named: predict_example(contract, named=named),  # type: ignore[misc]
+        )
+        for path, named in (("/predict", True), ("/predict/{model}", False))
+    ] + [
+        openapi.RawRoute(
+            path=path,
+            endpoint=oip,
+            tag="Open Inference Protocol",
+            summary="One inference, after the Open Inference Protocol v2",
+            description="Tensors with name, shape, datatype and data.",
+            request="OipInferRequest",
+            response="OipInferResponse",
+            error="OipError",
+            errors=OIP_SHAPE,
+            example=oip_example,
+        )
+        for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
+    ]
 
 
 async def _failed(request: Request, exc: Exception) -> Response:

@@ -64,6 +64,10 @@ class DataPlane:
         """The names of the models that have a route."""
         return self._router.models()
 
+    def resolve(self, spec: ModelSpec) -> ModelSpec:
+        """`spec` with its label as a version; raises MODEL_NOT_FOUND, LABEL_NOT_FOUND, SIGNATURE_NOT_FOUND."""
+        return self._router.resolve(spec)
+
     def model_metadata(self, spec: ModelSpec) -> ModelMetadata:
         """Tensors and versions of a model; raises MODEL_NOT_FOUND, VERSION_NOT_FOUND."""
         resolved = self._router.resolve(spec)

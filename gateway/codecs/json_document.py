@@ -208,7 +208,7 @@ def _second_opinion(body: bytes, reason: str, nan_tokens: bool) -> JsonValue:
     try:
         text = body.decode()
         document: JsonValue = json.loads(
-            text, parse_constant=None if nan_tokens else _refuse_constant, object_pairs_hook=_unique_members
+            text, parse_constant=None if nan_tokens else _refuse_constant, object_pairs_hook=unique_members
         )
     except RecursionError:
         raise _too_deep() from None
@@ -240,7 +240,8 @@ def _skeleton(body: bytes) -> bytes | None:
     return structure.replace(b'""', b"")
 
 
-def _unique_members(pairs: list[tuple[str, Any]]) -> JsonObject:
+def unique_members(pairs: list[tuple[str, Any]]) -> JsonObject:
+    """An object of Python's parser; raises UNPARSEABLE for a key that comes twice, INVALID_INPUT for too many."""
     _check_keys(len(pairs))
     members: JsonObject = {}
     for key, value in pairs:

@@ -31,7 +31,7 @@ _MAX_REPEATED_BYTES = 67_108_864
 M = TypeVar("M", bound=Message)
 
 # Datatype -> TensorFlow's name, field of the typed values, and the dtype that these have.
-_FORMS: dict[str, tuple[str, str, Any]] = {
+FORMS: dict[str, tuple[str, str, Any]] = {
     "BOOL": ("DT_BOOL", "bool_val", np.bool_),
     "UINT8": ("DT_UINT8", "int_val", np.int32),
     "UINT16": ("DT_UINT16", "int_val", np.int32),
@@ -47,9 +47,11 @@ _FORMS: dict[str, tuple[str, str, Any]] = {
     "FP64": ("DT_DOUBLE", "double_val", np.float64),
     "BYTES": ("DT_STRING", "string_val", object),
 }
-_NUMBER: dict[str, Any] = {datatype: tensorflow_pb2.DataType.Value(form[0]) for datatype, form in _FORMS.items()}
-_DATATYPE = {int(number): datatype for datatype, number in _NUMBER.items()}
-DATATYPE_OF_NAME = {form[0]: datatype for datatype, form in _FORMS.items()}
+NUMBER: dict[str, Any] = {datatype: tensorflow_pb2.DataType.Value(form[0]) for datatype, form in FORMS.items()}
+_DATATYPE = {int(number): datatype for datatype, number in NUMBER.items()}
+DTYPE_NAME = {datatype: form[0] for datatype, form in FORMS.items()}
+"""The Open Inference Protocol's datatype to TensorFlow's name of it."""
+DATATYPE_OF_NAME = {name: datatype for datatype, name in DTYPE_NAME.items()}
 """TensorFlow's name of a dtype, such as DT_FLOAT, to the Open Inference Protocol's."""
 
 
@@ -74,7 +76,7 @@ def decode_response(data: bytes) -> InferenceResponse:
         model=spec.name,
         version=spec.version.value if spec.HasField("version") else None,
         # A protobuf map has no order of its own.
-        outputs=tuple(_tensor(name, message.outputs[name]) for name in sorted(message.outputs)),
+        outputs=tuple(read_tensor(name, message.outputs[name]) for name in sorted(message.outputs)),
     )
 
 
@@ -160,7 +162,7 @@ def _set_spec(message: tfserving_pb2.ModelSpec, spec: ModelSpec) -> None:
 
 
 def _set_tensor(message: tensorflow_pb2.TensorProto, tensor: Tensor) -> None:
-    message.dtype = _NUMBER[tensor.datatype]
+    message.dtype = NUMBER[tensor.datatype]
     # Present though empty for a scalar: its rank is known.
     message.tensor_shape.SetInParent()
     for size in tensor.shape:
@@ -171,7 +173,8 @@ def _set_tensor(message: tensorflow_pb2.TensorProto, tensor: Tensor) -> None:
         message.tensor_content = bytes(to_raw(tensor))
 
 
-def _tensor(name: str, message: tensorflow_pb2.TensorProto) -> Tensor:
+def read_tensor(name: str, message: tensorflow_pb2.TensorProto) -> Tensor:
+    """The tensor of a message; raises UPSTREAM_BAD_REPLY, UNSUPPORTED_DATATYPE as `decode_response` does."""
     datatype = _DATATYPE.get(message.dtype)
     if datatype is None:
         raise no_datatype(name, _dtype_name(message.dtype))
@@ -190,7 +193,7 @@ def _tensor(name: str, message: tensorflow_pb2.TensorProto) -> Tensor:
 
 
 def _typed(name: str, datatype: str, count: int, message: tensorflow_pb2.TensorProto) -> NDArray:
-    _, field, wire_dtype = _FORMS[datatype]
+    _, field, wire_dtype = FORMS[datatype]
     dtype = NUMPY_DTYPE[datatype]
     values = getattr(message, field)[:count]
     if len(values) < count and count * dtype.itemsize > _MAX_REPEATED_BYTES:

@@ -10,9 +10,13 @@ from typing import Any, Protocol
 
 import grpc
 import httpx
+import numpy as np
 
-from gateway._generated import oip_pb2, torchserve_pb2
+from gateway._generated import oip_pb2, tfserving_pb2, torchserve_pb2
+from gateway.codecs import tfserving_proto
 from gateway.core.errors import Cause
+from gateway.core.messages import InferenceRequest, ModelSpec
+from gateway.core.tensor import NUMPY_DTYPE, Tensor
 from gateway.frontends.grpc import errors as grpc_errors
 from gateway.frontends.rest import errors as rest_errors
 from tests.unit.gateway.frontends.world import World
@@ -267,7 +271,79 @@ class TorchServeGrpc:
             )
 
 
-DOORS: tuple[Door, ...] = (Predict(), OipRest(), OipBinary(), OipGrpc(), TorchServeRest(), TorchServeGrpc())
+class TfServingRest:
+    """`POST /v1/models/{model}[/versions/{version} or /labels/{label}]:predict`, in column form."""
+
+    name = protocol = "tfserving-rest"
+
+    def status(self, cause: Cause | None) -> object:
+        """By TF Serving's table over REST."""
+        return 200 if cause is None else rest_errors.TFSERVING[cause]
+
+    async def send(self, world: World, asked: Asked) -> Outcome:
+        """The protocol has no request ids, and an answer with one output has no name for it."""
+        body: dict[str, Any] = {
+            "inputs": {item.name: item.data if item.plain is None else item.plain for item in asked.inputs}
+        }
+        if "signature_name" in asked.fields:
+            body["signature_name"] = asked.fields["signature_name"]
+        choice = "" if asked.version is None else f"/versions/{asked.version}"
+        choice += f"/labels/{asked.fields['label']}" if "label" in asked.fields else ""
+        answer = await _post(world, f"/v1/models/{asked.model}{choice}:predict", body, asked)
+        document = answer.json()
+        outputs = {"c" if asked.model == "pair" else "y": document["outputs"]} if "outputs" in document else {}
+        return _outcome(answer, outputs, "7")
+
+
+class TfServingGrpc:
+    """`tensorflow.serving.PredictionService/Predict`."""
+
+    name = protocol = "tfserving-grpc"
+
+    def status(self, cause: Cause | None) -> object:
+        """By TF Serving's table over gRPC."""
+        return grpc.StatusCode.OK if cause is None else grpc_errors.TFSERVING[cause]
+
+    async def send(self, world: World, asked: Asked) -> Outcome:
+        """Whatever makes an array; what does not is no message either."""
+        spec = ModelSpec(asked.model, asked.version, asked.fields.get("label"), asked.fields.get("signature_name"))
+        tensors = tuple(
+            Tensor(item.name, item.datatype, np.array(item.data, NUMPY_DTYPE[item.datatype]))
+            for item in asked.inputs
+            if asked.garbage is None
+        )
+        data = tfserving_proto.encode_request(InferenceRequest(spec, tensors, asked.wanted))
+        async with world.grpc() as channel:
+            call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")(
+                data if asked.garbage is None else asked.garbage,
+                metadata=tuple(asked.headers.items()),
+                timeout=asked.timeout_s,
+            )
+            try:
+                answer = await call
+            except grpc.aio.AioRpcError:
+                answer = tfserving_pb2.PredictResponse().SerializeToString()
+            trailing = dict(tuple(await call.trailing_metadata()))
+            outputs = tfserving_proto.decode_response(answer).outputs
+            return Outcome(
+                await call.code(),
+                {tensor.name: tensor.array.tolist() for tensor in outputs},
+                "7",
+                str(trailing.get("x-request-id", "")),
+                str(trailing.get("x-served-by", "")),
+            )
+
+
+DOORS: tuple[Door, ...] = (
+    Predict(),
+    OipRest(),
+    OipBinary(),
+    OipGrpc(),
+    TorchServeRest(),
+    TorchServeGrpc(),
+    TfServingRest(),
+    TfServingGrpc(),
+)
 
 
 def _torchserve_body(asked: Asked) -> dict[str, Any]:

@@ -45,12 +45,16 @@ def trailing(call: Call) -> Trailing:
     return metadata if served_by is None else (*metadata, ("x-served-by", header_text(served_by.header())))
 
 
-async def abort(context: Context, error: GatewayError, metadata: Trailing) -> NoReturn:
-    """Ends the RPC with the cause's status."""
-    await context.abort(OIP[error.cause], capped(error.detail, MAX_DETAIL), metadata)
+async def abort(
+    context: Context, error: GatewayError, metadata: Trailing, statuses: Mapping[Cause, grpc.StatusCode] = OIP
+) -> NoReturn:
+    """Ends the RPC with the cause's status by the protocol's table."""
+    await context.abort(statuses[error.cause], capped(error.detail, MAX_DETAIL), metadata)
 
 
-def answering(answer: Callable[[bytes, Mapping[str, str]], bytes]) -> Method:
+def answering(
+    answer: Callable[[bytes, Mapping[str, str]], bytes], statuses: Mapping[Cause, grpc.StatusCode] = OIP
+) -> Method:
     """A method whose answer, to a message and the metadata's selection, needs no waiting; failures become statuses."""
 
     async def method(data: bytes, context: Context) -> bytes:
@@ -59,7 +63,7 @@ def answering(answer: Callable[[bytes, Mapping[str, str]], bytes]) -> Method:
         try:
             encoded = answer(data, selection(context))
         except Exception as exc:
-            await abort(context, failure(identity, exc), metadata)
+            await abort(context, failure(identity, exc), metadata, statuses)
         context.set_trailing_metadata(metadata)
         return encoded
 

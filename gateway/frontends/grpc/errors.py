@@ -39,3 +39,9 @@ OIP: Mapping[Cause, StatusCode] = {
 
 # Not TorchServe's own statuses, which are INTERNAL for most (a missing model, a full queue), but the ones they mean.
 TORCHSERVE: Mapping[Cause, StatusCode] = {**OIP}
+# TF Serving's own (util/status_util.cc) where it has the case.
+TFSERVING: Mapping[Cause, StatusCode] = {
+    **OIP,
+    Cause.LABEL_NOT_FOUND: StatusCode.INVALID_ARGUMENT,
+    Cause.SIGNATURE_NOT_FOUND: StatusCode.FAILED_PRECONDITION,
+}

@@ -13,6 +13,7 @@ from gateway.frontends.edge import Admission, Edge, Limits
 from gateway.frontends.grpc.calls import UnknownMethods
 from gateway.frontends.grpc.health import HealthServicer
 from gateway.frontends.grpc.oip import PROTOCOL, OipServicer
+from gateway.frontends.grpc.tfserving import TfServingServicer
 from gateway.frontends.grpc.torchserve import TorchServeServicer
 
 # Bit 0 is "identity". gRPC inflates a message before it checks its size, so compressed ones are refused unread.
@@ -30,7 +31,7 @@ def create_server(
     max_connection_age_s: float | None = None,
     reuse_port: bool = False,
 ) -> grpc.aio.Server:
-    """A server with the inference services and `grpc.health.v1`; the caller adds ports, starts and stops it.
+    """A server with every protocol's inference services and `grpc.health.v1`; the caller adds ports, starts, stops it.
 
     Called inside the event loop that will run it. `admission` is shared with the REST front ends where there are
     any. `max_concurrent_streams` is per connection: more wait at their client. With several workers
@@ -51,6 +52,7 @@ def create_server(
     server.add_generic_rpc_handlers(
         (
             OipServicer(edge).handlers(),
+            *TfServingServicer(edge).handlers(),
             TorchServeServicer(edge).handlers(),
             HealthServicer(data_plane).handlers(),
             UnknownMethods(edge, PROTOCOL),

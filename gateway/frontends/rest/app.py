@@ -21,13 +21,24 @@ from gateway.core.observer import Observer
 from gateway.dataplane import DataPlane
 from gateway.frontends.edge import Admission, Edge, Limits
 from gateway.frontends.rest import openapi
-from gateway.frontends.rest.errors import OIP_SHAPE, PREDICT_SHAPE, is_oip, is_torchserve, retry_after, shape_for
+from gateway.frontends.rest.errors import (
+    OIP_SHAPE,
+    PREDICT_SHAPE,
+    is_oip,
+    is_tfserving,
+    is_torchserve,
+    retry_after,
+    shape_for,
+)
 from gateway.frontends.rest.inference import InferenceEndpoint, predict_door
 from gateway.frontends.rest.middleware import REQUEST_ID, Identity
 from gateway.frontends.rest.oip import OipEndpoint
 from gateway.frontends.rest.repository import repository_routes
 from gateway.frontends.rest.schemas import COMPONENTS, oip_example, predict_example
 from gateway.frontends.rest.system import oip_routes, operator_routes
+from gateway.frontends.rest.tfserving import PROTOCOL as TFSERVING
+from gateway.frontends.rest.tfserving import TfServingDoor
+from gateway.frontends.rest.tfserving_openapi import TFSERVING_COMPONENTS, about_paths, predict_routes
 from gateway.frontends.rest.torchserve import prediction_routes, torchserve_routes
 
 _DESCRIPTION = (
@@ -60,7 +71,11 @@ class GatewayApp(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The document; made anew each time, since its examples follow the models."""
         document = copy.deepcopy(super().openapi())
-        document["paths"] = {**openapi.paths(self.raw_routes, self.contracts()), **document.get("paths", {})}
+        document["paths"] = {
+            **openapi.paths(self.raw_routes, self.contracts()),
+            **document.get("paths", {}),
+            **about_paths(),
+        }
         for operations in document["paths"].values():
             for operation in operations.values():
                 # FastAPI claims its own validation error for every path parameter; a string is always valid here.
@@ -69,7 +84,7 @@ class GatewayApp(FastAPI):
                     and operation["responses"]["422"]["description"] == "Validation Error"
                 ):
                     del operation["responses"]["422"]
-        document["components"] = {"schemas": COMPONENTS}
+        document["components"] = {"schemas": COMPONENTS | TFSERVING_COMPONENTS}
         return document
 
 
@@ -86,8 +101,7 @@ def create_app(
     edge = Edge(data_plane, limits=limits, observer=observer, clock=clock, admission=admission or Admission(limits))
 
     def refused(path: str, request_id: str, cause: Cause) -> None:
-        other = "torchserve-rest" if is_torchserve(path) else "predict"
-        edge.refuse("oip-rest" if is_oip(path) else other, request_id, cause)
+        edge.refuse(_protocol_of(path), request_id, cause)
 
     async def framework_error(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)  # noqa: S101 - the handler is registered for nothing else
@@ -113,12 +127,24 @@ def create_app(
         # Telemetry is the gateway's own; FastAPI's would look for a tracer at every request.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    app.add_raw_routes(raw_routes(edge), lambda: [data_plane.contract(name) for name in data_plane.models()])
+    tfserving = TfServingDoor(edge)
+    routes = [*raw_routes(edge), *predict_routes(tfserving)]
+    app.add_raw_routes(routes, lambda: [data_plane.contract(name) for name in data_plane.models()])
+    app.router.routes.append(tfserving.route())
     app.include_router(repository_routes(edge))
     app.include_router(oip_routes(data_plane))
     app.include_router(torchserve_routes(edge))
     app.include_router(operator_routes(data_plane, render_metrics))
     return app
+
+
+def _protocol_of(path: str) -> str:
+    """The protocol under whose name a request that reached no route is counted."""
+    if is_tfserving(path):
+        return TFSERVING
+    if is_oip(path):
+        return "oip-rest"
+    return "torchserve-rest" if is_torchserve(path) else "predict"
 
 
 def raw_routes(edge: Edge) -> list[openapi.RawRoute]:

@@ -64,6 +64,17 @@ TORCHSERVE: Mapping[Cause, int] = {
     Cause.UPSTREAM_FAILED: 503,
 }
 
+# TF Serving's own (model_servers/http_server.cc) where it has the case. UNSUPPORTED_DATATYPE is that of an input.
+TFSERVING: Mapping[Cause, int] = {
+    **OIP,
+    Cause.UNSUPPORTED_DATATYPE: 501,
+    Cause.ROUTE_NOT_FOUND: 400,
+    Cause.METHOD_NOT_ALLOWED: 400,
+    Cause.LABEL_NOT_FOUND: 400,
+    # It ignores content types, and codings other than gzip.
+    Cause.MEDIA_TYPE: 500,
+}
+
 # Answers that say "later": RFC 9110 gives them a Retry-After.
 _RETRY_STATUSES = frozenset({429, 503})
 
@@ -112,15 +123,23 @@ def torchserve_shape(model: str = "", version: str = "") -> ErrorShape:
     return ErrorShape(TORCHSERVE.__getitem__, JSON, body)
 
 
+def tfserving_error(error: GatewayError, _request_id: str) -> bytes:
+    """The body of TF Serving's errors, laid out as it does."""
+    return b'{\n    "error": ' + _dumped({"error": error.detail}).removeprefix(b'{"error":').removesuffix(b"}") + b"\n}"
+
+
 PREDICT_SHAPE = ErrorShape(lambda cause: PREDICT[cause][0], PROBLEM_JSON, problem)
 OIP_SHAPE = ErrorShape(OIP.__getitem__, JSON, oip_error)
 TORCHSERVE_SHAPE = torchserve_shape()
+TFSERVING_SHAPE = ErrorShape(TFSERVING.__getitem__, JSON, tfserving_error)
 
 
 def shape_for(path: str) -> ErrorShape:
     """The shape of errors on a path: that of the protocol whose path it is, problem+json elsewhere."""
     if is_torchserve(path):
         return TORCHSERVE_SHAPE
+    if is_tfserving(path):
+        return TFSERVING_SHAPE
     return OIP_SHAPE if is_oip(path) else PREDICT_SHAPE
 
 
@@ -132,6 +151,11 @@ def is_oip(path: str) -> bool:
 def is_torchserve(path: str) -> bool:
     """Whether a path belongs to TorchServe's API."""
     return path == "/ping" or f"{path}/".startswith(("/predictions/", "/models/"))
+
+
+def is_tfserving(path: str) -> bool:
+    """Whether a path belongs to TF Serving, which does not mind its case."""
+    return path[:4].lower() == "/v1/"
 
 
 def retry_after(error: GatewayError, status: int) -> str | None:

@@ -176,10 +176,14 @@ class InferenceEndpoint:
             return
         headers = _telling(call)
         if body.skippable:
-            await send_error(send, error, self._door.errors, call.context.request_id, headers)
+            await send_error(send, error, self._shape(error), call.context.request_id, headers)
             return
         headers.append((b"connection", b"close"))
-        await send_error(send, error, self._door.errors, call.context.request_id, headers, before_end=body.discard)
+        await send_error(send, error, self._shape(error), call.context.request_id, headers, before_end=body.discard)
+
+    def _shape(self, _error: GatewayError) -> ErrorShape:
+        """How the door tells this error."""
+        return self._door.errors
 
 
 def predict_door() -> Door:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,12 @@ _NEVER = frozenset(
     }
 )
 
-_PATH_PARAMETERS = {"model": "The model's name.", "version": "The version, a whole number."}
+_PATH_PARAMETERS = {
+    "model": "The model's name.",
+    "version": "The version, a whole number.",
+    "label": "The version's label.",
+}
+_WORD = re.compile(r"\w+")
 _HEADERS = {
     "x-request-id": "Comes back with the answer and is in the gateway's log; made up where it is missing.",
     "x-request-timeout-ms": "How long the answer may take, in milliseconds; capped.",
@@ -98,7 +104,7 @@ def _operation(route: RawRoute, method: str, contracts: list[ModelContract]) -> 
     in_path = [name for name in _PATH_PARAMETERS if f"{{{name}}}" in route.path]
     return {
         "tags": [route.tag],
-        "operationId": method + "".join(part.strip("{}").capitalize() for part in route.path.split("/")),
+        "operationId": method + "".join(map(str.capitalize, _WORD.findall(route.path))),
         "summary": route.summary,
         "description": route.description,
         "parameters": [

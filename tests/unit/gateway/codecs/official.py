@@ -36,6 +36,7 @@ from gateway._generated import oip_pb2, tensorflow_pb2, tfserving_pb2, torchserv
 from gateway.codecs import tfserving_proto
 from gateway.core.messages import InferenceRequest, ModelSpec
 from gateway.core.tensor import NUMPY_DTYPE, Tensor
+from tests.unit.gateway.codecs import official_tfserving
 
 PROTOS = Path(gateway.__file__).parent / "protos"
 
@@ -243,6 +244,7 @@ def main() -> None:
     assert_values_agree(tensorflow_pb2.DataType.DESCRIPTOR, types_pb2.DataType.DESCRIPTOR)
     assert_values_agree(tfserving_pb2.StatusProto.Code.DESCRIPTOR, error_codes_pb2.Code.DESCRIPTOR)
     assert_tensors_agree()
+    official_tfserving.compare()
     print("ok", len(pairs))
 
 

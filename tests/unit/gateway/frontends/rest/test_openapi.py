@@ -19,6 +19,9 @@ INFERENCE = [
     "/v2/models/{model}/versions/{version}/infer",
     "/predictions/{model}",
     "/predictions/{model}/{version}",
+    "/v1/models/{model}:predict",
+    "/v1/models/{model}/versions/{version}:predict",
+    "/v1/models/{model}/labels/{label}:predict",
 ]
 
 
@@ -57,6 +60,12 @@ async def test_every_route_is_described(world: World, document: dict[str, Any]) 
         "/models",
         "/models/{model}",
         "/models/{model}/{version}",
+        "/v1/models/{model}",
+        "/v1/models/{model}/metadata",
+        "/v1/models/{model}/versions/{version}",
+        "/v1/models/{model}/versions/{version}/metadata",
+        "/v1/models/{model}/labels/{label}",
+        "/v1/models/{model}/labels/{label}/metadata",
         "/livez",
         "/readyz",
         "/metrics",
@@ -76,6 +85,7 @@ async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None
         ("/predict", {"200", "400", "404", "408", "413", "415", "422", "500", "502", "503", "504"}),
         ("/predictions/{model}", {"200", "400", "404", "408", "413", "500", "502", "503", "504"}),
         ("/v2/models/{model}/infer", {"200", "400", "404", "408", "413", "415", "500", "502", "503", "504"}),
+        ("/v1/models/{model}:predict", {"200", "400", "404", "408", "413", "500", "501", "502", "503", "504"}),
     ],
 )
 async def test_inference_routes_name_every_status(document: dict[str, Any], path: str, statuses: set[str]) -> None:
@@ -99,7 +109,7 @@ async def test_the_examples_work(client: httpx.AsyncClient, document: dict[str, 
     """What the documentation page sends is answered."""
     examples = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
     assert set(examples) == {"doubler", "pair"}
-    url = path.replace("{model}", "doubler").replace("{version}", "1")
+    url = path.replace("{model}", "doubler").replace("{version}", "1").replace("{label}", "stable")
     assert (await client.post(url, json=examples["doubler"]["value"])).status_code == 200
 
 

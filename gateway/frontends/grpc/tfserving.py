@@ -1,0 +1,137 @@
+"""TF Serving over gRPC: services `tensorflow.serving.PredictionService` and `tensorflow.serving.ModelService`.
+
+Offered are Predict, GetModelMetadata and GetModelStatus; every other method is UNIMPLEMENTED and says what to use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import grpc
+
+from gateway._generated import tfserving_pb2
+from gateway.codecs.tfserving_documents import check_metadata_fields, metadata_message, status_message
+from gateway.codecs.tfserving_proto_in import decode_request, encode_response, model_spec
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import ModelSpec
+from gateway.frontends.edge import Call, Edge, Ticket, failure
+from gateway.frontends.grpc.calls import Context, Method, abort, answering, parsed, request_id, selection, trailing
+from gateway.frontends.grpc.errors import TFSERVING
+from gateway.frontends.tfserving import check_servable, described, version_states
+
+PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
+MODEL_SERVICE = "tensorflow.serving.ModelService"
+PROTOCOL = "tfserving-grpc"
+
+_NO_SIGNATURE = 'Serving signature key "{}" not found.'
+_EXAMPLES = "works on tf.Example, which the gateway does not take; use Predict"
+_NOT_OFFERED = {
+    PREDICTION_SERVICE: {
+        "Classify": f"Classify {_EXAMPLES}",
+        "Regress": f"Regress {_EXAMPLES}",
+        "MultiInference": f"MultiInference {_EXAMPLES}",
+        "PredictStreamed": "PredictStreamed is not offered; use Predict",
+    },
+    MODEL_SERVICE: {
+        "HandleReloadConfigRequest": "models are not loaded through the gateway; reload them at the model server",
+    },
+}
+
+
+class TfServingServicer:
+    """Each method takes and returns a serialised message; failures end the call with TF Serving's status for them."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._data_plane = edge.data_plane
+
+    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        """Both services, for a server to add."""
+        offered: dict[str, dict[str, Method]] = {
+            PREDICTION_SERVICE: {
+                "Predict": self.predict,
+                "GetModelMetadata": answering(self._model_metadata, TFSERVING),
+            },
+            MODEL_SERVICE: {"GetModelStatus": answering(self._model_status, TFSERVING)},
+        }
+        for service, methods in _NOT_OFFERED.items():
+            offered[service].update({name: self._refusing(text) for name, text in methods.items()})
+        return tuple(
+            grpc.method_handlers_generic_handler(
+                service, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
+            )
+            for service, methods in offered.items()
+        )
+
+    async def predict(self, data: bytes, context: Context) -> bytes:
+        """Predict: one inference, answered once and reported once."""
+        call = self._edge.open(PROTOCOL, request_id(context))
+        outcome = await self._outcome(call, data, context)
+        if isinstance(outcome, GatewayError):
+            await abort(context, outcome, trailing(call), TFSERVING)
+        context.set_trailing_metadata(trailing(call))
+        return outcome
+
+    async def _outcome(self, call: Call, data: bytes, context: Context) -> bytes | GatewayError:
+        cause: Cause | None = Cause.INTERNAL
+        try:
+            with self._edge.admission.admit() as ticket:
+                ticket.take(len(data))
+                encoded = await self._predict(call, data, context, ticket)
+            cause = None
+            return encoded
+        except asyncio.CancelledError:
+            # gRPC cancels the handler when the client cancels, or its deadline passes; then nobody hears an answer.
+            cause = self._edge.abandoned(call)
+            raise
+        except Exception as exc:
+            error = failure(call.context.request_id, exc)
+            cause = error.cause
+            return error
+        finally:
+            self._edge.finish(call, cause)
+
+    async def _predict(self, call: Call, data: bytes, context: Context, ticket: Ticket) -> bytes:
+        remaining = context.time_remaining()
+        if remaining is not None:
+            self._edge.allow(call, remaining)
+        self._edge.seconds_left(call)
+        timings = call.context.timings
+        with timings.phase("decode"):
+            message = parsed(tfserving_pb2.PredictRequest(), data)
+            spec = _spec(message)
+            call.model = spec.name
+            check_servable(self._data_plane, spec, _NO_SIGNATURE)
+            request = decode_request(message, spec, self._data_plane.contract(spec.name))
+            # One value can stand for many: what a few bytes have grown into counts too.
+            ticket.take(max(0, sum(tensor.nbytes for tensor in request.inputs) - len(data)))
+        response = await self._edge.infer(call, request, selection(context))
+        with timings.phase("encode"):
+            return encode_response(response, spec.signature_name)
+
+    def _model_metadata(self, data: bytes, chosen: Mapping[str, str]) -> bytes:
+        message = parsed(tfserving_pb2.GetModelMetadataRequest(), data)
+        spec = _spec(message)
+        check_metadata_fields(message.metadata_field)
+        return metadata_message(*described(self._data_plane, spec, chosen))
+
+    def _model_status(self, data: bytes, chosen: Mapping[str, str]) -> bytes:
+        spec = _spec(parsed(tfserving_pb2.GetModelStatusRequest(), data))
+        return status_message(version_states(self._data_plane, spec, chosen))
+
+    def _refusing(self, text: str) -> Method:
+        async def method(_data: bytes, context: Context) -> bytes:
+            identity = request_id(context)
+            self._edge.refuse(PROTOCOL, identity, Cause.ROUTE_NOT_FOUND)
+            await abort(context, GatewayError(Cause.ROUTE_NOT_FOUND, text), (("x-request-id", identity),), TFSERVING)
+
+        return method
+
+
+def _spec(
+    message: tfserving_pb2.PredictRequest | tfserving_pb2.GetModelMetadataRequest | tfserving_pb2.GetModelStatusRequest,
+) -> ModelSpec:
+    if not message.HasField("model_spec"):
+        raise GatewayError(Cause.INVALID_INPUT, "Missing ModelSpec")
+    return model_spec(message.model_spec)

@@ -1,0 +1,85 @@
+"""What TF Serving's two doors share: which model is meant, told in its words, and what is told of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gateway.codecs.selection import addressed
+from gateway.codecs.tfserving_documents import VersionState
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import ModelMetadata, ModelSpec
+from gateway.dataplane import DataPlane
+
+_UNKNOWN = (Cause.MODEL_NOT_FOUND, Cause.VERSION_NOT_FOUND)
+
+
+def check_servable(plane: DataPlane, spec: ModelSpec, no_signature: str) -> None:
+    """Whether there is such a model, version or label, then such a signature: in this order, before any input.
+
+    `no_signature` is the transport's own text for an unknown signature. Raises MODEL_NOT_FOUND, VERSION_NOT_FOUND,
+    LABEL_NOT_FOUND, SIGNATURE_NOT_FOUND.
+    """
+    try:
+        if spec.version is None and spec.label is None:
+            plane.contract(spec.name)
+        else:
+            plane.model_ready(replace(spec, signature_name=None))
+    except GatewayError as exc:
+        raise _in_words(exc, spec) from exc
+    if spec.signature_name:
+        try:
+            plane.model_ready(ModelSpec(spec.name, signature_name=spec.signature_name))
+        except GatewayError as exc:
+            if exc.cause is not Cause.SIGNATURE_NOT_FOUND:
+                raise
+            text = no_signature.format(spec.signature_name[:64])
+            raise GatewayError(exc.cause, f"{text} ({exc.detail})") from exc
+
+
+def version_states(plane: DataPlane, spec: ModelSpec, chosen: Mapping[str, str]) -> list[VersionState]:
+    """A model's versions, newest first, and whether they answer where `chosen`, from headers, wants it answered.
+
+    A label is no choice here, as TF Serving has it. Raises MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+    """
+    asked, selection = addressed(ModelSpec(spec.name, spec.version), chosen)
+    try:
+        contract = plane.contract(spec.name)
+    except GatewayError as exc:
+        if exc.cause is not Cause.MODEL_NOT_FOUND:
+            raise
+        raise GatewayError(exc.cause, f"Could not find any versions of model {spec.name[:128]}") from exc
+    versions = plane.model_metadata(ModelSpec(spec.name)).versions or (contract.version,)
+    if asked.version is not None:
+        if asked.version not in versions:
+            raise GatewayError(
+                Cause.VERSION_NOT_FOUND, f"Could not find version {asked.version} of model {spec.name[:128]}"
+            )
+        versions = (asked.version,)
+    return [VersionState(version, plane.model_ready(ModelSpec(spec.name, version), selection)) for version in versions]
+
+
+def described(plane: DataPlane, spec: ModelSpec, chosen: Mapping[str, str]) -> tuple[ModelMetadata, int]:
+    """A model's tensors, and the version they are told of; raises as `check_servable` does."""
+    asked, _ = addressed(replace(spec, signature_name=None), chosen)
+    try:
+        metadata = plane.model_metadata(asked)
+    except GatewayError as exc:
+        raise _in_words(exc, asked) from exc
+    if asked.version is not None:
+        return metadata, asked.version
+    if asked.label is not None:
+        # Resolving a label is the router's; a label that is known leads to a version that it has found.
+        return metadata, plane.resolve(asked).version or plane.contract(spec.name).version
+    return metadata, next(iter(metadata.versions), plane.contract(spec.name).version)
+
+
+def _in_words(error: GatewayError, spec: ModelSpec) -> GatewayError:
+    name = spec.name[:128]
+    if spec.label is not None and error.cause in (Cause.MODEL_NOT_FOUND, Cause.LABEL_NOT_FOUND):
+        # Labels are looked up first: TF Serving says the same of an unknown model's label.
+        return GatewayError(Cause.LABEL_NOT_FOUND, f"Unrecognized servable version label: {spec.label[:128]}")
+    if error.cause not in _UNKNOWN:
+        return error
+    wanted = f"Latest({name})" if spec.version is None else f"Specific({name}, {spec.version})"
+    return GatewayError(error.cause, f"Servable not found for request: {wanted}")

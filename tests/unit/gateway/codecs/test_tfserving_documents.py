@@ -1,0 +1,47 @@
+"""What TF Serving's doors tell of a model, read again by our own client of TF Serving."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.codecs import tfserving_json, tfserving_proto
+from gateway.codecs.tfserving_documents import (
+    VersionState,
+    check_metadata_fields,
+    metadata_json,
+    metadata_message,
+    status_json,
+    status_message,
+)
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import ModelMetadata, TensorSpec
+from gateway.core.tensor import DATATYPES
+
+STATES = [VersionState(12, True), VersionState(3, False), VersionState(2, True)]
+EVERY = tuple(TensorSpec(f"{datatype} é", datatype, (-1, 0, 3)) for datatype in sorted(DATATYPES))
+
+
+def test_only_versions_that_answer_are_available() -> None:
+    """As JSON and as a message."""
+    assert tfserving_json.decode_status(status_json(STATES)) == (12, 2)
+    assert tfserving_proto.decode_status(status_message(STATES)) == (12, 2)
+
+
+def test_every_datatype_shape_and_name_is_told() -> None:
+    """The same in both forms; a scalar has a shape of no dimensions."""
+    metadata = ModelMetadata("m", (4,), "twinserve", EVERY, (TensorSpec("y", "FP32", ()),))
+    for found in (
+        tfserving_json.decode_metadata(metadata_json(metadata, 4)),
+        tfserving_proto.decode_metadata(metadata_message(metadata, 4)),
+    ):
+        assert (found.name, found.versions) == ("m", (4,))
+        assert (found.inputs, found.outputs) == (metadata.inputs, metadata.outputs)
+
+
+def test_signatures_are_the_only_metadata() -> None:
+    """Nothing asked is refused too."""
+    check_metadata_fields(["signature_def"])
+    for fields, text in (([], "at least one metadata_field"), (["graph"], "Metadata field graph is not supported")):
+        with pytest.raises(GatewayError, match=text) as caught:
+            check_metadata_fields(fields)
+        assert caught.value.cause is Cause.INVALID_INPUT

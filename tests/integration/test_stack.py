@@ -83,6 +83,18 @@ def test_oip_rest_serves_health_metadata_and_inference(stack: LocalStack, golden
     assert golden.fault(0, 2, {output["name"]: values}) is None
 
 
+@pytest.mark.parametrize("stack_name", ["torchserve", "tfserving"])
+def test_each_stacks_own_clients_reach_the_other(stack: LocalStack, golden: Golden, stack_name: str) -> None:
+    """TensorFlow Serving's rows and TorchServe's JSON give the golden answers, whichever stack is asked."""
+    name, output = golden.contract.name, golden.contract.outputs[0].name
+    inputs = {name: array[:2].tolist() for name, array in golden.inputs.items()}
+    rows = {"instances": next(iter(inputs.values()))}
+    predictions = post(stack, f"/v1/models/{name}:predict", rows, {"x-stack": stack_name})["predictions"]
+    assert golden.fault(0, 2, {output: np.asarray(predictions, np.float32)}) is None
+    outputs = post(stack, f"/predictions/{name}/1.0", {"inputs": inputs}, {"x-stack": stack_name})["outputs"]
+    assert golden.fault(0, 2, {output: np.asarray(outputs[output], np.float32)}) is None
+
+
 def test_oip_grpc_takes_typed_contents(stack: LocalStack, golden: Golden) -> None:
     """A client that fills typed fields gets typed fields back."""
     spec = golden.contract.inputs[0]
@@ -149,9 +161,9 @@ def get(stack: LocalStack, path: str) -> Any:
         return json.load(reply)
 
 
-def post(stack: LocalStack, path: str, body: dict[str, Any]) -> Any:
+def post(stack: LocalStack, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Any:
     request = urllib.request.Request(
-        stack.gateway_rest + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        stack.gateway_rest + path, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})}
     )
     with urllib.request.urlopen(request, timeout=10) as reply:
         return json.load(reply)

@@ -135,8 +135,13 @@ def bad_reply(server: str, what: str) -> GatewayError:
 
 
 def with_text(server: str, cause: Cause, text: str) -> GatewayError:
-    """An error carrying the server's own text, capped; a sentence of ours where it sent none."""
-    return GatewayError(cause, capped(text)) if text else _failed(server, cause)
+    """An error carrying the server's own text, capped; a sentence of ours where it sent none.
+
+    A lost request's text says what happened to a part of the server ("Worker died."), so the server is named with it.
+    """
+    if not text:
+        return _failed(server, cause)
+    return GatewayError(cause, capped(f"{server}: {text}" if cause is Cause.UPSTREAM_LOST else text))
 
 
 # -- TensorFlow Serving -----------------------------------------------------------------------------------------------

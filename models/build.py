@@ -274,8 +274,8 @@ def _import_tensorflow() -> None:
         os.close(kept)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None, check: Callable[[], None] = lambda: None) -> int:
+    """The command line; returns the exit status. `check` is called at every step and may raise to end the build."""
     parser = argparse.ArgumentParser(prog="python -m models.build", description="Train and export the models.")
     parser.add_argument("--root", type=Path, default=Path("artifacts/models"), help="where to (default: %(default)s)")
     parser.add_argument("--model", action="append", choices=sorted(MODELS), help="one of them; default: all")
@@ -291,6 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def report(event: dict[str, Any]) -> None:
         nonlocal building
+        check()
         building = event["model"]
         (_as_json if options.events else _as_text)(event)
 
@@ -330,11 +331,28 @@ def _as_text(event: dict[str, Any]) -> None:
         print(f"{event['model']}: {event['step']} {event['detail']} ({event['seconds']:.1f} s)", flush=True)
 
 
-def _terminated(number: int, _: object) -> None:
-    # Raised, so that the folder being built is removed on the way out.
-    sys.exit(128 + number)
+class _Termination:
+    """SIGTERM as an exit, so that the folder being built is removed on the way out.
+
+    An exit that is raised while a framework is being imported can get lost in it; it is then raised again at the next
+    step.
+    """
+
+    def __init__(self) -> None:
+        self.status = 0
+
+    def __call__(self, number: int, _: object) -> None:
+        self.status = 128 + number
+        sys.exit(self.status)
+
+    def check(self) -> None:
+        """Raises the exit that was asked for, if any."""
+        if self.status:
+            sys.exit(self.status)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(main())
+    termination = _Termination()
+    signal.signal(signal.SIGTERM, termination)
+    result = main(check=termination.check)
+    sys.exit(termination.status or result)

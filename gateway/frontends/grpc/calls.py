@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import NoReturn, TypeVar, cast
 
@@ -9,7 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from gateway.core.errors import Cause, GatewayError, capped
-from gateway.frontends.edge import SELECTION_HEADERS, Call, Edge, choose, failure, header_text, request_id_from
+from gateway.frontends.edge import SELECTION_HEADERS, Call, Edge, Ticket, choose, failure, header_text, request_id_from
 from gateway.frontends.grpc.errors import OIP
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -43,6 +44,37 @@ def trailing(call: Call) -> Trailing:
     )
     served_by = call.context.served_by
     return metadata if served_by is None else (*metadata, ("x-served-by", header_text(served_by.header())))
+
+
+async def outcome_of(
+    edge: Edge, call: Call, data: bytes, infer: Callable[[Ticket], Awaitable[bytes]]
+) -> bytes | GatewayError:
+    """What `infer` encodes for the admitted call, or why there is nothing: reported here, once, however it ends."""
+    cause: Cause | None = Cause.INTERNAL
+    try:
+        with edge.admission.admit() as ticket:
+            ticket.take(len(data))
+            encoded = await infer(ticket)
+        cause = None
+        return encoded
+    except asyncio.CancelledError:
+        # gRPC cancels the handler when the client cancels, or its deadline passes; then nobody hears an answer.
+        cause = edge.abandoned(call)
+        raise
+    except Exception as exc:
+        error = failure(call.context.request_id, exc)
+        cause = error.cause
+        return error
+    finally:
+        edge.finish(call, cause)
+
+
+def keep_deadline(edge: Edge, call: Call, context: Context) -> None:
+    """Takes the client's deadline over; raises DEADLINE where it has passed."""
+    remaining = context.time_remaining()
+    if remaining is not None:
+        edge.allow(call, remaining)
+    edge.seconds_left(call)
 
 
 async def abort(

@@ -5,7 +5,6 @@ Requests arrive as bytes and are parsed here, so that garbage is the client's er
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
@@ -16,8 +15,19 @@ from gateway.codecs import oip_proto, oip_repository
 from gateway.codecs.selection import addressed, version_number
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelSpec
-from gateway.frontends.edge import EXTENSIONS, SERVER_NAME, Call, Edge, failure
-from gateway.frontends.grpc.calls import Context, Method, abort, answering, parsed, request_id, selection, trailing
+from gateway.frontends.edge import EXTENSIONS, SERVER_NAME, Call, Edge
+from gateway.frontends.grpc.calls import (
+    Context,
+    Method,
+    abort,
+    answering,
+    keep_deadline,
+    outcome_of,
+    parsed,
+    request_id,
+    selection,
+    trailing,
+)
 from gateway.frontends.grpc.stream import InferenceStream
 
 SERVICE = "inference.GRPCInferenceService"
@@ -65,29 +75,10 @@ class OipServicer:
         return outcome
 
     async def _outcome(self, call: Call, data: bytes, context: Context) -> bytes | GatewayError:
-        cause: Cause | None = Cause.INTERNAL
-        try:
-            with self._edge.admission.admit() as ticket:
-                ticket.take(len(data))
-                encoded = await self._infer(call, data, context)
-            cause = None
-            return encoded
-        except asyncio.CancelledError:
-            # gRPC cancels the handler when the client cancels, or its deadline passes; then nobody hears an answer.
-            cause = self._edge.abandoned(call)
-            raise
-        except Exception as exc:
-            error = failure(call.context.request_id, exc)
-            cause = error.cause
-            return error
-        finally:
-            self._edge.finish(call, cause)
+        return await outcome_of(self._edge, call, data, lambda _: self._infer(call, data, context))
 
     async def _infer(self, call: Call, data: bytes, context: Context) -> bytes:
-        remaining = context.time_remaining()
-        if remaining is not None:
-            self._edge.allow(call, remaining)
-        self._edge.seconds_left(call)
+        keep_deadline(self._edge, call, context)
         timings = call.context.timings
         with timings.phase("decode"):
             decoded = oip_proto.decode_request(data, self._data_plane.contract)

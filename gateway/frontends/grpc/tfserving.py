@@ -5,7 +5,6 @@ Offered are Predict, GetModelMetadata and GetModelStatus; every other method is 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
 import grpc
@@ -15,8 +14,19 @@ from gateway.codecs.tfserving_documents import check_metadata_fields, metadata_m
 from gateway.codecs.tfserving_proto_in import decode_request, encode_response, model_spec
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelSpec
-from gateway.frontends.edge import Call, Edge, Ticket, failure
-from gateway.frontends.grpc.calls import Context, Method, abort, answering, parsed, request_id, selection, trailing
+from gateway.frontends.edge import Call, Edge, Ticket
+from gateway.frontends.grpc.calls import (
+    Context,
+    Method,
+    abort,
+    answering,
+    keep_deadline,
+    outcome_of,
+    parsed,
+    request_id,
+    selection,
+    trailing,
+)
 from gateway.frontends.grpc.errors import TFSERVING
 from gateway.frontends.tfserving import check_servable, described, version_states
 
@@ -67,36 +77,14 @@ class TfServingServicer:
     async def predict(self, data: bytes, context: Context) -> bytes:
         """Predict: one inference, answered once and reported once."""
         call = self._edge.open(PROTOCOL, request_id(context))
-        outcome = await self._outcome(call, data, context)
+        outcome = await outcome_of(self._edge, call, data, lambda ticket: self._predict(call, data, context, ticket))
         if isinstance(outcome, GatewayError):
             await abort(context, outcome, trailing(call), TFSERVING)
         context.set_trailing_metadata(trailing(call))
         return outcome
 
-    async def _outcome(self, call: Call, data: bytes, context: Context) -> bytes | GatewayError:
-        cause: Cause | None = Cause.INTERNAL
-        try:
-            with self._edge.admission.admit() as ticket:
-                ticket.take(len(data))
-                encoded = await self._predict(call, data, context, ticket)
-            cause = None
-            return encoded
-        except asyncio.CancelledError:
-            # gRPC cancels the handler when the client cancels, or its deadline passes; then nobody hears an answer.
-            cause = self._edge.abandoned(call)
-            raise
-        except Exception as exc:
-            error = failure(call.context.request_id, exc)
-            cause = error.cause
-            return error
-        finally:
-            self._edge.finish(call, cause)
-
     async def _predict(self, call: Call, data: bytes, context: Context, ticket: Ticket) -> bytes:
-        remaining = context.time_remaining()
-        if remaining is not None:
-            self._edge.allow(call, remaining)
-        self._edge.seconds_left(call)
+        keep_deadline(self._edge, call, context)
         timings = call.context.timings
         with timings.phase("decode"):
             message = parsed(tfserving_pb2.PredictRequest(), data)

@@ -6,7 +6,6 @@ status that their cause means, and TorchServe's two lines of details: its text, 
 
 from __future__ import annotations
 
-import asyncio
 from typing import NoReturn
 
 import grpc
@@ -14,8 +13,19 @@ import grpc
 from gateway._generated import torchserve_pb2
 from gateway.codecs import torchserve_json
 from gateway.core.errors import Cause, GatewayError, capped
-from gateway.frontends.edge import Call, Edge, failure
-from gateway.frontends.grpc.calls import MAX_DETAIL, Context, Method, Trailing, parsed, request_id, selection, trailing
+from gateway.frontends.edge import Call, Edge
+from gateway.frontends.grpc.calls import (
+    MAX_DETAIL,
+    Context,
+    Method,
+    Trailing,
+    keep_deadline,
+    outcome_of,
+    parsed,
+    request_id,
+    selection,
+    trailing,
+)
 from gateway.frontends.grpc.errors import TORCHSERVE
 from gateway.frontends.torchserve import TYPES, health, message, pretty
 
@@ -50,39 +60,17 @@ class TorchServeServicer:
         """Predictions: one inference, answered once and reported once."""
         call = self._edge.open(PROTOCOL, request_id(context))
         asked = torchserve_pb2.PredictionsRequest()
-        outcome = await self._outcome(call, asked, data, context)
+        outcome = await outcome_of(self._edge, call, data, lambda _: self._infer(call, asked, data, context))
         if isinstance(outcome, GatewayError):
             await _abort(context, outcome, trailing(call), asked.model_name, asked.model_version)
         context.set_trailing_metadata(trailing(call))
         return torchserve_pb2.PredictionResponse(prediction=outcome).SerializeToString()
 
-    async def _outcome(
+    async def _infer(
         self, call: Call, asked: torchserve_pb2.PredictionsRequest, data: bytes, context: Context
-    ) -> bytes | GatewayError:
-        cause: Cause | None = Cause.INTERNAL
-        try:
-            with self._edge.admission.admit() as ticket:
-                ticket.take(len(data))
-                encoded = await self._infer(call, parsed(asked, data), context)
-            cause = None
-            return encoded
-        except asyncio.CancelledError:
-            # gRPC cancels the handler when the client cancels, or its deadline passes; then nobody hears an answer.
-            cause = self._edge.abandoned(call)
-            raise
-        except Exception as exc:
-            error = failure(call.context.request_id, exc)
-            cause = error.cause
-            return error
-        finally:
-            self._edge.finish(call, cause)
-
-    async def _infer(self, call: Call, asked: torchserve_pb2.PredictionsRequest, context: Context) -> bytes:
-        call.model = asked.model_name
-        remaining = context.time_remaining()
-        if remaining is not None:
-            self._edge.allow(call, remaining)
-        self._edge.seconds_left(call)
+    ) -> bytes:
+        call.model = parsed(asked, data).model_name
+        keep_deadline(self._edge, call, context)
         timings = call.context.timings
         with timings.phase("decode"):
             decoded = self._decoded(asked)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import shutil
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +39,7 @@ class Finding:
     found: str
 
 
-def examine(settings: LaunchSettings, ports: Ports) -> list[Finding]:
+def examine(settings: LaunchSettings, ports: Ports, environment: Mapping[str, str] = os.environ) -> list[Finding]:
     """Everything there is to say, in the order of a reader's questions."""
     return [
         _python(),
@@ -51,7 +53,7 @@ def examine(settings: LaunchSettings, ports: Ports) -> list[Finding]:
         Finding(
             "note", "Machine", f"{psutil.cpu_count()} CPUs, {psutil.virtual_memory().total / 2**30:.0f} GiB memory"
         ),
-        _docker(),
+        _docker(environment),
     ]
 
 
@@ -134,9 +136,29 @@ def _disk(settings: LaunchSettings) -> Finding:
     return Finding("ok" if free > NEEDED_DISK else "missing", "Free disk", f"{free / 2**30:.1f} GiB at {folder}")
 
 
-def _docker() -> Finding:
+def _docker(environment: Mapping[str, str]) -> Finding:
+    missing = Finding("note", "Docker", "no engine answers; it is needed for docker-compose.yml only")
+    if not _listens(docker.utils.parse_host(environment.get("DOCKER_HOST"))):
+        return missing
     try:
-        with closing(docker.from_env(timeout=5)) as client:
+        with closing(docker.from_env(timeout=5, environment=environment)) as client:
             return Finding("note", "Docker", f"engine {client.version()['Version']}")
     except (docker.errors.DockerException, OSError):
-        return Finding("note", "Docker", "no engine answers; it is needed for docker-compose.yml only")
+        return missing
+
+
+def _listens(address: str) -> bool:
+    """Whether something listens on an engine's Unix socket; anything else is left to the Docker SDK.
+
+    The SDK (7.2, docker/transport/unixconn.py) leaves its socket open where it cannot connect.
+    """
+    scheme, _, path = address.partition("://")
+    if scheme != "http+unix":
+        return True
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True

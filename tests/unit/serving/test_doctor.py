@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import warnings
 from pathlib import Path
+
+import pytest
 
 from serving.doctor import examine
 from serving.settings import LaunchSettings, Ports
@@ -23,6 +27,22 @@ def test_this_machine_has_what_is_needed(tmp_path: Path) -> None:
     assert found["Server of tfserving"][0] in ("ok", "note")
     assert found["Docker"][0] == "note"
     assert "none in" in found["Models"][1]
+
+
+@pytest.mark.parametrize("left_behind", [False, True], ids=["no socket", "a dead engine's socket"])
+def test_an_engine_that_does_not_answer_is_a_note_and_leaks_nothing(tmp_path: Path, left_behind: bool) -> None:
+    """Whether the engine's socket is missing or was left behind, no socket of ours stays open."""
+    path = tmp_path / "docker.sock"
+    if left_behind:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+            dead.bind(str(path))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        findings = examine(LaunchSettings(artifacts=tmp_path), Ports.free(), {"DOCKER_HOST": f"unix://{path}"})
+        gc.collect()
+    found = {finding.what: finding.found for finding in findings}
+    assert found["Docker"].startswith("no engine answers")
+    assert [str(warning.message) for warning in caught if warning.category is ResourceWarning] == []
 
 
 def test_a_taken_port_is_missing_and_says_how_to_choose_another(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from gateway.core.backend import Backend
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.contract import ModelContract
 
-PAYLOADS = ("framed",)
+PAYLOADS = ("framed", "json", "raw")
 
 
 @dataclass(frozen=True, slots=True)

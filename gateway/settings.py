@@ -199,6 +199,10 @@ class ModelSettings(_Frozen):
     labels: dict[str, int] = {}
     """Version labels, such as stable: 1."""
 
+    def versions(self) -> dict[str, int]:
+        """The numbers of the version names that TorchServe's clients may use."""
+        return {spelling: number for target in self.targets for spelling, number in target.versions.items()}
+
 
 class Settings(BaseSettings):
     """The whole configuration."""
@@ -221,6 +225,22 @@ class Settings(BaseSettings):
     """The models, by the name that clients use."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log line written."""
+
+    def targets_on(self, endpoint: str) -> list[tuple[str, TargetSettings]]:
+        """The targets on an endpoint, each with the model that it serves."""
+        return [
+            (name, target)
+            for name, model in self.models.items()
+            for target in model.targets
+            if target.endpoint == endpoint
+        ]
+
+    def versions_on(self, endpoint: str) -> dict[str, dict[str, int]]:
+        """The numbers of version names on an endpoint, by the model's name there."""
+        found: dict[str, dict[str, int]] = {}
+        for name, target in self.targets_on(endpoint):
+            found.setdefault(target.model or name, {}).update(target.versions)
+        return found
 
     @classmethod
     def settings_customise_sources(

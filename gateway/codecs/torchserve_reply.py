@@ -247,11 +247,11 @@ def _same(expected: object) -> _Match:
 
 
 def _raise_error_in(document: JsonValue) -> None:
-    """Raises what TorchServe's error triple says, which a handler may send as its answer."""
-    if not isinstance(document, dict) or document.keys() != _TRIPLE:
+    """Raises what TorchServe's error triple says, or `{"error": text}`, which a handler may send as its answer."""
+    if not isinstance(document, dict) or document.keys() not in (_TRIPLE, {"error"}):
         return
-    code, text = document["code"], document["message"]
-    if type(code) is int and isinstance(text, str) and 400 <= code < 600:
+    text, code = document.get("message", document.get("error")), document.get("code", 500)
+    if isinstance(text, str) and type(code) is int and 400 <= code < 600:
         raise GatewayError(Cause.UPSTREAM_REJECTED if code < 500 else Cause.UPSTREAM_FAILED, capped(text))
 
 

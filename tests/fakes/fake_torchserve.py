@@ -286,7 +286,8 @@ class _Handlers(grpc.GenericRpcHandler):
             # InferenceImpl.java names queue trouble after a class of its own.
             queue = exc.kind == "ServiceUnavailableException"
             kind = "InternalServerException.()" if queue else _PACKAGE + exc.kind
-            await context.abort(exc.rpc, f"{exc.message}\n{kind}")
+            # The interceptor of tokens names no class.
+            await context.abort(exc.rpc, exc.message if exc.rpc is Code.PERMISSION_DENIED else f"{exc.message}\n{kind}")
 
     async def _predict(self, message: bytes) -> bytes:
         request = pb.PredictionsRequest.FromString(message)

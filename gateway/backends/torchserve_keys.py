@@ -54,7 +54,7 @@ class KeyFile:
         self._keys: dict[str, _Key] = {}
         self._seen = _NEVER_READ
         self._trouble = ""
-        self._reported: set[str] = set()
+        self._reported: _Key | None = None
 
     async def renew(self) -> None:
         """Reads the file again where its time, size or inode has changed; the health watch asks for it."""
@@ -118,8 +118,8 @@ class KeyFile:
         self._keys = keys
 
     def _refused(self, kind: Kind, key: _Key) -> TokenRefusedError:
-        if key.authorization not in self._reported:
-            self._reported = {key.authorization}
+        if self._reported is None or self._reported.authorization != key.authorization:
+            self._reported = key
             logger.error(
                 "TorchServe refuses the %s key in token_file %s, which %s; renew it with GET /token, or restart",
                 kind,

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -112,10 +112,9 @@ class KeyFile:
         self._trouble = ""
         if text is None:
             return
-        if self._seen != _NEVER_READ:
-            logger.info("token_file %s: read again", self._path)
-        self._seen = seen
-        self._keys = keys
+        if self._keys and _authorizations(keys) != _authorizations(self._keys):
+            logger.info("token_file %s: it has new keys", self._path)
+        self._seen, self._keys = seen, keys
 
     def _refused(self, kind: Kind, key: _Key) -> TokenRefusedError:
         if self._reported is None or self._reported.authorization != key.authorization:
@@ -137,6 +136,10 @@ class _Key:
 
     authorization: str = field(repr=False)
     expires: str
+
+
+def _authorizations(keys: Mapping[str, _Key]) -> dict[str, str]:
+    return {kind: key.authorization for kind, key in keys.items()}
 
 
 def _read_file(path: Path, seen: tuple[int, int, int]) -> tuple[tuple[int, int, int], bytes | None]:

@@ -29,6 +29,10 @@ Authorization = str | None
 _MAX_BYTES = 65_536
 _KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _NEVER_READ = (0, 0, 0)
+# More renewals than this during one call are no accident.
+_MOST_KEYS = 3
+# TorchServe takes a new key into use a moment before it writes it, in place, into the file (TokenAuthorization.java).
+_PAUSES_S = (0.0, 0.02, 0.05, 0.1, 0.2)
 
 
 class NoKeys:
@@ -54,35 +58,37 @@ class KeyFile:
         self._keys: dict[str, _Key] = {}
         self._seen = _NEVER_READ
         self._trouble = ""
+        self._told = ""
         self._reported: _Key | None = None
 
     async def renew(self) -> None:
         """Reads the file again where its time, size or inode has changed; the health watch asks for it."""
         async with self._lock:
             await self._read(only_if_changed=True)
+            self._tell_trouble()
 
     async def using(self, kind: Kind, send: Callable[[Authorization], Awaitable[Answer]]) -> Answer:
-        """`send` with the Authorization of a kind of key; once more with the file's new key where that is refused.
+        """`send` with the Authorization of a kind of key; again with the file's new key where that is refused.
 
         Raises NOT_READY where there is no key to send, so that nothing was sent; TokenRefusedError where the key that
         is in the file now is refused, after saying in the log which file, and when the key expired.
         """
         key = self._keys.get(kind) or await self._first(kind)
-        try:
-            return await send(key.authorization)
-        except TokenRefusedError:
-            newer = await self._newer(kind, key)
+        for _ in range(_MOST_KEYS):
+            try:
+                return await send(key.authorization)
+            except TokenRefusedError:
+                newer = await self._newer(kind, key)
             if newer is None:
-                raise self._refused(kind, key) from None
-        try:
-            return await send(newer.authorization)
-        except TokenRefusedError:
-            raise self._refused(kind, newer) from None
+                break
+            key = newer
+        raise self._refused(kind, key)
 
     async def _first(self, kind: Kind) -> _Key:
         async with self._lock:
             if kind not in self._keys:
                 await self._read()
+                self._tell_trouble()
         key = self._keys.get(kind)
         if key is None:
             raise GatewayError(
@@ -92,10 +98,20 @@ class KeyFile:
         return key
 
     async def _newer(self, kind: Kind, refused: _Key) -> _Key | None:
-        """The key that the file has in place of a refused one; None where it is the same."""
+        """The key that the file has in place of a refused one, or soon has; None where it stays the same.
+
+        A key that was reported as refused already is not waited for.
+        """
         async with self._lock:
-            if self._keys.get(kind) is refused:  # else another call has read the file meanwhile
-                await self._read()
+            # Where it is another object, another call has read the file meanwhile.
+            if self._keys.get(kind) is refused:
+                known = self._reported is not None and self._reported.authorization == refused.authorization
+                for pause in _PAUSES_S[:1] if known else _PAUSES_S:
+                    await asyncio.sleep(pause)
+                    await self._read()
+                    if self._keys[kind].authorization != refused.authorization:
+                        break
+                self._tell_trouble()
             key = self._keys.get(kind)
         return None if key is None or key.authorization == refused.authorization else key
 
@@ -104,10 +120,7 @@ class KeyFile:
             seen, text = await asyncio.to_thread(_read_file, self._path, self._seen if only_if_changed else _NEVER_READ)
             keys = {} if text is None else _parsed(text)
         except (OSError, ValueError) as exc:
-            trouble = exc.strerror or "cannot be read" if isinstance(exc, OSError) else str(exc)
-            if trouble != self._trouble:
-                logger.warning("token_file %s: %s", self._path, trouble)
-            self._trouble = trouble
+            self._trouble = exc.strerror or "cannot be read" if isinstance(exc, OSError) else str(exc)
             return
         self._trouble = ""
         if text is None:
@@ -115,6 +128,11 @@ class KeyFile:
         if self._keys and _authorizations(keys) != _authorizations(self._keys):
             logger.info("token_file %s: it has new keys", self._path)
         self._seen, self._keys = seen, keys
+
+    def _tell_trouble(self) -> None:
+        if self._trouble not in ("", self._told):
+            logger.warning("token_file %s: %s", self._path, self._trouble)
+        self._told = self._trouble
 
     def _refused(self, kind: Kind, key: _Key) -> TokenRefusedError:
         if self._reported is None or self._reported.authorization != key.authorization:

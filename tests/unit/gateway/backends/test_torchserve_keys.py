@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -29,6 +30,9 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "key_file.json"
     write(path)
     return path
+
+
+HALF = '{"inference": {"ke'
 
 
 def write(path: Path, inference: str = "inf-1") -> None:
@@ -100,6 +104,49 @@ async def test_a_refused_key_is_read_again_and_tried_once(path: Path) -> None:
     assert await asyncio.gather(*(keys.using("inference", takes("inf-2")) for _ in range(8))) == ["Bearer inf-2"] * 8
 
 
+async def test_a_key_that_is_in_use_before_it_is_in_the_file_is_waited_for(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TorchServe changes its mind first and writes after, in place: the file may be old, or half there."""
+    keys, begun, refusals = KeyFile(path), threading.Event(), 0
+    writing: list[asyncio.Task[None]] = []
+
+    async def send(authorization: str | None) -> str | None:
+        nonlocal refusals
+        if authorization == "Bearer inf-1":
+            refusals += 1
+            await asyncio.to_thread(put, path, HALF)
+            writing.append(asyncio.create_task(asyncio.to_thread(written_soon)))
+            raise TokenRefusedError
+        return authorization
+
+    def written_soon() -> None:
+        begun.wait(5)
+        write(path, "inf-2")
+
+    asking = asyncio.create_task(keys.using("inference", send))
+    while not refusals:
+        await asyncio.sleep(0)
+    begun.set()
+    assert await asking == "Bearer inf-2"
+    assert refusals == 1
+    assert "not JSON" not in caplog.text
+    await writing[0]
+
+
+async def test_keys_may_change_twice_during_a_call(path: Path) -> None:
+    """Each new one is tried, up to a bound."""
+    keys, sent = KeyFile(path), []
+
+    async def send(authorization: str | None) -> str | None:
+        sent.append(authorization)
+        await asyncio.to_thread(write, path, f"inf-{len(sent) + 1}")
+        raise TokenRefusedError
+
+    assert (await failure(keys.using("inference", send))).cause is Cause.UPSTREAM_BAD_REPLY
+    assert sent == ["Bearer inf-1", "Bearer inf-2", "Bearer inf-3"]
+
+
 async def test_a_key_that_the_file_still_has_is_an_error(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The log says once which file it is and when the key expired; nothing says the key."""
     keys = KeyFile(path)
@@ -146,7 +193,7 @@ async def test_a_half_written_file_leaves_the_keys_as_they_were(path: Path) -> N
     """TorchServe rewrites the file in place; the next look finds it whole."""
     keys = KeyFile(path)
     await keys.using("inference", echo)
-    put(path, '{"inference": {"ke')
+    put(path, HALF)
     await keys.renew()
     assert await keys.using("inference", echo) == "Bearer inf-1"
     write(path, "inf-2")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gateway import __version__
 from gateway.core.backend import Middleware, compose
 from gateway.core.context import CallContext
@@ -50,6 +52,10 @@ class DataPlane:
     def contract(self, model: str) -> ModelContract:
         """The contract of a model; raises MODEL_NOT_FOUND."""
         return self._router.route(model).contract
+
+    def version_names(self, model: str) -> Mapping[str, int]:
+        """The numbers of a model's version names that are none, such as `2024-05a`; raises MODEL_NOT_FOUND."""
+        return self._router.route(model).versions
 
     async def infer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         """One inference, checked against the contract on the way in and on the way out.

@@ -19,6 +19,8 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from gateway.backends import registry as backends
+from gateway.backends.torchserve import Handlers
+from gateway.codecs.torchserve_payloads import Framed, Payload, payload_of
 from gateway.core.backend import Backend
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.contract import ModelContract
@@ -61,6 +63,32 @@ def load_contracts(settings: Settings) -> dict[str, ModelContract]:
             raise SettingsError(f"models.{name}: {model.contract} is the contract of '{contract.name}'")
         contracts[name] = contract
     return contracts
+
+
+def handlers_of(settings: Settings, contracts: Mapping[str, ModelContract], endpoint: str) -> Handlers:
+    """How the handler of each model on a TorchServe endpoint is spoken to, by the server's own names.
+
+    Raises SettingsError where a target's settings do not fit the model's contract, saying what to write, and where two
+    targets describe the same handler differently.
+    """
+    found: dict[tuple[str, int | None], Payload] = {}
+    described: dict[tuple[str, int | None], object] = {}
+    versions = settings.versions_on(endpoint)
+    for name, target in settings.targets_on(endpoint):
+        fields = target.handler_on(settings.endpoints[endpoint]).handler_fields()
+        contract = contracts[name].renamed(target.names)
+        key = (target.model or name, target.version)
+        where = f"models.{name}: target '{endpoint}'"
+        try:
+            found[key] = payload_of(contract, versions=versions[key[0]], **fields)
+        except ValueError as exc:
+            raise SettingsError(f"{where}: {exc}") from exc
+        # Our own frame names the tensors, so that every target may have names of its own for them.
+        meant = (fields, contract.inputs, contract.outputs, contract.batch_cap)
+        description = "framed" if isinstance(found[key], Framed) else meant
+        if described.setdefault(key, description) != description:
+            raise SettingsError(f"{where}: another target describes the handler of model '{key[0]}' there differently")
+    return found
 
 
 async def serve(
@@ -162,6 +190,7 @@ async def _connected(
     clock: Clock,
     observer: Observer,
 ) -> AsyncIterator[Endpoint]:
+    torchserve = spec.stack == "torchserve"
     backend: Backend = backends.connect(
         stack=spec.stack,
         transport=spec.transport,
@@ -172,6 +201,10 @@ async def _connected(
         contracts=contracts,
         max_reply_bytes=settings.limits.body_bytes + REPLY_OVERHEAD_BYTES,
         clock=clock,
+        token_file=spec.token_file,
+        handlers=handlers_of(settings, contracts, name) if torchserve else None,
+        versions=settings.versions_on(name) if torchserve else None,
+        slots=spec.slots,
     )
     limit = ConcurrencyLimit(name, slots=spec.slots, queue=spec.queue, observer=observer)
     try:
@@ -196,7 +229,7 @@ def _route(model: ModelSettings, contract: ModelContract) -> Route:
         Target(target.endpoint, target.model or contract.name, target.version, target.names, target.variant)
         for target in model.targets
     )
-    return Route(contract, targets, model.labels)
+    return Route(contract, targets, model.labels, model.versions())
 
 
 def _limits(limits: LimitSettings) -> Limits:

@@ -5,12 +5,22 @@ Every field can be set in the environment too, as `GATEWAY_SERVER__REST_PORT=800
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -56,7 +66,39 @@ class LimitSettings(_Frozen):
     """How long a request's body may take to arrive; less than `timeout_ms`, or that ends it first."""
 
 
-class EndpointSettings(_Frozen):
+class HandlerSettings(_Frozen):
+    """How a TorchServe handler is spoken to: on an endpoint for all its models, on a target for one model."""
+
+    payload: Literal["framed", "json", "raw"] | None = None
+    """What a TorchServe handler takes: our own handler's frame (`framed`, the default), a JSON body, or raw bytes."""
+    template: JsonValue = None
+    """The JSON body, with placeholders such as `$inputs.image` and `$rows`; `{"inputs": "$inputs"}` unless given."""
+    reply: JsonValue = None
+    """Where the outputs stand in a handler's reply, with placeholders; the usual forms are recognised without."""
+    batch: Literal["whole", "rows"] | None = None
+    """Whether a batch is one TorchServe request (`whole`, the default of json) or one per row (the default of raw)."""
+    content_type: Annotated[str, Field(pattern=r"^[\w.+-]+/[\w.+-]+(; ?[\w-]+=[\w.-]+)*$")] | None = None
+    """The content type of a raw body, such as image/jpeg; application/octet-stream unless given."""
+    grpc_key: Literal["data", "body"] | None = None
+    """The key that a json or raw body has in a gRPC request's map; `data` unless given."""
+
+    def handler_fields(self) -> dict[str, Any]:
+        """The fields of this class that are given."""
+        values = {name: getattr(self, name) for name in HandlerSettings.model_fields}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+# Which payloads each field of HandlerSettings is for.
+_PAYLOADS_WITH = {
+    "template": ("json",),
+    "reply": ("json", "raw"),
+    "batch": ("json", "raw"),
+    "content_type": ("raw",),
+    "grpc_key": ("json", "raw"),
+}
+
+
+class EndpointSettings(HandlerSettings):
     """One address of a model server."""
 
     stack: Literal["torchserve", "tfserving", "oip", "noop"]
@@ -69,6 +111,8 @@ class EndpointSettings(_Frozen):
     """The address of the gRPC port, such as 127.0.0.1:7070."""
     management: str | None = None
     """TorchServe's management URL, such as http://127.0.0.1:8081: read only, for readiness and versions."""
+    token_file: Path | None = None
+    """TorchServe's key_file.json, where its token authorization is on; read again whenever it changes."""
     server: str | None = None
     """What to call a server that does not say its name or version, such as `TensorFlow Serving 2.20.0`."""
     slots: PositiveInt = 4
@@ -91,8 +135,15 @@ class EndpointSettings(_Frozen):
             raise ValueError(f"stack {self.stack} over {self.transport} also needs: {', '.join(missing)}")
         return self
 
+    @model_validator(mode="after")
+    def _speaks_to_handlers(self) -> Self:
+        given = [*self.handler_fields(), *(["token_file"] if self.token_file is not None else [])]
+        if given and self.stack != "torchserve":
+            raise ValueError(f"{given[0]} is for stack torchserve, not {self.stack}; leave it out")
+        return self
 
-class TargetSettings(_Frozen):
+
+class TargetSettings(HandlerSettings):
     """Where a model is served."""
 
     endpoint: str
@@ -105,6 +156,35 @@ class TargetSettings(_Frozen):
     """The server's own tensor names, by the contract's, where they differ."""
     variant: str | None = None
     """The export that this server runs, where the contract does not say it."""
+    versions: dict[str, PositiveInt] = {}
+    """Numbers for a TorchServe's versions that are none, such as `2024-05a: 3`; `N` and `N.0` are N without."""
+
+    @field_validator("versions")
+    @classmethod
+    def _are_no_numbers(cls, versions: dict[str, int]) -> dict[str, int]:
+        for spelling in versions:
+            if spelling.removesuffix(".0").isdigit():
+                raise ValueError(f"'{spelling}' is version {spelling.removesuffix('.0')} without a word; leave it out")
+        if len(set(versions.values())) < len(versions):
+            raise ValueError("two versions have the same number; expected a number of its own for each")
+        return versions
+
+    def handler_on(self, endpoint: EndpointSettings) -> HandlerSettings:
+        """How this target's handler is spoken to: what it says itself, else what its endpoint says.
+
+        A target with another payload than its endpoint's takes nothing else from it. Raises ValueError for fields that
+        the payload has no use for.
+        """
+        own, shared = self.handler_fields(), endpoint.handler_fields()
+        if own.get("payload", shared.get("payload")) != shared.get("payload"):
+            shared = {}
+        fields = {**shared, **own}
+        payload = fields.get("payload", "framed")
+        for name in fields:
+            if name != "payload" and payload not in _PAYLOADS_WITH[name]:
+                uses = " or ".join(_PAYLOADS_WITH[name])
+                raise ValueError(f"{name} is for payload {uses}, and the payload is {payload}")
+        return HandlerSettings(**fields)
 
 
 class ModelSettings(_Frozen):
@@ -118,6 +198,10 @@ class ModelSettings(_Frozen):
     """Where it is served, the preferred one first."""
     labels: dict[str, int] = {}
     """Version labels, such as stable: 1."""
+
+    def versions(self) -> dict[str, int]:
+        """The numbers of the version names that TorchServe's clients may use."""
+        return {spelling: number for target in self.targets for spelling, number in target.versions.items()}
 
 
 class Settings(BaseSettings):
@@ -142,6 +226,22 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log line written."""
 
+    def targets_on(self, endpoint: str) -> list[tuple[str, TargetSettings]]:
+        """The targets on an endpoint, each with the model that it serves."""
+        return [
+            (name, target)
+            for name, model in self.models.items()
+            for target in model.targets
+            if target.endpoint == endpoint
+        ]
+
+    def versions_on(self, endpoint: str) -> dict[str, dict[str, int]]:
+        """The numbers of version names on an endpoint, by the model's name there."""
+        found: dict[str, dict[str, int]] = {}
+        for name, target in self.targets_on(endpoint):
+            found.setdefault(target.model or name, {}).update(target.versions)
+        return found
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -161,11 +261,16 @@ class Settings(BaseSettings):
                 if target.endpoint not in self.endpoints:
                     known = ", ".join(self.endpoints)
                     raise ValueError(f"models.{name}: unknown endpoint '{target.endpoint}'; there are {known}")
+                try:
+                    _check_handler(target, self.endpoints[target.endpoint])
+                except ValueError as exc:
+                    raise ValueError(f"models.{name}: target '{target.endpoint}': {exc}") from exc
+            _check_versions(name, model.targets)
         return self
 
 
 def load(path: Path) -> Settings:
-    """Reads `path` and the environment; raises SettingsError. Relative contract paths start at the file's folder."""
+    """Reads `path` and the environment; raises SettingsError. Relative paths in it start at its folder."""
     try:
         document = yaml.safe_load(path.read_text())
     except OSError as exc:
@@ -176,7 +281,7 @@ def load(path: Path) -> Settings:
         raise SettingsError(f"{path}: not YAML: {exc}") from exc
     if not isinstance(document, dict):
         raise SettingsError(f"{path}: expected a mapping with `endpoints` and `models`")
-    _anchor_contracts(document, path.parent)
+    _anchor_paths(document, path.parent)
     try:
         return Settings(**document)
     except ValidationError as exc:
@@ -184,8 +289,30 @@ def load(path: Path) -> Settings:
         raise SettingsError("\n".join([f"{path}: not a usable configuration", *lines])) from exc
 
 
-def _anchor_contracts(document: Mapping[str, Any], folder: Path) -> None:
-    models = document.get("models")
-    for model in models.values() if isinstance(models, dict) else ():
-        if isinstance(model, dict) and isinstance(model.get("contract"), str):
-            model["contract"] = str(folder / model["contract"])
+def _check_handler(target: TargetSettings, endpoint: EndpointSettings) -> None:
+    """Raises ValueError where a target has fields that its endpoint's stack or payload has no use for."""
+    given = [*target.handler_fields(), *(["versions"] if target.versions else [])]
+    if given and endpoint.stack != "torchserve":
+        raise ValueError(f"{given[0]} is for stack torchserve, not {endpoint.stack}; leave it out")
+    target.handler_on(endpoint)
+
+
+def _check_versions(model: str, targets: Iterable[TargetSettings]) -> None:
+    """Raises ValueError where targets of one model have different numbers for one version."""
+    numbers: dict[str, int] = {}
+    for target in targets:
+        for spelling, number in target.versions.items():
+            if numbers.setdefault(spelling, number) != number:
+                raise ValueError(
+                    f"models.{model}: version '{spelling}' is {numbers[spelling]} on one target and {number} on "
+                    f"'{target.endpoint}'; expected one number"
+                )
+
+
+def _anchor_paths(document: Mapping[str, Any], folder: Path) -> None:
+    """Makes the relative paths in `document` start at `folder`."""
+    for section, field in (("models", "contract"), ("endpoints", "token_file")):
+        entries = document.get(section)
+        for entry in entries.values() if isinstance(entries, dict) else ():
+            if isinstance(entry, dict) and isinstance(entry.get(field), str):
+                entry[field] = str(folder / entry[field])

@@ -6,7 +6,7 @@ is sent twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -63,10 +63,12 @@ class GrpcChannel:
         self._channel = grpc.aio.insecure_channel(address, options=_channel_options(max_reply_bytes))
         self._methods: dict[str, RawMethod] = {}
 
-    async def call(self, method: str, message: bytes, timeout_s: float) -> bytes:
+    async def call(
+        self, method: str, message: bytes, timeout_s: float, metadata: Sequence[tuple[str, str]] | None = None
+    ) -> bytes:
         """The reply to `message`; raises GatewayError by the transport's table and `answered`."""
         with translated(self._server, self._answered):
-            return await self._method(method)(message, timeout=timeout_s)
+            return await self._method(method)(message, timeout=timeout_s, metadata=metadata)
 
     async def ask(self, method: str, message: bytes, timeout_s: float) -> RpcAnswer:
         """Whatever status the server ends the call with; raises GatewayError only where it does not speak."""

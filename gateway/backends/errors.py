@@ -52,6 +52,19 @@ class TakesNoWorkError(GatewayError):
         super().__init__(Cause.NOT_READY, detail)
 
 
+class TokenRefusedError(GatewayError):
+    """TorchServe's answer to a missing, wrong or expired access token: the endpoint is configured wrongly.
+
+    Nothing was processed.
+    """
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(
+            Cause.UPSTREAM_BAD_REPLY,
+            detail or f"{TORCHSERVE} demands an access token; write token_file: KEY_FILE.JSON on the endpoint",
+        )
+
+
 @contextmanager
 def translated(server: str, answered: Answered | None = None) -> Iterator[None]:
     """Raises every failure of the body as a `GatewayError`, the original kept as its cause.
@@ -225,12 +238,10 @@ _TORCHSERVE_TEXTS: tuple[tuple[str, Cause], ...] = (
     ("Model not found:", Cause.MODEL_NOT_FOUND),
     ("Model version:", Cause.VERSION_NOT_FOUND),
     ("Worker died.", Cause.UPSTREAM_LOST),
-    ("Token Authorization failed", Cause.INTERNAL),
 )
 _TORCHSERVE_KINDS: dict[str, Cause] = {
     "ModelNotFoundException": Cause.MODEL_NOT_FOUND,
     "ModelVersionNotFoundException": Cause.VERSION_NOT_FOUND,
-    "InvalidKeyException": Cause.INTERNAL,
     "ResourceNotFoundException": Cause.UPSTREAM_BAD_REPLY,
     "MethodNotAllowedException": Cause.UPSTREAM_BAD_REPLY,
 }
@@ -257,10 +268,13 @@ _TORCHSERVE_RPC: dict[grpc.StatusCode, int] = {
 def torchserve_http_error(status: int, kind: str, text: str) -> GatewayError:
     """TorchServe's HTTP status, exception class and message as an error of ours.
 
-    `TakesNoWorkError` where only the describe call can tell a full queue from a model without workers.
+    `TakesNoWorkError` where only the describe call can tell a full queue from a model without workers;
+    `TokenRefusedError` where it wants another access token.
     """
     if "has no worker to serve inference request" in text:
         return TakesNoWorkError(capped(text))
+    if kind == "InvalidKeyException" or text.startswith("Token Authorization failed"):
+        return TokenRefusedError()
     cause = next((cause for start, cause in _TORCHSERVE_TEXTS if text.startswith(start)), None)
     cause = cause or _TORCHSERVE_KINDS.get(kind) or _TORCHSERVE_STATUSES.get(status)
     if cause is None:
@@ -271,7 +285,7 @@ def torchserve_http_error(status: int, kind: str, text: str) -> GatewayError:
         if status == HTTPStatus.SERVICE_UNAVAILABLE and not kind:
             # TorchServe always names an exception; this is a proxy in front of a server that is away.
             cause = Cause.NOT_READY
-    return _misconfigured(TORCHSERVE) if cause is Cause.INTERNAL else with_text(TORCHSERVE, cause, text)
+    return with_text(TORCHSERVE, cause, text)
 
 
 def torchserve_rpc_error(code: grpc.StatusCode, details: str) -> GatewayError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from gateway.backends.channel import MAX_REPLY_BYTES
 from gateway.backends.null import Null
@@ -11,13 +12,12 @@ from gateway.backends.oip_grpc import OipGrpc
 from gateway.backends.oip_rest import OipRest
 from gateway.backends.tfserving_grpc import TfServingGrpc
 from gateway.backends.tfserving_rest import TfServingRest
+from gateway.backends.torchserve import Handlers
 from gateway.backends.torchserve_grpc import TorchServeGrpc
 from gateway.backends.torchserve_rest import TorchServeRest
 from gateway.core.backend import Backend
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.contract import ModelContract
-
-PAYLOADS = ("framed",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,10 @@ class _Values:
     max_reply_bytes: int
     clock: Clock
     contracts: Mapping[str, ModelContract] = field(default_factory=dict)
+    token_file: Path | None = None
+    handlers: Handlers | None = None
+    versions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    slots: int = 4
 
     def address(self, name: str) -> str:
         value = self.addresses[name]
@@ -57,6 +61,10 @@ def _torchserve_rest(values: _Values) -> Backend:
         server=values.server,
         max_reply_bytes=values.max_reply_bytes,
         clock=values.clock,
+        token_file=values.token_file,
+        handlers=values.handlers,
+        versions=values.versions,
+        slots=values.slots,
     )
 
 
@@ -68,6 +76,10 @@ def _torchserve_grpc(values: _Values) -> Backend:
         server=values.server,
         max_reply_bytes=values.max_reply_bytes,
         clock=values.clock,
+        token_file=values.token_file,
+        handlers=values.handlers,
+        versions=values.versions,
+        slots=values.slots,
     )
 
 
@@ -107,25 +119,37 @@ def connect(
     grpc: str | None = None,
     rest: str | None = None,
     management: str | None = None,
-    payload: str = "framed",
     server: str | None = None,
     max_reply_bytes: int = MAX_REPLY_BYTES,
     clock: Clock | None = None,
     contracts: Mapping[str, ModelContract] | None = None,
+    token_file: Path | None = None,
+    handlers: Handlers | None = None,
+    versions: Mapping[str, Mapping[str, int]] | None = None,
+    slots: int = 4,
 ) -> Backend:
     """A backend for one endpoint, on the running event loop; nothing is sent yet.
 
-    `grpc` is host:port, `rest` and `management` are URLs; `contracts` are for the null backend. Raises ValueError
-    for a combination that does not exist, listing those that do, and for a missing address.
+    `grpc` is host:port, `rest` and `management` are URLs; `contracts` are for the null backend. For TorchServe:
+    `token_file` with its keys, `handlers` saying how each model's is spoken to (our own frame unless listed),
+    `versions` with the numbers of version names by model, `slots` for the requests at once of split batches. Raises
+    ValueError for a combination that does not exist, listing those that do, and for a missing address.
     """
     factory = FACTORIES.get((stack, transport))
     if factory is None:
         allowed = ", ".join(f"{stack}/{transport}" for stack, transport in FACTORIES)
         raise ValueError(f"no backend speaks to '{stack}' over '{transport}'; there are {allowed}")
-    if payload not in PAYLOADS:
-        raise ValueError(f"unknown payload '{payload}'; there are {', '.join(PAYLOADS)}")
     addresses = {"grpc": grpc, "rest": rest, "management": management}
     values = _Values(
-        f"{stack} over {transport}", addresses, server, max_reply_bytes, clock or SystemClock(), contracts or {}
+        f"{stack} over {transport}",
+        addresses,
+        server,
+        max_reply_bytes,
+        clock or SystemClock(),
+        contracts or {},
+        token_file,
+        handlers,
+        versions or {},
+        slots,
     )
     return factory(values)

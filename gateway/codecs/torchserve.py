@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -19,6 +21,7 @@ from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.core.tensor import from_raw, to_raw
 
 SERVER = "TorchServe"
+NO_VERSIONS: Mapping[str, int] = MappingProxyType({})
 
 _LENGTH = struct.Struct("<I")
 _ALIGNMENT = 8
@@ -55,9 +58,10 @@ def encode_frame(request: InferenceRequest) -> bytes:
     return b"".join([_LENGTH.pack(len(text)), text, *buffers])
 
 
-def decode_frame(data: bytes) -> InferenceResponse:
+def decode_frame(data: bytes, versions: Mapping[str, int] = NO_VERSIONS) -> InferenceResponse:
     """The response that a frame is. Its tensors are views of `data`: nothing is copied.
 
+    `versions` are the numbers of version names that are none, such as `2024-05a`.
     Raises the frame's own error, or UPSTREAM_BAD_REPLY where it is no frame.
     """
     if len(data) < _LENGTH.size:
@@ -90,7 +94,10 @@ def decode_frame(data: bytes) -> InferenceResponse:
             tensors.append(from_raw(name, datatype, shape, buffers[offset : offset + size]))
         offset += size
     return InferenceResponse(
-        model=model, version=_version(header.get("model_version")), outputs=tuple(tensors), id=_id(header.get("id"))
+        model=model,
+        version=_version(header.get("model_version"), versions),
+        outputs=tuple(tensors),
+        id=_id(header.get("id")),
     )
 
 
@@ -105,7 +112,9 @@ def _description(output: dict[str, Any]) -> tuple[str, str, tuple[int, ...], int
     return name, datatype, tuple(shape), size
 
 
-def _version(value: object) -> int | None:
+def _version(value: object, versions: Mapping[str, int]) -> int | None:
+    if isinstance(value, str) and value in versions:
+        return versions[value]
     match = _VERSION.fullmatch(value) if isinstance(value, str) else None
     return None if match is None else int(match[1])
 

@@ -65,10 +65,15 @@ class Encoded:
     media_type: str
 
 
-def model_spec(model: str, version: str) -> ModelSpec:
-    """A model and its version as clients write them, `N` or `N.0`, or '' for any; raises VERSION_NOT_FOUND."""
+def model_spec(model: str, version: str, names: Mapping[str, int]) -> ModelSpec:
+    """A model and its version as clients write them: `N`, `N.0`, one of `names`, or '' for any.
+
+    `names` are the numbers of version names that are none. Raises VERSION_NOT_FOUND.
+    """
     if not version:
         return ModelSpec(model)
+    if version in names:
+        return ModelSpec(model, names[version])
     match = _VERSION.fullmatch(version)
     if match is None:
         raise GatewayError(

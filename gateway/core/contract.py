@@ -110,6 +110,14 @@ class ModelContract:
         except OSError as exc:
             raise ContractError(f"{path}: {exc.strerror}; `twinserve models build` writes contracts") from exc
 
+    def renamed(self, names: Mapping[str, str]) -> ModelContract:
+        """The same contract in a server's own tensor names; `names` maps ours to theirs, where they differ."""
+
+        def theirs(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+            return tuple(replace(spec, name=names.get(spec.name, spec.name)) for spec in specs)
+
+        return replace(self, inputs=theirs(self.inputs), outputs=theirs(self.outputs))
+
     def metadata(self, versions: tuple[int, ...]) -> ModelMetadata:
         """The model metadata that clients see."""
         return ModelMetadata(self.name, versions, "twinserve", self.inputs, self.outputs)

@@ -21,11 +21,12 @@ REFUSED_AT_THE_GATE = frozenset({Cause.OVERLOADED, Cause.NOT_READY})
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One model: its contract, where it is served, and its version labels."""
+    """One model: its contract, where it is served, its version labels, and numbers for version names that are none."""
 
     contract: ModelContract
     targets: tuple[Target, ...]
     labels: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 class Router:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gateway.backends.registry import connect
+from gateway.codecs.torchserve_payloads import Payload, payload_of
 from gateway.core.backend import Backend
 from gateway.core.clock import SystemClock
 from gateway.core.context import CallContext
@@ -19,6 +21,7 @@ from gateway.core.tensor import DATATYPES, NUMPY_DTYPE, Tensor
 from tests.fakes.fake_oip import FakeOip
 from tests.fakes.fake_tfserving import FakeTfServing
 from tests.fakes.fake_torchserve import FakeTorchServe
+from tests.fakes.foreign_handlers import json_handler, raw_handler
 from tests.fakes.relay import Relay
 from tests.fakes.script import FakeModel, double, echo
 
@@ -146,6 +149,40 @@ async def _torchserve_grpc() -> AsyncIterator[World]:
             yield World(backend, "TorchServe 0.12.0", False, fake=fake, relay=fake.grpc_relay)
 
 
+def _handlers(payload: str) -> dict[tuple[str, int | None], Payload]:
+    """How a handler not ours is spoken to, by each model's contract; batches go there whole."""
+    found: dict[tuple[str, int | None], Payload] = {}
+    for model in MODELS:
+        cap = None if model is COUNT else 256
+        contract = ModelContract(model.name, model.versions[0], model.inputs, model.outputs, batch_cap=cap)
+        single = payload == "raw" and model.inputs[0].datatype == "BYTES"
+        if single:
+            # A raw body is one element, which this contract leaves possible.
+            contract = replace(contract, inputs=(TensorSpec("x", "BYTES", (-1, -1)),))
+        found[(model.name, None)] = payload_of(contract, payload=payload, batch="rows" if single else "whole")
+    return found
+
+
+@asynccontextmanager
+async def _torchserve_foreign(payload: str, transport: str) -> AsyncIterator[World]:
+    async with FakeTorchServe(*MODELS, handler=json_handler if payload == "json" else raw_handler) as fake:
+        backend = connect(
+            stack="torchserve",
+            transport=transport,
+            grpc=fake.grpc_address,
+            rest=fake.rest_url,
+            management=fake.management_url,
+            max_reply_bytes=MAX_REPLY_BYTES,
+            handlers=_handlers(payload),
+            slots=64,
+        )
+        cannot = frozenset({"BYTES"}) if payload == "raw" else frozenset[str]()
+        rest = transport == "rest"
+        relay = fake.rest_relay if rest else fake.grpc_relay
+        async with closed_after(backend):
+            yield World(backend, "TorchServe 0.12.0", False, cannot, fake, relay, pooled=rest)
+
+
 @asynccontextmanager
 async def _oip_rest() -> AsyncIterator[World]:
     async with FakeOip(*MODELS) as fake:
@@ -195,6 +232,10 @@ WORLDS: Mapping[str, Callable[[], AbstractAsyncContextManager[World]]] = {
     "tfserving-rest": _tfserving_rest,
     "torchserve-rest": _torchserve_rest,
     "torchserve-grpc": _torchserve_grpc,
+    "torchserve-rest-json": partial(_torchserve_foreign, "json", "rest"),
+    "torchserve-grpc-json": partial(_torchserve_foreign, "json", "grpc"),
+    "torchserve-rest-raw": partial(_torchserve_foreign, "raw", "rest"),
+    "torchserve-grpc-raw": partial(_torchserve_foreign, "raw", "grpc"),
     "oip-rest": _oip_rest,
     "oip-rest-json": _oip_rest_json,
     "oip-grpc": _oip_grpc,

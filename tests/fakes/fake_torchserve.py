@@ -1,11 +1,12 @@
-"""A scripted TorchServe with the gateway's handler in it: REST inference and management, and gRPC inference."""
+"""A scripted TorchServe, by default with the gateway's handler in it: REST inference and management, gRPC inference."""
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -39,6 +40,7 @@ Code = grpc.StatusCode
 
 _GRPC = {400: Code.INVALID_ARGUMENT, 503: Code.UNAVAILABLE, 500: Code.INTERNAL, 507: Code.INTERNAL, 404: Code.INTERNAL}
 _PACKAGE = "org.pytorch.serve.http."
+_REQUEST_ID = {"x-request-id": "5a9cc5b7-0000-0000-0000-000000000000"}
 
 
 class ServeError(Exception):
@@ -62,10 +64,22 @@ class FakeTorchServe(Script):
     `spellings` maps a version to how it is spelled, `N` unless given. `workers` and `queue_room` are what the
     describe call tells; `api_version` is what `/api-description` states, None for nothing. `frame_error` (text and
     cause) makes the handler answer with an error in its frame. `paths` lists the inference requests' paths.
+
+    `handler` answers a body in place of the gateway's own. `bodies` lists the requests' bodies, each with its content
+    type over REST and its map's key over gRPC. `keys` turns token authorization on: those of `inference` and
+    `management`.
     """
 
-    def __init__(self, *models: FakeModel, api_version: str | None = "0.12.0") -> None:
+    def __init__(
+        self,
+        *models: FakeModel,
+        api_version: str | None = "0.12.0",
+        handler: Callable[[FakeModel, bytes], bytes] | None = None,
+    ) -> None:
         super().__init__()
+        self.handler = handler
+        self.keys: dict[str, str] = {}
+        self.bodies: list[tuple[str, bytes]] = []
         self.models = {model.name: model for model in models}
         self.api_version = api_version
         self.spellings: dict[int, str] = {}
@@ -110,9 +124,25 @@ class FakeTorchServe(Script):
         """The base URL of the management port."""
         return f"http://127.0.0.1:{self.management_relay.port}"
 
+    def write_keys(self, path: Path, **keys: str) -> None:
+        """Turns token authorization on with these keys, and writes them as TorchServe does, at once."""
+        self.keys = {"inference": "inf-key-1", "management": "man-key-1", **keys}
+        entries = {kind: {"key": key, "expiration time": "2026-01-01T01:00:00Z"} for kind, key in self.keys.items()}
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps({**entries, "API": {"key": "api-key-1"}}))
+        fresh.replace(path)
+
+    def check_key(self, kind: str, authorization: object) -> None:
+        """Raises ServeError where token authorization is on and this is not the key's header."""
+        if self.keys and authorization != f"Bearer {self.keys[kind]}":
+            text = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
+            raise ServeError(400, "InvalidKeyException", text, Code.PERMISSION_DENIED)
+
     def answer(self, name: str, spelling: str | None, frame: bytes) -> bytes:
-        """The reply frame of one prediction; raises ServeError for what TorchServe does not have."""
+        """The handler's reply of one prediction; raises ServeError for what TorchServe does not have."""
         model, version = self._find(name, spelling)
+        if self.handler is not None:
+            return self.handler(model, frame)
         if self.frame_error is not None:
             text, cause = self.frame_error
             return _frame({"error": text, "cause": cause}, [])
@@ -177,9 +207,12 @@ class FakeTorchServe(Script):
 
     async def _inference(self, request: aiohttp.web.Request) -> aiohttp.web.Response:
         try:
-            return aiohttp.web.Response(status=200, body=await self._predict(request))
+            return aiohttp.web.Response(status=200, body=await self._predict(request), headers=_REQUEST_ID)
         except ServeError as exc:
-            response = aiohttp.web.Response(status=exc.status, body=exc.body(), content_type="application/json")
+            # A status without a type is a handler's own, whose body is its text.
+            body = exc.body() if exc.kind else exc.message.encode()
+            response = aiohttp.web.Response(status=exc.status, body=body, content_type="application/json")
+            response.headers.update(_REQUEST_ID)
             response.force_close()
             return response
 
@@ -189,11 +222,17 @@ class FakeTorchServe(Script):
             self.calls["server"] += 1
             info = {"title": "TorchServe APIs", "version": self.api_version}
             return json.dumps({"openapi": "3.0.1", "info": info if self.api_version else {}}).encode()
+        if parts == ["ping"]:
+            self.calls["ping"] += 1
+            self.check_key("inference", request.headers.get("Authorization"))
+            return b'{\n  "status": "Healthy"\n}\n'
         if not parts or parts[0] != "predictions" or len(parts) < 2:
             text = "Requested resource is not found, please refer to API document."
             raise ServeError(404, "ResourceNotFoundException", text)
         self.paths.append(request.rel_url.raw_path)
         body = await request.read()
+        self.bodies.append((request.headers.get("Content-Type", ""), body))
+        self.check_key("inference", request.headers.get("Authorization"))
         with self.serving() as behaviour:
             match behaviour:
                 case Status(int(status), text, kind):
@@ -209,6 +248,7 @@ class FakeTorchServe(Script):
         parts = [part for part in request.rel_url.parts if part != "/"]
         self.calls["describe"] += 1
         try:
+            self.check_key("management", request.headers.get("Authorization"))
             spelling = parts[2] if len(parts) > 2 and parts[2] != "all" else None
             model, default = self._find(parts[1], spelling)
         except ServeError as exc:
@@ -240,12 +280,14 @@ class _Handlers(grpc.GenericRpcHandler):
 
     async def _call(self, message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         try:
+            self._fake.check_key("inference", dict(context.invocation_metadata() or ()).get("authorization"))
             return await self._predict(message)
         except ServeError as exc:
             # InferenceImpl.java names queue trouble after a class of its own.
             queue = exc.kind == "ServiceUnavailableException"
             kind = "InternalServerException.()" if queue else _PACKAGE + exc.kind
-            await context.abort(exc.rpc, f"{exc.message}\n{kind}")
+            # The interceptor of tokens names no class.
+            await context.abort(exc.rpc, exc.message if exc.rpc is Code.PERMISSION_DENIED else f"{exc.message}\n{kind}")
 
     async def _predict(self, message: bytes) -> bytes:
         request = pb.PredictionsRequest.FromString(message)
@@ -261,7 +303,9 @@ class _Handlers(grpc.GenericRpcHandler):
                 case Oversized(size):
                     return b"x" * size
             await self._fake.act(behaviour, self._fake.grpc_relay, request.model_name)
-            frame = self._fake.answer(request.model_name, request.model_version or None, request.input["frame"])
+            ((key, body),) = request.input.items()
+            self._fake.bodies.append((key, body))
+            frame = self._fake.answer(request.model_name, request.model_version or None, body)
             return pb.PredictionResponse(prediction=frame).SerializeToString()
 
 

@@ -85,7 +85,7 @@ class TorchServeServicer:
         contract_of = self._edge.data_plane.contract
         contract = contract_of(name)
         # An empty version is protobuf's way to leave it out.
-        model = torchserve_json.model_spec(name, version)
+        model = torchserve_json.model_spec(name, version, self._edge.data_plane.version_names(name))
         body = torchserve_json.only_body(asked.input)
         if torchserve_json.takes_raw(contract):
             return torchserve_json.decode_raw(body, model, contract)

@@ -5,7 +5,7 @@ The model may be on any stack. Nothing can be registered, scaled or removed here
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -45,7 +45,7 @@ class PredictionsEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        exchange = _Exchange(scope)
+        exchange = _Exchange(scope, self._edge.data_plane.version_names)
         path = scope["path_params"]
         errors = torchserve_shape(path["model"], path.get("version", ""))
         door = Door(PROTOCOL, exchange.decode, exchange.encode, errors)
@@ -61,7 +61,8 @@ class PredictionsEndpoint:
 class _Exchange:
     """One request and its answer, which takes the request's form."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, version_names: Callable[[str], Mapping[str, int]]) -> None:
+        self._version_names = version_names
         sent = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
         self._sent_type = sent.decode("latin-1")
         self._media_type_sent = self._sent_type.partition(";")[0].strip().lower()
@@ -72,7 +73,7 @@ class _Exchange:
         """The request, whose body is JSON unless the model takes any bytes and the client did not call them JSON."""
         name, version = path["model"], path.get("version", "")
         contract = contract_of(name)
-        model = torchserve_json.model_spec(name, version)
+        model = torchserve_json.model_spec(name, version, self._version_names(name))
         if self._media_type_sent == multipart.MEDIA_TYPE:
             # What `curl -F data=@file` and requests' `files=` send.
             body = torchserve_json.only_body(multipart.form_fields(body, self._sent_type))
@@ -191,7 +192,7 @@ def _describe(request: Request, edge: Edge, model: str, version: str) -> list[di
     every = version == "all"
     plane = edge.data_plane
     contract = plane.contract(model)
-    asked = torchserve_json.model_spec(model, "" if every else version)
+    asked = torchserve_json.model_spec(model, "" if every else version, plane.version_names(model))
     spec, selection = addressed(asked, RequestHeaders.read(request.scope).selection)
     found = plane.model_metadata(spec).versions
     if spec.version is not None:

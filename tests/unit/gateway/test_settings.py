@@ -8,6 +8,7 @@ import pytest
 
 from gateway.settings import (
     EndpointSettings,
+    HandlerSettings,
     LimitSettings,
     ModelSettings,
     ServerSettings,
@@ -62,6 +63,23 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         (GOOD.replace("stack: tfserving, transport: grpc", "stack: oip"), "oip over rest also needs: rest"),
         (GOOD.replace("endpoint: tf", "endpoint: tfx"), "unknown endpoint 'tfx'; there are ts, tf"),
         (GOOD.replace("stack: tfserving", "stack: triton"), "'torchserve', 'tfserving', 'oip' or 'noop'"),
+        (GOOD.replace("slots: 2", "payload: pickle"), "'framed', 'json' or 'raw'"),
+        (GOOD.replace("stack: tfserving", "payload: raw, stack: tfserving"), "payload is for stack torchserve"),
+        (GOOD.replace("stack: tfserving", "token_file: k, stack: tfserving"), "token_file is for stack torchserve"),
+        (GOOD.replace("endpoint: tf", "versions: {a: 1}, endpoint: tf"), "'tf': versions is for stack torchserve"),
+        (GOOD.replace("endpoint: tf", "payload: raw, endpoint: tf"), "'tf': payload is for stack torchserve"),
+        (GOOD.replace("endpoint: ts", "template: $rows, endpoint: ts"), "template is for payload json, .* is framed"),
+        (GOOD.replace("slots: 2", "payload: json, content_type: image/png"), "content_type is for payload raw"),
+        (GOOD.replace("slots: 2", 'payload: raw, content_type: "a\\r\\nb"'), "endpoints.ts.content_type"),
+        (GOOD.replace("endpoint: ts", "versions: {3.0: 4}, endpoint: ts"), "valid string"),
+        (GOOD.replace("endpoint: ts", 'versions: {"3.0": 4}, endpoint: ts'), "'3.0' is version 3 without a word"),
+        (GOOD.replace("endpoint: ts", "versions: {a: 1, b: 1}, endpoint: ts"), "two versions have the same number"),
+        (
+            GOOD.replace("{endpoint: tf, names: {image: x}}", "{endpoint: ts, versions: {a: 1}}").replace(
+                "endpoint: ts}", "endpoint: ts, versions: {a: 2}}", 1
+            ),
+            "version 'a' is 2 on one target and 1 on 'ts'",
+        ),
     ],
 )
 def test_a_wrong_file_names_the_field_and_what_is_allowed(tmp_path: Path, text: str, expected: str) -> None:
@@ -69,6 +87,20 @@ def test_a_wrong_file_names_the_field_and_what_is_allowed(tmp_path: Path, text: 
     with pytest.raises(SettingsError, match=expected) as caught:
         load(written(tmp_path, text))
     assert "gateway.yaml" in str(caught.value)
+
+
+def test_a_target_speaks_as_its_endpoint_unless_it_says_otherwise(tmp_path: Path) -> None:
+    """What a target leaves out is its endpoint's; one with another payload takes nothing else from there."""
+    text = GOOD.replace("slots: 2", "payload: json, template: {data: $rows}, grpc_key: body, token_file: keys.json")
+    settings = load(written(tmp_path, text))
+    endpoint, target = settings.endpoints["ts"], settings.models["digits"].targets[0]
+    assert endpoint.token_file == tmp_path / "keys.json"
+    shared = target.handler_on(endpoint)
+    assert (shared.payload, shared.template, shared.grpc_key) == ("json", {"data": "$rows"}, "body")
+    own = target.model_copy(update={"grpc_key": "data"}).handler_on(endpoint)
+    assert (own.payload, own.template, own.grpc_key) == ("json", {"data": "$rows"}, "data")
+    raw = target.model_copy(update={"payload": "raw"}).handler_on(endpoint)
+    assert raw.handler_fields() == {"payload": "raw"}
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -80,7 +112,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_every_field_is_documented() -> None:
     """docs/configuration.md names each field of each section."""
     page = (Path(__file__).resolve().parents[3] / "docs" / "configuration.md").read_text()
-    sections = (Settings, ServerSettings, LimitSettings, EndpointSettings, ModelSettings, TargetSettings)
+    sections = (
+        Settings,
+        ServerSettings,
+        LimitSettings,
+        HandlerSettings,
+        EndpointSettings,
+        ModelSettings,
+        TargetSettings,
+    )
     fields = [field for section in sections for field in section.model_fields]
     assert [field for field in fields if f"`{field}`" not in page and f"## {field}" not in page] == []
     assert all(section.model_fields[field].description for section in sections for field in section.model_fields)

@@ -75,9 +75,3 @@ async def test_a_missing_address_is_named(stack: str, transport: str, missing: s
     """Each combination says which address it lacks, before anything is opened."""
     with pytest.raises(ValueError, match=f"{stack} over {transport} needs the address '{missing}'"):
         connect(stack=stack, transport=transport, **{**ADDRESSES, missing: None})
-
-
-async def test_an_unknown_payload_is_refused() -> None:
-    """Only the frame is spoken to TorchServe's handlers."""
-    with pytest.raises(ValueError, match="unknown payload 'pickle'; there are framed"):
-        connect(stack="torchserve", transport="rest", payload="pickle", **ADDRESSES)

@@ -50,7 +50,7 @@ async def test_an_error_in_the_frame_keeps_its_cause(fake: FakeTorchServe, backe
         (Status("INTERNAL", "Worker died."), Cause.UPSTREAM_LOST),
         (Status("INTERNAL", "Out of resources"), Cause.UPSTREAM_FAILED),
         (Status("INVALID_ARGUMENT", "my own words"), Cause.UPSTREAM_REJECTED),
-        (Status("PERMISSION_DENIED", "Token Authorization failed.", "InvalidKeyException"), Cause.INTERNAL),
+        (Status("PERMISSION_DENIED", "Token Authorization failed.", "InvalidKeyException"), Cause.UPSTREAM_BAD_REPLY),
         (Status("DEADLINE_EXCEEDED", "late"), Cause.DEADLINE),
     ],
 )

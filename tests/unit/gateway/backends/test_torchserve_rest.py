@@ -61,7 +61,10 @@ async def test_an_error_in_the_frame_keeps_its_cause(
         (Status(500, "Worker died."), Cause.UPSTREAM_LOST),
         (Status(507, "Out of resources"), Cause.UPSTREAM_FAILED),
         (Status(413, "", ""), Cause.TOO_LARGE),
-        (Status(400, "Token Authorization failed. Token either incorrect", "InvalidKeyException"), Cause.INTERNAL),
+        (
+            Status(400, "Token Authorization failed. Token either incorrect", "InvalidKeyException"),
+            Cause.UPSTREAM_BAD_REPLY,
+        ),
         (Status(422, "my own words"), Cause.UPSTREAM_REJECTED),
         (Status(302, "", ""), Cause.UPSTREAM_BAD_REPLY),
         (Status(202, "", ""), Cause.UPSTREAM_BAD_REPLY),

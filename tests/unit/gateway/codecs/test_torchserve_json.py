@@ -230,14 +230,14 @@ def test_one_element_of_bytes_is_a_raw_answer() -> None:
 @pytest.mark.parametrize(("text", "version"), [("1", 1), ("1.0", 1), ("0", 0), ("12.0", 12), ("", None)])
 def test_versions_are_numbers_with_or_without_a_zero(text: str, version: int | None) -> None:
     """TorchServe's archiver writes 1.0 by itself."""
-    assert model_spec("one", text) == ModelSpec("one", version)
+    assert model_spec("one", text, {}) == ModelSpec("one", version)
 
 
 @pytest.mark.parametrize("text", ["1.1", "1.0.0", "01", "-1", "1.", "x", "9" * 19, "\u0661", "1\n"])
 def test_other_versions_do_not_exist(text: str) -> None:
     """To TorchServe they would be other words."""
     with pytest.raises(GatewayError) as caught:
-        model_spec("one", text)
+        model_spec("one", text, {"2024-05a": 3})
     assert caught.value.cause is Cause.VERSION_NOT_FOUND
     assert caught.value.detail.endswith("does not exist for model: one")
 

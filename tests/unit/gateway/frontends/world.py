@@ -88,7 +88,9 @@ class World:
         stacks = {"ts": "torchserve", "tf": "tfserving"}
         self.endpoints = {name: Endpoint(name, stacks[name], backend) for name, backend in self.backends.items()}
         routes = {
-            item.name: Route(item, tuple(Target(name, item.name) for name in self.endpoints), {"stable": 1})
+            item.name: Route(
+                item, tuple(Target(name, item.name) for name in self.endpoints), {"stable": 1}, {"2024-05a": 1}
+            )
             for item in (model or contract(), PAIR)
         }
         self.health = HealthMonitor(

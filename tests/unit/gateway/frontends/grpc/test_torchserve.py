@@ -73,6 +73,13 @@ async def test_an_answer_says_what_gave_it(world: World, channel: grpc.aio.Chann
     assert world.last == Finished("doubler", 1, "tfserving", "torchserve-grpc", None)
 
 
+async def test_a_version_name_has_the_number_it_is_given(channel: grpc.aio.Channel) -> None:
+    """`2024-05a` is version 1 by the configuration."""
+    call = channel.unary_unary(PREDICTIONS)(asking(version="2024-05a"))
+    await call
+    assert "version=1" in dict(await call.trailing_metadata())["x-served-by"]
+
+
 async def test_a_model_of_bytes_takes_any_bytes() -> None:
     """Even what looks like a form: over gRPC nothing says that it is one."""
     async with (await echoing()).grpc() as channel:

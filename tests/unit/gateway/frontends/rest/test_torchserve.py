@@ -103,10 +103,14 @@ async def test_headers_do_not_say_what_the_body_is(client: httpx.AsyncClient, he
     assert (answer.status_code, answer.json()) == (200, [[2, 4]])
 
 
-@pytest.mark.parametrize("version", ["1", "1.0"])
-async def test_a_version_is_a_number_with_or_without_a_zero(client: httpx.AsyncClient, version: str) -> None:
-    """TorchServe's archiver writes 1.0 by itself."""
+@pytest.mark.parametrize("version", ["1", "1.0", "2024-05a"])
+async def test_a_version_is_a_number_or_a_name_that_has_one(
+    world: World, client: httpx.AsyncClient, version: str
+) -> None:
+    """TorchServe's archiver writes 1.0 by itself; other names have the number that the configuration gives them."""
     assert (await client.post(f"{PREDICTIONS}/{version}", json=[[1, 2]])).status_code == 200
+    assert world.backends["ts"].requests[-1].model.version == 1
+    assert (await client.get(f"/models/doubler/{version}")).json()[0]["modelVersion"] == "1"
 
 
 async def test_the_model_may_be_on_another_stack(client: httpx.AsyncClient) -> None:

@@ -1,0 +1,71 @@
+"""Tests of gateway.server: how handlers are spoken to, by the configuration and the contracts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.codecs.torchserve_payloads import Foreign, Framed
+from gateway.core.messages import TensorSpec
+from gateway.server import handlers_of
+from gateway.settings import Settings, SettingsError
+from tests.builders import contract, request
+
+ADDRESSES = {"stack": "torchserve", "rest": "http://127.0.0.1:1", "management": "http://127.0.0.1:2"}
+
+
+def settings(*targets: dict[str, Any], endpoint: dict[str, Any] | None = None) -> Settings:
+    """One endpoint `ts`; a model for each target, all of them the doubler there."""
+    return Settings(
+        endpoints={"ts": {**ADDRESSES, **(endpoint or {})}},
+        models={
+            f"m{number}": {"contract": "unused", "targets": [{"endpoint": "ts", "model": "doubler", **target}]}
+            for number, target in enumerate(targets)
+        },
+    )
+
+
+def handlers(*targets: dict[str, Any], endpoint: dict[str, Any] | None = None) -> dict[Any, Any]:
+    """How the doubler is spoken to on `ts`."""
+    contracts = {f"m{number}": contract(f"m{number}") for number in range(len(targets))}
+    return dict(handlers_of(settings(*targets, endpoint=endpoint), contracts, "ts"))
+
+
+def test_handlers_are_known_by_the_servers_own_names() -> None:
+    """Model, version and tensors are called what the server calls them."""
+    json = {"payload": "json", "names": {"x": "image", "y": "scores"}}
+    found = handlers(json, {"version": 5, "versions": {"2024-05a": 5}})
+    assert found.keys() == {("doubler", None), ("doubler", 5)}
+    foreign, framed = found["doubler", None], found["doubler", 5]
+    assert isinstance(foreign, Foreign)
+    assert foreign.contract.inputs == (TensorSpec("image", "FP32", (-1, 2)),)
+    assert foreign.contract.outputs == (TensorSpec("scores", "FP32", (-1, 2)),)
+    assert framed == Framed({"2024-05a": 5})
+
+
+def test_an_endpoint_speaks_for_its_targets() -> None:
+    """What the endpoint says holds for every model there."""
+    endpoint = {"payload": "json", "template": {"instances": "$rows"}}
+    assert handlers({}, endpoint=endpoint)["doubler", None].encode(request()) == b'{"instances":[[1.0,2.0]]}'
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (({"payload": "json", "template": "$inputs.z"},), "models.m0: target 'ts': .* there is no 'z'"),
+        (({"payload": "json"}, {"payload": "raw"}), "models.m1: target 'ts': another target describes the handler"),
+        (({}, {"payload": "raw"}), "another target describes the handler of model 'doubler' there differently"),
+        (({"payload": "raw"}, {}), "another target describes the handler of model 'doubler' there differently"),
+    ],
+)
+def test_what_does_not_fit_stops_the_start(targets: tuple[dict[str, Any], ...], message: str) -> None:
+    """The model and the target are named."""
+    with pytest.raises(SettingsError, match=message):
+        handlers(*targets)
+
+
+def test_the_same_handler_may_serve_two_models() -> None:
+    """Described the same way twice, or in the frame that names its tensors itself."""
+    assert len(handlers({"payload": "json"}, {"payload": "json"})) == 1
+    assert len(handlers({"names": {"x": "image"}}, {})) == 1

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.clients
 
 # The checks of each program that answer all golden rows of one request, in one array or in several.
 GOLDEN = {
-    "triton_http": ("golden", "golden_json", "mixed", "concurrent", "tuned"),
-    "triton_grpc": ("golden", "concurrent", "tuned"),
+    "triton_http": ("golden", "golden_json", "mixed", "concurrent", "asynchronous", "tuned"),
+    "triton_grpc": ("golden", "concurrent", "asynchronous", "tuned"),
     "tensorflow_serving": ("grpc_golden", "grpc_typed", "rest_rows", "rest_columns"),
     "ovms": ("grpc_golden", "grpc_versioned", "rest_golden", "rest_versioned"),
     "kserve": ("rest_golden", "rest_golden_json", "rest_v1", "grpc_golden", "grpc_typed"),

@@ -59,12 +59,18 @@ async def gateway_of(stack: str) -> AsyncIterator[Addresses]:
         try:
             addresses = await listening
             async with asyncio.timeout(15), aiohttp.ClientSession() as http:
-                while (await http.get(f"http://127.0.0.1:{addresses.rest_port}/v2/health/ready")).status != 200:
+                while not await is_ready(http, f"http://127.0.0.1:{addresses.rest_port}/v2/health/ready"):
                     await asyncio.sleep(0.05)
             yield addresses
         finally:
             stop.set()
             await asyncio.wait_for(serving, 15)
+
+
+async def is_ready(http: aiohttp.ClientSession, url: str) -> bool:
+    """Whether a health check passes now."""
+    async with http.get(url) as reply:
+        return reply.status == 200
 
 
 def tensors(datatypes: set[str], *, text: bool = False) -> dict[str, dict[str, Any]]:

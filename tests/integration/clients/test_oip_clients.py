@@ -115,7 +115,13 @@ def test_kserve_learns_of_health(world: World, stack: str) -> None:
     """Of the server, a model, and a model that is not there."""
     told = world.tell("kserve", stack)
     over_rest, over_grpc = told["rest_server"], told["grpc_server"]
-    assert over_rest == {"live": True, "ready": True, "model_ready": True, "unknown_ready": False}
+    assert over_rest == {
+        "live": True,
+        "ready": True,
+        "model_ready": True,
+        "unknown_ready": False,
+        "live_by_v1": True,
+    }
     assert over_grpc.pop("unknown_ready")["text"] == f"NOT_FOUND: {UNKNOWN_MODEL}"
     assert over_grpc == {"live": True, "ready": True, "model_ready": True}
 

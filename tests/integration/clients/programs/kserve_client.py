@@ -78,7 +78,13 @@ async def rest_server(task: Task) -> object:
             "ready": await client.is_server_ready(base),
             "model_ready": await client.is_model_ready(base, task.model),
             "unknown_ready": await client.is_model_ready(base, "nope"),
+            "live_by_v1": await _live_by_v1(base),
         }
+
+
+async def _live_by_v1(base: str) -> bool:
+    async with InferenceRESTClient() as client:
+        return bool(await client.is_server_live(base))
 
 
 async def rest_refusals(task: Task) -> object:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
 from harness import Task, array, refusal, run
 from tritonclient.utils import np_to_triton_dtype
 
@@ -73,6 +76,25 @@ def stream(task: Task) -> object:
         else {"id": each.get_response().id, "values": each.as_numpy(task.output)}
         for each in told
     ]
+
+
+def asynchronous(task: Task) -> object:
+    """The library's asyncio client: one call, and a stream of two requests."""
+    asked = {"model_name": task.model, "inputs": [given(task.input, task.rows_in)]}
+
+    async def twice() -> AsyncIterator[dict[str, Any]]:
+        yield asked
+        yield asked
+
+    async def answers() -> list[np.ndarray]:
+        async with triton_aio.InferenceServerClient(task.grpc) as client:
+            single = await client.infer(**asked, headers=dict(task.headers))
+            told = [_array(single, task.output)]
+            async for result, error in client.stream_infer(twice(), headers=dict(task.headers)):
+                told.append(_array(error or result, task.output))
+            return told
+
+    return asyncio.run(answers())
 
 
 def server(task: Task) -> object:
@@ -146,6 +168,7 @@ if __name__ == "__main__":
             "golden": golden,
             "response": response,
             "concurrent": concurrent,
+            "asynchronous": asynchronous,
             "stream": stream,
             "server": server,
             "refusals": refusals,

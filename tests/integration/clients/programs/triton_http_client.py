@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import numpy as np
 import tritonclient.http as triton
+import tritonclient.http.aio as triton_aio
 from harness import Task, array, refusal, run
 from tritonclient.utils import np_to_triton_dtype
 
@@ -57,6 +59,21 @@ def concurrent(task: Task) -> object:
         inputs = [given(task.input, task.rows_in)]
         pending = [client.async_infer(task.model, inputs, headers=dict(task.headers)) for _ in range(4)]
         return [each.get_result().as_numpy(task.output) for each in pending]
+
+
+def asynchronous(task: Task) -> object:
+    """The library's asyncio client, binary and JSON."""
+
+    async def answers() -> list[np.ndarray]:
+        async with triton_aio.InferenceServerClient(task.rest) as client:
+            assert await client.is_server_live()
+            inputs = [[given(task.input, task.rows_in, binary=binary)] for binary in (True, False)]
+            return [
+                (await client.infer(task.model, each, headers=dict(task.headers))).as_numpy(task.output)
+                for each in inputs
+            ]
+
+    return asyncio.run(answers())
 
 
 def server(task: Task) -> object:
@@ -144,6 +161,7 @@ if __name__ == "__main__":
             "mixed": mixed,
             "response": response,
             "concurrent": concurrent,
+            "asynchronous": asynchronous,
             "server": server,
             "refusals": refusals,
             "beyond": beyond,

@@ -58,7 +58,7 @@ async def gateway_of(stack: str) -> AsyncIterator[Addresses]:
         await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
         try:
             addresses = await listening
-            async with asyncio.timeout(15), aiohttp.ClientSession() as http:
+            async with asyncio.timeout(60), aiohttp.ClientSession() as http:
                 while not await is_ready(http, f"http://127.0.0.1:{addresses.rest_port}/v2/health/ready"):
                     await asyncio.sleep(0.05)
             yield addresses

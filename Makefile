@@ -8,8 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/pip install --disable-pip-version-check
-# Environments of third-party clients and servers, for `make test-clients`.
+# Environments of third-party clients and servers, for `make test-clients`; their pins are in
+# tests/integration/clients/requirements, and a changed file makes its environment anew.
 CLIENTS ?= artifacts/clients
+CLIENT_NAMES := triton ovms kserve mlserver
 # What pip tells, cut to what takes long: the large downloads and the installation.
 QUIETER := sed -unE 's/^ *((Downloading|Using cached) .*[0-9]{2}\.[0-9] MB.*)/  \1/p; s/^Installing collected packages.*/  Installing .../p'
 
@@ -44,15 +46,9 @@ down:  ## Stop what `make up` started
 test: setup  ## All tests, real servers included (the models are built first where they are missing)
 	@$(BIN)/pytest -q -m 'not docker and not clients'
 
-test-clients: setup $(CLIENTS)/mlserver/.ready  ## Third-party servers and clients, each in an environment of its own
-	@TWINSERVE_CLIENTS=$(abspath $(CLIENTS)) $(BIN)/pytest -q -m clients -rs
-
-# MLServer's packages clash with this project's; torch is the one that exported the weights.
-$(CLIENTS)/mlserver/.ready:
-	@echo "Setting up $(@D): MLServer and PyTorch, about 1.1 GB of disk, 1 to 3 minutes. The next time this step is skipped."
-	@rm -rf $(@D) && mkdir -p $(CLIENTS) && $(PYTHON) -m venv $(@D) \
-	 && if [ -n "$$TORCH_INDEX_URL" ]; then $(@D)/bin/pip install -q --disable-pip-version-check --index-url "$$TORCH_INDEX_URL" torch==2.13.0; fi \
-	 && $(@D)/bin/pip install -q --disable-pip-version-check mlserver==1.7.1 torch==2.13.0 && touch $@
+test-clients: setup  ## Third-party clients and servers, each in an environment of its own
+	@for name in $(CLIENT_NAMES); do PYTHON="$(PYTHON)" bash tests/integration/clients/environment.sh $$name "$(CLIENTS)/$$name" || exit 1; done
+	@TWINSERVE_CLIENTS="$(abspath $(CLIENTS))" $(BIN)/pytest -q -m clients -rs
 
 test-docker: setup  ## The tests that build and run docker-compose.yml; skipped without a Docker engine
 	@$(BIN)/pytest -q -m docker -rs

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from gateway.codecs.fields import input_name, parameter, refuse_unknown, request_id, wanted_outputs
+from gateway.codecs.fields import input_name, parameter, refuse_unknown, request_id, shown, wanted_outputs
 from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse_object, plain
 from gateway.codecs.json_tensors import SHORT_FLOATS, elements, to_json_array
 from gateway.codecs.oip_parameters import refuse_reserved
@@ -24,7 +24,7 @@ from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Parameter
 from gateway.core.tensor import Tensor, element_count, numpy_dtype
 
-_FIELDS = ("id", "inputs", "outputs", "parameters")
+_FIELDS = ("id", "inputs", "model_name", "outputs", "parameters")
 _INPUT_FIELDS = ("data", "datatype", "name", "parameters", "shape")
 _OUTPUT_FIELDS = ("name", "parameters")
 
@@ -59,6 +59,7 @@ def decode_request(body: bytes, model: ModelSpec, contract_of: Callable[[str], M
 def request_from(document: JsonObject, model: ModelSpec, tensor_of: Callable[[Described], Tensor]) -> InferenceRequest:
     """The request that a JSON object is, whose inputs `tensor_of` finds; raises as `decode_request` does."""
     refuse_unknown("the body", document, _FIELDS)
+    _check_model(document.get("model_name"), model.name)
     if "inputs" not in document:
         raise GatewayError(Cause.INVALID_INPUT, "field 'inputs' is missing; expected a list of tensors")
     spec, selection, parameters = split_parameters(model, parameters_of(document, "the body"))
@@ -114,6 +115,18 @@ def encode_model_metadata(metadata: ModelMetadata) -> bytes:
     if metadata.properties:
         document["properties"] = dict(metadata.properties)
     return orjson.dumps(document)
+
+
+def _check_model(stated: JsonValue, asked: str) -> None:
+    """Raises INVALID_INPUT where the body names another model than the path.
+
+    The protocol has no such field, but KServe's client writes it into every request.
+    """
+    if stated is not None and stated != asked:
+        other = f"'{shown(stated)}'" if isinstance(stated, str) else "no name"
+        raise GatewayError(
+            Cause.INVALID_INPUT, f"field 'model_name' is {other}, but the path asks for '{shown(asked)}'; leave it out"
+        )
 
 
 def _objects(value: JsonValue, name: str) -> list[JsonObject]:

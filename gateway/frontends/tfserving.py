@@ -14,6 +14,21 @@ from gateway.dataplane import DataPlane
 _UNKNOWN = (Cause.MODEL_NOT_FOUND, Cause.VERSION_NOT_FOUND)
 
 
+def chosen_version(plane: DataPlane, spec: ModelSpec) -> ModelSpec:
+    """`spec` with the version left to the gateway where it is 0 and the model has no such version.
+
+    OpenVINO's client of this protocol writes 0 wherever its user names no version. Raises nothing: an unknown model
+    is for whoever looks it up.
+    """
+    if spec.version != 0:
+        return spec
+    try:
+        versions = (plane.contract(spec.name).version, *plane.model_metadata(ModelSpec(spec.name)).versions)
+    except GatewayError:
+        return spec
+    return spec if 0 in versions else replace(spec, version=None)
+
+
 def check_servable(plane: DataPlane, spec: ModelSpec, no_signature: str) -> None:
     """Whether there is such a model, version or label, then such a signature: in this order, before any input.
 

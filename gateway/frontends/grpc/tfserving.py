@@ -28,11 +28,13 @@ from gateway.frontends.grpc.calls import (
     trailing,
 )
 from gateway.frontends.grpc.errors import TFSERVING
-from gateway.frontends.tfserving import check_servable, described, version_states
+from gateway.frontends.tfserving import check_servable, chosen_version, described, version_states
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
 PROTOCOL = "tfserving-grpc"
+
+_Asked = tfserving_pb2.PredictRequest | tfserving_pb2.GetModelMetadataRequest | tfserving_pb2.GetModelStatusRequest
 
 _NO_SIGNATURE = 'Serving signature key "{}" not found.'
 _EXAMPLES = "works on tf.Example, which the gateway does not take; use Predict"
@@ -88,7 +90,7 @@ class TfServingServicer:
         timings = call.context.timings
         with timings.phase("decode"):
             message = parsed(tfserving_pb2.PredictRequest(), data)
-            spec = _spec(message)
+            spec = self._spec(message)
             call.model = spec.name
             check_servable(self._data_plane, spec, _NO_SIGNATURE)
             request = decode_request(message, spec, self._data_plane.contract(spec.name))
@@ -100,13 +102,18 @@ class TfServingServicer:
 
     def _model_metadata(self, data: bytes, chosen: Mapping[str, str]) -> bytes:
         message = parsed(tfserving_pb2.GetModelMetadataRequest(), data)
-        spec = _spec(message)
+        spec = self._spec(message)
         check_metadata_fields(message.metadata_field)
         return metadata_message(*described(self._data_plane, spec, chosen))
 
     def _model_status(self, data: bytes, chosen: Mapping[str, str]) -> bytes:
-        spec = _spec(parsed(tfserving_pb2.GetModelStatusRequest(), data))
+        spec = self._spec(parsed(tfserving_pb2.GetModelStatusRequest(), data))
         return status_message(version_states(self._data_plane, spec, chosen))
+
+    def _spec(self, message: _Asked) -> ModelSpec:
+        if not message.HasField("model_spec"):
+            raise GatewayError(Cause.INVALID_INPUT, "Missing ModelSpec")
+        return chosen_version(self._data_plane, model_spec(message.model_spec))
 
     def _refusing(self, text: str) -> Method:
         async def method(_data: bytes, context: Context) -> bytes:
@@ -115,11 +122,3 @@ class TfServingServicer:
             await abort(context, GatewayError(Cause.ROUTE_NOT_FOUND, text), (("x-request-id", identity),), TFSERVING)
 
         return method
-
-
-def _spec(
-    message: tfserving_pb2.PredictRequest | tfserving_pb2.GetModelMetadataRequest | tfserving_pb2.GetModelStatusRequest,
-) -> ModelSpec:
-    if not message.HasField("model_spec"):
-        raise GatewayError(Cause.INVALID_INPUT, "Missing ModelSpec")
-    return model_spec(message.model_spec)

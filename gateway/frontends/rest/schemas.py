@@ -105,6 +105,7 @@ COMPONENTS: dict[str, Schema] = {
         ["inputs"],
         {
             "id": _text("Comes back with the answer."),
+            "model_name": _text("The path's model again, or nothing."),
             "parameters": _PARAMETERS,
             "inputs": _list(_ref("OipTensor")),
             "outputs": _list(

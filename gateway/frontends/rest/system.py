@@ -135,9 +135,10 @@ def operator_routes(data_plane: DataPlane, render_metrics: Callable[[], bytes]) 
 
     @router.get("/", include_in_schema=False)
     async def landing() -> Response:
-        """Where to go from here."""
+        """Where to go from here; and what KServe's client of its first protocol takes for liveness."""
         return _json(
             {
+                "status": "alive",
                 "name": SERVER_NAME,
                 "version": data_plane.version,
                 "models": data_plane.models(),

@@ -24,7 +24,7 @@ from gateway.frontends.rest.body import Body, while_connected
 from gateway.frontends.rest.errors import JSON, TFSERVING_SHAPE, ErrorShape, tfserving_error
 from gateway.frontends.rest.inference import Door, InferenceEndpoint, RequestHeaders
 from gateway.frontends.rest.middleware import REQUEST_ID
-from gateway.frontends.tfserving import check_servable, described, version_states
+from gateway.frontends.tfserving import check_servable, chosen_version, described, version_states
 
 PROTOCOL = "tfserving-rest"
 
@@ -68,7 +68,7 @@ class TfServingPredict(InferenceEndpoint):
             if b"gzip" in headers.values.get(b"content-encoding", b"").lower():
                 data = inflated(data, ticket, min(self._edge.limits.json_bytes, self._edge.limits.body_bytes))
             asked = tfserving_json_in.parse(data)
-            spec = model_spec(scope["path_params"], asked.signature_name)
+            spec = chosen_version(plane, model_spec(scope["path_params"], asked.signature_name))
             check_servable(plane, spec, _NO_SIGNATURE)
             request = InferenceRequest(spec, asked.tensors(plane.contract(spec.name)))
         response = await while_connected(receive, self._edge.infer(call, request, headers.selection))
@@ -117,7 +117,7 @@ class TfServingDoor:
             raise _malformed(method, path, known=about is not None or _PREDICT.fullmatch(path) is not None)
         if about["model"] is None:
             raise GatewayError(Cause.INVALID_INPUT, "Missing model name in request.")
-        spec = model_spec(_parts(about))
+        spec = chosen_version(self._edge.data_plane, model_spec(_parts(about)))
         chosen = RequestHeaders.read(scope).selection
         if about["metadata"]:
             return metadata_json(*described(self._edge.data_plane, spec, chosen))

@@ -44,6 +44,16 @@ def with_input(**changes: object) -> dict[str, object]:
     return {"inputs": [{key: value for key, value in tensor.items() if value is not ...}]}
 
 
+def test_the_body_may_name_the_paths_model_and_no_other() -> None:
+    """KServe's client writes `model_name` into every body."""
+    assert decode({"inputs": [INPUT], "model_name": "m"}).model == ModelSpec("m")
+    assert decode({"inputs": [INPUT], "model_name": None}).model == ModelSpec("m")
+    for stated, told in (("other", "'other'"), (7, "no name")):
+        error = refusal({"inputs": [INPUT], "model_name": stated})
+        assert error.cause is Cause.INVALID_INPUT
+        assert error.detail == f"field 'model_name' is {told}, but the path asks for 'm'; leave it out"
+
+
 def test_a_full_request_is_read_to_the_last_field() -> None:
     """Id, outputs, and parameters; those of the gateway go to model and selection."""
     request = decode(

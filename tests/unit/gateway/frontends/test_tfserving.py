@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gateway.codecs.tfserving_documents import VersionState
+from gateway.core.backend import ModelState
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelSpec
-from gateway.frontends.tfserving import check_servable, described, version_states
+from gateway.frontends.tfserving import check_servable, chosen_version, described, version_states
 from tests.unit.gateway.frontends.world import World
 
 
@@ -52,6 +53,26 @@ async def test_status_follows_the_selection() -> None:
     with pytest.raises(GatewayError) as caught:
         version_states(world.plane, spec, {"stack": "onnx"})
     assert caught.value.cause is Cause.MODEL_NOT_FOUND
+
+
+async def test_version_0_is_the_gateways_choice_where_there_is_no_such_version() -> None:
+    """OpenVINO's client writes 0 where its user names no version; unknown models and other versions stay as asked."""
+    plane = (await World.started()).plane
+    assert chosen_version(plane, ModelSpec("doubler", 0, signature_name="s")) == ModelSpec(
+        "doubler", signature_name="s"
+    )
+    for spec in (ModelSpec("doubler"), ModelSpec("doubler", 1), ModelSpec("doubler", 7), ModelSpec("nope", 0)):
+        assert chosen_version(plane, spec) == spec
+
+
+async def test_version_0_is_itself_where_the_model_has_it() -> None:
+    """Whether a server answers with it now, or the contract says that it is there."""
+    world = await World.started()
+    for backend in world.backends.values():
+        backend.state = ModelState((0, 1))
+    for endpoint in world.endpoints.values():
+        await world.health.check(endpoint)
+    assert chosen_version(world.plane, ModelSpec("doubler", 0)) == ModelSpec("doubler", 0)
 
 
 async def test_metadata_needs_no_server() -> None:

@@ -110,6 +110,20 @@ async def test_metadata_that_there_is_not(
     assert text in str(found.details())
 
 
+async def test_version_0_is_the_gateways_choice(channel: grpc.aio.Channel) -> None:
+    """At every method, and the answer names the version: OpenVINO's client writes 0 where its user names none."""
+    asked = tfserving_pb2.PredictRequest.FromString(predict_request())
+    asked.model_spec.version.value = 0
+    answer = await channel.unary_unary(PREDICT)(asked.SerializeToString())
+    assert tfserving_pb2.PredictResponse.FromString(answer).model_spec.version.value == 1
+    about = tfserving_pb2.GetModelMetadataRequest.FromString(metadata_request())
+    about.model_spec.version.value = 0
+    metadata = await channel.unary_unary(METADATA)(about.SerializeToString())
+    assert tfserving_proto.decode_metadata(metadata).versions == (1,)
+    status = tfserving_pb2.GetModelStatusRequest(model_spec=asked.model_spec)
+    assert tfserving_proto.decode_status(await channel.unary_unary(STATUS)(status.SerializeToString())) == (1,)
+
+
 async def test_status_tells_the_versions(channel: grpc.aio.Channel) -> None:
     """A label is ignored, as TF Serving does; an unknown version or model is not found."""
     for spec in (ModelSpec("doubler"), ModelSpec("doubler", 1), ModelSpec("doubler", label="no")):

@@ -108,6 +108,8 @@ async def test_the_front_page_says_where_to_go(client: httpx.AsyncClient) -> Non
     """A stranger finds the models and the documentation."""
     answer = (await client.get("/")).json()
     assert answer["models"] == ["doubler", "pair"]
+    # KServe's client of its first protocol asks here whether the server lives.
+    assert answer["status"] == "alive"
     assert (await client.get(answer["docs"])).status_code == 200
 
 

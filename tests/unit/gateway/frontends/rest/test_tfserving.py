@@ -59,6 +59,7 @@ async def test_rows_in_rows_out(world: World, client: httpx.AsyncClient) -> None
         "/V1/Models/doubler:PREDICT",
         "/v1/models/doubler/versions/1:predict",
         "/v1/models/doubler/versions/001:predict",
+        "/v1/models/doubler/versions/0:predict",
         "/v1/models/doubler/labels/stable:predict",
         "/v1/models/doubl%65r:predict",
         PREDICT + "?query=is-ignored",
@@ -132,7 +133,8 @@ async def test_what_is_refused_before_a_door_is_reported(world: World, client: h
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/models/doubler", "/v1/models/doubler/versions/1", "/v1/models/doubler/labels/no"]
+    "path",
+    ["/v1/models/doubler", *(f"/v1/models/doubler/{choice}" for choice in ("versions/1", "versions/0", "labels/no"))],
 )
 async def test_status_tells_the_versions(client: httpx.AsyncClient, path: str) -> None:
     """Numbers are text; a label is ignored, as TF Serving does."""
@@ -156,7 +158,7 @@ async def test_status_without_a_fit_endpoint_is_not_available() -> None:
     assert (answer.status_code, found["state"], found["status"]["error_code"]) == (200, "END", "UNAVAILABLE")
 
 
-@pytest.mark.parametrize("choice", ["", "/versions/1", "/labels/stable"])
+@pytest.mark.parametrize("choice", ["", "/versions/1", "/versions/0", "/labels/stable"])
 async def test_metadata_is_the_contracts(client: httpx.AsyncClient, choice: str) -> None:
     """`signature_def` twice, sizes as text, names as in the .proto."""
     answer = await client.get(f"/v1/models/doubler{choice}/metadata")

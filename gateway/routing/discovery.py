@@ -1,0 +1,200 @@
+"""From what the model servers say that they have to the table of routes. No I/O: the health watch asks.
+
+A model of the configuration keeps its targets; where it has no contract, that is made of its servers' own metadata. A
+model that the configuration does not list is routed to every endpoint that has it: the first of them to describe its
+tensors gives the contract, and the others have to agree with it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from gateway.core.backend import ModelState
+from gateway.core.contract import ModelContract
+from gateway.core.errors import Cause, GatewayError
+from gateway.routing.endpoint import Target, in_contract_names
+from gateway.routing.table import MAX_SHOWN_NAME, Route, RouteTable
+
+logger = logging.getLogger(__name__)
+
+# Models taken from one endpoint unasked, and all names that ever were: each becomes label values of metrics, for good.
+MAX_TAKEN = 256
+MAX_NAMES = 1024
+
+Answer = ModelState | GatewayError
+
+_SKELETON = {
+    "schema": 1,
+    "name": "",
+    "version": 1,
+    "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}],
+    "outputs": [{"name": "output", "datatype": "FP32", "shape": [-1, 2]}],
+    "batch_cap": 64,
+    "finite": "allowed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model of the configuration; without a contract it is made of the targets' own metadata."""
+
+    contract: ModelContract | None
+    targets: tuple[Target, ...]
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the configuration says of models.
+
+    `take` has every endpoint in order, with the names of the models to take from it: None for all that it lists.
+    """
+
+    listed: Mapping[str, Listed]
+    take: Mapping[str, tuple[str, ...] | None]
+    hints: Mapping[str, str] = field(default_factory=dict)
+    """By endpoint, what else has to be written for a model there whose tensors are not described."""
+
+
+class Discovery:
+    """What each endpoint was last heard to have, and the table that follows from it and the configuration.
+
+    What an endpoint said stays true while it is silent: its models are then known, and not ready.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._taken: dict[str, tuple[str, ...]] = {}
+        self._states: dict[tuple[str, str], ModelState] = {}
+        self._refusals: dict[tuple[str, str], str] = {}
+        self._names: set[str] = set()
+        self._full = False
+
+    def asks_for_list(self, endpoint: str) -> bool:
+        """Whether all models of an endpoint are to be taken, so that it has to list them."""
+        return self._plan.take.get(endpoint) is None
+
+    def sought(self, endpoint: str) -> tuple[str, ...]:
+        """The models that an endpoint has to be asked about, whatever it lists now: listed ones, and known ones."""
+        return (*self._of_listed(endpoint), *self._taken.get(endpoint, ()))
+
+    def depends(self, endpoint: str) -> bool:
+        """Whether nothing is known of an endpoint's use until it says what it has: no listed model names it."""
+        return not self._of_listed(endpoint) and self._plan.take.get(endpoint) != ()
+
+    def taken(self, endpoint: str, names: Iterable[str]) -> tuple[str, ...]:
+        """The models to take from an endpoint that lists `names`: those named in the configuration, else these."""
+        configured = self._plan.take.get(endpoint)
+        if configured is not None:
+            return tuple(name for name in configured if name not in self._plan.listed)
+        usable = [name for name in dict.fromkeys(names) if _usable(name) and name not in self._plan.listed]
+        found = []
+        for name in usable[:MAX_TAKEN]:
+            if name in self._names or len(self._names) < MAX_NAMES:
+                self._names.add(name)
+                found.append(name)
+        if len(found) < len(usable) and not self._full:
+            self._full = True
+            logger.warning(
+                "endpoint %s lists %d models, of which %d are taken; name those to serve by `models` of the endpoint",
+                endpoint,
+                len(usable),
+                len(found),
+            )
+        return tuple(found)
+
+    def hear(self, endpoint: str, taken: tuple[str, ...] | None, answers: Mapping[str, Answer]) -> None:
+        """Notes which models were taken from an endpoint, None where it did not say, and its answer on each model."""
+        if taken is not None:
+            self._taken[endpoint] = taken
+        for model, answer in answers.items():
+            key = (endpoint, model)
+            self._refusals.pop(key, None)
+            if isinstance(answer, GatewayError):
+                self._refusals[key] = answer.detail
+                if answer.cause is Cause.MODEL_NOT_FOUND:
+                    self._states.pop(key, None)
+            elif answer.signatures or key not in self._states:
+                # A server tells nothing of the tensors of a model that it is only just loading.
+                self._states[key] = answer
+        for key in [key for key in self._states if key[0] == endpoint and key[1] not in answers]:
+            del self._states[key]
+
+    def table(self) -> RouteTable:
+        """The routes that follow; models without one have the reason."""
+        routes: dict[str, Route] = {}
+        unrouted: dict[str, str] = {}
+        for name, listed in self._plan.listed.items():
+            made: Route | str
+            if listed.contract is not None:
+                made = Route.of(listed.contract, listed.targets, listed.labels)
+            else:
+                made = self._made(name, listed.targets, listed.targets, listed.labels)
+            _sort(name, made, routes, unrouted)
+        for name, targets in self._discovered().items():
+            having = tuple(target for target in targets if (target.endpoint, name) in self._states)
+            described = tuple(target for target in having if self._states[(target.endpoint, name)].signatures)
+            _sort(name, self._made(name, described, having or targets, {}), routes, unrouted)
+        awaited = tuple(name for name in self._plan.take if name not in self._taken and self.depends(name))
+        return RouteTable(routes, unrouted, awaited)
+
+    def _of_listed(self, endpoint: str) -> list[str]:
+        targets = (target for listed in self._plan.listed.values() for target in listed.targets)
+        return [target.model for target in targets if target.endpoint == endpoint]
+
+    def _discovered(self) -> dict[str, list[Target]]:
+        found: dict[str, list[Target]] = {}
+        for endpoint, configured in self._plan.take.items():
+            for name in self._taken.get(endpoint, self.taken(endpoint, ()) if configured is not None else ()):
+                found.setdefault(name, []).append(Target(endpoint, name))
+        return found
+
+    def _made(
+        self, name: str, targets: tuple[Target, ...], asked: Iterable[Target], labels: Mapping[str, int]
+    ) -> Route | str:
+        """The route whose contracts are the metadata of the first target that has some; or why there is none."""
+        for target in targets:
+            state = self._states.get((target.endpoint, target.model))
+            if state is not None and state.signatures:
+                contracts = {
+                    signature: ModelContract.of(name, in_contract_names(metadata, target.names))
+                    for signature, metadata in state.signatures.items()
+                }
+                return Route(contracts, targets, labels, source=target.endpoint)
+        return "; ".join(self._why(name, target) for target in asked)
+
+    def _why(self, name: str, target: Target) -> str:
+        key = (target.endpoint, target.model)
+        state = self._states.get(key)
+        if state is not None and state.versions:
+            return contract_wanted(name, target) + self._plan.hints.get(target.endpoint, "")
+        refusal = self._refusals.get(key)
+        if refusal is None:
+            refusal = "has not answered yet" if state is None else "no version of it can answer yet"
+        return f"endpoint '{target.endpoint}': {refusal}"
+
+
+def contract_wanted(name: str, target: Target) -> str:
+    """What to write for a model whose server does not describe its tensors."""
+    file = f"{name}.json"
+    where = {"endpoint": target.endpoint, **({"model": target.model} if target.model != name else {})}
+    entry = json.dumps({name: {"contract": file, "targets": [where]}})
+    return (
+        f"endpoint '{target.endpoint}' does not describe its tensors. Write them to {file}, after this example: "
+        f"{json.dumps({**_SKELETON, 'name': name})}; and in gateway.yaml, beside it: models: {entry}"
+    )
+
+
+def _sort(name: str, made: Route | str, routes: dict[str, Route], unrouted: dict[str, str]) -> None:
+    if isinstance(made, Route):
+        routes[name] = made
+    else:
+        unrouted[name] = made
+
+
+def _usable(name: str) -> bool:
+    # A name becomes part of paths, of metrics and of log lines.
+    return 0 < len(name) <= MAX_SHOWN_NAME and name.isprintable()

@@ -20,12 +20,12 @@ from gateway.codecs.oip_json import (
     BINARY_SIZE,
     Described,
     answer_to,
+    contract_named,
     encoded,
     from_data,
     outputs_of,
     parameters_of,
     request_from,
-    signature_of,
 )
 from gateway.core.contract import ContractOf, ModelContract
 from gateway.core.errors import Cause, GatewayError
@@ -100,7 +100,7 @@ def decode_request(body: bytes, length: int | None, model: ModelSpec, contract_o
             f"{LENGTH_HEADER} is {length}, but the body has {len(body)} bytes; expected at most those",
         )
     document = parse_object(body if length is None else body[:length])
-    contract = contract_of(model.name, signature_of(document))
+    contract = contract_named(document, model, contract_of)
     if length is None:
         return OipRestRequest(request_from(document, model, from_data), _wishes(document))
     buffers = _Buffers(memoryview(body)[length:], contract)

@@ -19,7 +19,7 @@ from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse
 from gateway.codecs.json_tensors import SHORT_FLOATS, elements, to_json_array
 from gateway.codecs.oip_parameters import refuse_reserved
 from gateway.codecs.selection import split_parameters
-from gateway.core.contract import ContractOf
+from gateway.core.contract import ContractOf, ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Parameter
 from gateway.core.tensor import Tensor, element_count, numpy_dtype
@@ -52,7 +52,7 @@ def decode_request(body: bytes, model: ModelSpec, contract_of: ContractOf) -> In
     MODEL_NOT_FOUND from `contract_of`.
     """
     document = parse_object(body)
-    contract_of(model.name, signature_of(document))
+    contract_named(document, model, contract_of)
     return request_from(document, model, from_data)
 
 
@@ -74,11 +74,11 @@ def request_from(document: JsonObject, model: ModelSpec, tensor_of: Callable[[De
     )
 
 
-def signature_of(document: JsonObject) -> str | None:
-    """The signature that a request names; whether it does so rightly is checked with its other parameters."""
+def contract_named(document: JsonObject, model: ModelSpec, contract_of: ContractOf) -> ModelContract:
+    """The contract under the signature that a request names, if it does: its parameters are checked only later."""
     parameters = document.get("parameters")
     name = parameters.get("signature_name") if isinstance(parameters, dict) else None
-    return name if isinstance(name, str) else None
+    return contract_of(model.name, name) if isinstance(name, str) else contract_of(model.name)
 
 
 def encode_response(response: InferenceResponse) -> bytes:

@@ -90,7 +90,8 @@ def decode_request(data: bytes, contract_of: ContractOf | None = None) -> OipGrp
         ModelSpec(message.model_name, version), _parameters(message.parameters)
     )
     if contract_of is not None:
-        contract = contract_of(model.name, model.signature_name)
+        signature = model.signature_name
+        contract = contract_of(model.name) if signature is None else contract_of(model.name, signature)
         for tensor in message.inputs:
             contract.check_declared(input_name(tensor.name), tensor.datatype, tensor.shape)
     raw = len(message.raw_input_contents) > 0

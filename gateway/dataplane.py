@@ -92,7 +92,7 @@ class DataPlane:
 
         Raises MODEL_NOT_FOUND, LABEL_NOT_FOUND, SIGNATURE_NOT_FOUND, and NOT_READY as `contract` does.
         """
-        return self._router.table.resolve(spec)
+        return self._router.resolve(spec)
 
     def model_metadata(self, spec: ModelSpec) -> ModelMetadata:
         """Tensors and versions of a model, under the signature asked for; raises as `resolve`, VERSION_NOT_FOUND."""
@@ -126,7 +126,7 @@ class DataPlane:
         """
         if spec.name in self._router.table.unrouted:
             return False
-        resolved = self._router.table.resolve(spec)
+        resolved = self._router.resolve(spec)
         if self._router.model_ready(resolved, selection):
             return True
         versions = self._router.versions(spec.name)

@@ -89,7 +89,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="a model to take from these servers, instead of all that they list; TensorFlow Serving lists none",
+        help="a model of TensorFlow Serving, which cannot list them; without it, of the servers of --oip; may be "
+        "given several times",
     )
     for transport in ("rest", "grpc"):
         parser.add_argument(
@@ -105,11 +106,11 @@ def settings_of(options: argparse.Namespace, file: Path | None) -> Settings:
     endpoints = _endpoints(options)
     if not endpoints and file is None:
         file = DEFAULT_FILE
-    for flag, needed in (("model", bool(endpoints)), ("torchserve_key_file", options.torchserve is not None),
-                         ("torchserve_management", options.torchserve is not None)):  # fmt: skip
-        if getattr(options, flag) and not needed:
-            server = "--torchserve" if flag.startswith("torchserve") else "--torchserve, --tfserving or --oip"
-            raise SettingsError(f"--{flag.replace('_', '-')} is for servers named on the command line: add {server}")
+    if options.model and options.tfserving is None and not options.oip:
+        raise SettingsError("--model names models of a server: add --tfserving or --oip")
+    for flag in ("torchserve_key_file", "torchserve_management"):
+        if getattr(options, flag) and options.torchserve is None:
+            raise SettingsError(f"--{flag.replace('_', '-')} is for a TorchServe: add --torchserve")
     ports = {f"{name}_port": getattr(options, f"{name}_port") for name in ("rest", "grpc")}
     flags: dict[str, dict[str, Any]] = {"server": {name: port for name, port in ports.items() if port is not None}}
     flags["endpoints"] = endpoints
@@ -124,8 +125,9 @@ def _endpoints(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         found["tfserving"] = _over("tfserving", options.tfserving)
     for number, address in enumerate(options.oip, start=1):
         found["oip" if number == 1 else f"oip{number}"] = _over("oip", address)
-    if options.model:
-        found = {name: {**endpoint, "models": options.model} for name, endpoint in found.items()}
+    for name in ["tfserving"] if options.tfserving is not None else [name for name in found if name != "torchserve"]:
+        if options.model:
+            found[name]["models"] = options.model
     return found
 
 

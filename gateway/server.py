@@ -130,7 +130,7 @@ async def serve(
         endpoints = await cleanup.enter_async_context(connected(settings, contracts, clock, observer))
         health = HealthMonitor(endpoints.values(), observer=observer)
         router = Router(RouteTable({}), endpoints, health)
-        health.discover(Discovery(plan_of(settings, contracts)), router.replace)
+        health.discover(Discovery(plan_of(settings, contracts), clock), router.replace)
         data_plane = DataPlane(router, deadline(clock))
         limits = _limits(settings.limits)
         # One admission for both doors: the limits bound the gateway, not each protocol.

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gateway.core.backend import ModelState
+from gateway.core.clock import Clock, SystemClock
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.routing.endpoint import Target, in_contract_names
 from gateway.routing.table import MAX_SHOWN_NAME, Route, RouteTable
+from gateway.routing.wanted import Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -62,64 +64,66 @@ class Plan:
 class Discovery:
     """What each endpoint was last heard to have, and the table that follows from it and the configuration.
 
-    What an endpoint said stays true while it is silent: its models are then known, and not ready.
+    What an endpoint said stays true while it is silent: its models are then known, and not ready. One that cannot list
+    its models is asked about those known by name from elsewhere, and about those that clients ask for.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, clock: Clock | None = None) -> None:
         self._plan = plan
+        self._wanted = Wanted(clock or SystemClock())
         self._taken: dict[str, tuple[str, ...]] = {}
         self._states: dict[tuple[str, str], ModelState] = {}
         self._refusals: dict[tuple[str, str], str] = {}
+        self._unlisting: set[str] = set()
         self._names: set[str] = set()
-        self._full = False
+        self._full: set[str] = set()
 
     def asks_for_list(self, endpoint: str) -> bool:
         """Whether all models of an endpoint are to be taken, so that it has to list them."""
         return self._plan.take.get(endpoint) is None
 
-    def sought(self, endpoint: str) -> tuple[str, ...]:
-        """The models that an endpoint has to be asked about, whatever it lists now: listed ones, and known ones."""
-        return (*self._of_listed(endpoint), *self._taken.get(endpoint, ()))
-
     def depends(self, endpoint: str) -> bool:
         """Whether nothing is known of an endpoint's use until it says what it has: no listed model names it."""
         return not self._of_listed(endpoint) and self._plan.take.get(endpoint) != ()
 
-    def taken(self, endpoint: str, names: Iterable[str]) -> tuple[str, ...]:
-        """The models to take from an endpoint that lists `names`: those named in the configuration, else these."""
+    def seek(self, model: str) -> tuple[str, ...]:
+        """The endpoints that are asked, at their next check, for a model that a client wants and nobody listed."""
+        if not _usable(model) or not self._wanted.want(model, sorted(self._unlisting)):
+            return ()
+        return tuple(name for name in sorted(self._unlisting) if model in self._wanted.names(name))
+
+    def to_ask(self, endpoint: str, listed: tuple[str, ...] | None) -> tuple[str, ...]:
+        """The models to ask an endpoint about that lists these, or None: cannot list any."""
         configured = self._plan.take.get(endpoint)
         if configured is not None:
-            return tuple(name for name in configured if name not in self._plan.listed)
-        usable = [name for name in dict.fromkeys(names) if _usable(name) and name not in self._plan.listed]
-        found = []
-        for name in usable[:MAX_TAKEN]:
-            if name in self._names or len(self._names) < MAX_NAMES:
-                self._names.add(name)
-                found.append(name)
-        if len(found) < len(usable) and not self._full:
-            self._full = True
-            logger.warning(
-                "endpoint %s lists %d models, of which %d are taken; name those to serve by `models` of the endpoint",
-                endpoint,
-                len(usable),
-                len(found),
-            )
-        return tuple(found)
+            return self._with_listed(endpoint, configured)
+        if listed is not None:
+            self._unlisting.discard(endpoint)
+            return self._with_listed(endpoint, listed)
+        self._unlisting.add(endpoint)
+        elsewhere = [name for take in self._plan.take.values() for name in take or ()]
+        elsewhere += [name for names in self._taken.values() for name in names]
+        return self._with_listed(endpoint, (*elsewhere, *self._wanted.names(endpoint)))
 
-    def hear(self, endpoint: str, taken: tuple[str, ...] | None, answers: Mapping[str, Answer]) -> None:
-        """Notes which models were taken from an endpoint, None where it did not say, and its answer on each model."""
-        if taken is not None:
-            self._taken[endpoint] = taken
+    def known(self, endpoint: str) -> tuple[str, ...]:
+        """The models to ask an endpoint about that did not say which it has: those heard of before."""
+        return self._with_listed(endpoint, self._taken.get(endpoint, ()))
+
+    def hear(self, endpoint: str, listed: tuple[str, ...] | None, answers: Mapping[str, Answer]) -> None:
+        """Notes what an endpoint has, by its list as for `to_ask` and by its answer on each model of that."""
+        self.hear_of(endpoint, answers)
+        configured = self._plan.take.get(endpoint)
+        if configured is not None:
+            self._taken[endpoint] = configured
+        elif listed is not None:
+            self._taken[endpoint] = self._take(endpoint, listed)
+        else:
+            self._taken[endpoint] = self._take(endpoint, [name for name in answers if (endpoint, name) in self._states])
+
+    def hear_of(self, endpoint: str, answers: Mapping[str, Answer]) -> None:
+        """Notes an endpoint's answers on models, of those that it has as far as is known."""
         for model, answer in answers.items():
-            key = (endpoint, model)
-            self._refusals.pop(key, None)
-            if isinstance(answer, GatewayError):
-                self._refusals[key] = answer.detail
-                if answer.cause is Cause.MODEL_NOT_FOUND:
-                    self._states.pop(key, None)
-            elif answer.signatures or key not in self._states:
-                # A server tells nothing of the tensors of a model that it is only just loading.
-                self._states[key] = answer
+            self._hear_of(endpoint, model, answer)
         for key in [key for key in self._states if key[0] == endpoint and key[1] not in answers]:
             del self._states[key]
 
@@ -145,11 +149,48 @@ class Discovery:
         targets = (target for listed in self._plan.listed.values() for target in listed.targets)
         return [target.model for target in targets if target.endpoint == endpoint]
 
+    def _with_listed(self, endpoint: str, names: Iterable[str]) -> tuple[str, ...]:
+        own = [name for name in names if _usable(name) and name not in self._plan.listed]
+        return tuple(dict.fromkeys([*self._of_listed(endpoint), *own[:MAX_TAKEN]]))
+
+    def _hear_of(self, endpoint: str, model: str, answer: Answer) -> None:
+        key = (endpoint, model)
+        self._refusals.pop(key, None)
+        if isinstance(answer, GatewayError):
+            self._refusals[key] = answer.detail
+            if answer.cause is Cause.MODEL_NOT_FOUND:
+                self._states.pop(key, None)
+                self._wanted.missed(model, endpoint)
+            return
+        self._wanted.found(model)
+        if answer.signatures or key not in self._states:
+            # A server tells nothing of the tensors of a model that it is only just loading.
+            self._states[key] = answer
+
+    def _take(self, endpoint: str, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of `names` that become models here: within the bounds, and not listed in the configuration."""
+        usable = [name for name in dict.fromkeys(names) if _usable(name) and name not in self._plan.listed]
+        taken = []
+        for name in usable[:MAX_TAKEN]:
+            if name in self._names or len(self._names) < MAX_NAMES:
+                self._names.add(name)
+                taken.append(name)
+        if len(taken) < len(usable) and endpoint not in self._full:
+            self._full.add(endpoint)
+            logger.warning(
+                "endpoint %s has %d models, of which %d are taken; name those to serve by `models` of the endpoint",
+                endpoint,
+                len(usable),
+                len(taken),
+            )
+        return tuple(taken)
+
     def _discovered(self) -> dict[str, list[Target]]:
         found: dict[str, list[Target]] = {}
         for endpoint, configured in self._plan.take.items():
-            for name in self._taken.get(endpoint, self.taken(endpoint, ()) if configured is not None else ()):
-                found.setdefault(name, []).append(Target(endpoint, name))
+            for name in self._taken.get(endpoint, configured or ()):
+                if name not in self._plan.listed:
+                    found.setdefault(name, []).append(Target(endpoint, name))
         return found
 
     def _made(

@@ -7,6 +7,7 @@ table of what the servers say that they have.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Hashable, Iterable
 
@@ -20,8 +21,8 @@ from gateway.routing.table import Route, RouteTable
 logger = logging.getLogger(__name__)
 
 CANNOT_LIST = (
-    "it has no way to list its models; name them: by --model NAME, by `models` of the endpoint, or under `models` in "
-    "gateway.yaml"
+    "it has no way to list its models: they are looked for when a client first asks, whose request is answered 503, "
+    "unless they are named, by --model NAME or by `models` of the endpoint"
 )
 
 Publish = Callable[[RouteTable], None]
@@ -55,6 +56,7 @@ class HealthMonitor:
         self._answers: dict[str, dict[str, Answer]] = {}
         self._silent: dict[str, str] = {}
         self._unlisted: dict[str, str] = {}
+        self._woken = {name: asyncio.Event() for name in self._endpoints}
 
     def follow(self, table: RouteTable) -> None:
         """From now on the targets of this table are watched; what their servers said last is judged anew."""
@@ -77,6 +79,13 @@ class HealthMonitor:
     def verdict(self, model: str, target: Target) -> Verdict:
         """The last verdict on a target of a model's route."""
         return self._verdicts.get((model, target.key), UNVERIFIED)
+
+    def seek(self, model: str) -> bool:
+        """Has a model looked for that nobody listed, at servers that cannot list theirs; returns whether it is."""
+        asked = () if self._discovery is None else self._discovery.seek(model)
+        for endpoint in asked:
+            self._woken[endpoint].set()
+        return bool(asked)
 
     def trouble(self, endpoint: str) -> str:
         """Why an endpoint does not answer, or does not list its models; '' where it does."""
@@ -105,34 +114,40 @@ class HealthMonitor:
             self._observer.endpoint_seen(
                 endpoint=endpoint.name, stack=endpoint.stack, server=server, stand_in=endpoint.stand_in
             )
-        found = await self._list(endpoint)
-        mine = [target.model for _, _, target in self._targets(endpoint.name)]
-        sought = () if self._discovery is None else self._discovery.sought(endpoint.name)
-        answers = {model: await self._ask(endpoint, model) for model in dict.fromkeys([*mine, *sought, *(found or ())])}
-        self._answers[endpoint.name] = answers
         if self._discovery is not None:
-            self._discovery.hear(endpoint.name, found, answers)
-            table = self._discovery.table()
-            if table != self._table:
-                _tell(self._table, table)
-                self._publish(table)
+            await self._explore(endpoint, self._discovery)
+        else:
+            await self._ask_about(endpoint, [target.model for _, _, target in self._targets(endpoint.name)])
         return self._judge(endpoint.name)
 
-    async def _list(self, endpoint: Endpoint) -> tuple[str, ...] | None:
-        """The models to take from an endpoint; None where it did not say."""
-        if self._discovery is None:
-            return ()
-        names: tuple[str, ...] | None = ()
-        if self._discovery.asks_for_list(endpoint.name):
+    async def _explore(self, endpoint: Endpoint, discovery: Discovery) -> None:
+        """Asks an endpoint which models it has and how they are, and publishes the table that follows, if it is new."""
+        listed: tuple[str, ...] | None = ()
+        if discovery.asks_for_list(endpoint.name):
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    names = await endpoint.backend.models()
+                    listed = await endpoint.backend.models()
             except (GatewayError, TimeoutError) as exc:
                 self._note_unlisted(endpoint.name, f"its models cannot be listed: {_error(exc).detail}")
-                return None
-            quiet = names is not None or not self._discovery.depends(endpoint.name)
+                discovery.hear_of(endpoint.name, await self._ask_about(endpoint, discovery.known(endpoint.name)))
+                self._renew(discovery)
+                return
+            quiet = listed is not None or not discovery.depends(endpoint.name)
             self._note_unlisted(endpoint.name, "" if quiet else CANNOT_LIST)
-        return self._discovery.taken(endpoint.name, names or ())
+        answers = await self._ask_about(endpoint, discovery.to_ask(endpoint.name, listed))
+        discovery.hear(endpoint.name, listed, answers)
+        self._renew(discovery)
+
+    def _renew(self, discovery: Discovery) -> None:
+        table = discovery.table()
+        if table != self._table:
+            _tell(self._table, table)
+            self._publish(table)
+
+    async def _ask_about(self, endpoint: Endpoint, models: Iterable[str]) -> dict[str, Answer]:
+        answers = {model: await self._ask(endpoint, model) for model in dict.fromkeys(models)}
+        self._answers[endpoint.name] = answers
+        return answers
 
     def _note_unlisted(self, endpoint: str, text: str) -> None:
         if self._unlisted.get(endpoint, "") != text:
@@ -155,7 +170,13 @@ class HealthMonitor:
                 # A bug in one check must not end the watch: the endpoint would never come back.
                 logger.exception("checking endpoint %s failed", endpoint.name)
                 ready = False
-            await asyncio.sleep(self._interval_s if ready else self._retry_interval_s)
+            # At least this long, whoever wants what: it bounds what is asked of a server.
+            await asyncio.sleep(self._retry_interval_s)
+            if ready:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval_s - self._retry_interval_s):
+                        await self._woken[endpoint.name].wait()
+            self._woken[endpoint.name].clear()
 
     def _targets(self, endpoint: str) -> list[tuple[str, Route, Target]]:
         return [

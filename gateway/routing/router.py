@@ -55,8 +55,20 @@ class Router:
         return self._current.table
 
     def route(self, model: str) -> Route:
-        """The route of a model; raises MODEL_NOT_FOUND, NOT_READY."""
-        return self.table.route(model)
+        """The route of a model; raises MODEL_NOT_FOUND, and NOT_READY where it is known or looked for."""
+        try:
+            return self.table.route(model)
+        except GatewayError as exc:
+            if exc.cause is not Cause.MODEL_NOT_FOUND or not self._health.seek(model):
+                raise
+        raise GatewayError(
+            Cause.NOT_READY, f"model '{model}' is being looked for; ask again in a second", retry_after_s=1.0
+        )
+
+    def resolve(self, spec: ModelSpec) -> ModelSpec:
+        """What `RouteTable.resolve` makes of `spec`; raises what it and `route` raise."""
+        self.route(spec.name)
+        return self.table.resolve(spec)
 
     def versions(self, model: str) -> tuple[int, ...]:
         """The versions that some fit endpoint can answer with, newest first."""

@@ -215,3 +215,17 @@ async def test_a_server_that_is_away_keeps_its_models() -> None:
     async with gateway(flagged("--oip", "http://127.0.0.1:1")) as running:
         assert (await running.get("/v2/health/ready"))[0] == 503
         assert (await running.get("/readyz"))[0] == 200
+
+
+async def test_a_model_that_no_server_can_list_is_found_when_it_is_first_asked_for() -> None:
+    """The first client is told to ask again, at any door; a name that is not there is looked for only once."""
+    async with FakeTfServing(double()) as server, gateway(flagged("--tfserving", server.grpc_address)) as running:
+        await running.until("/v2/health/ready", 200)
+        status, answer = await running.post("/v1/models/double:predict", ROWS)
+        assert (status, "is being looked for" in answer["error"]) == (503, True)
+        assert (await running.until("/v1/models/double:predict", 200, ROWS))["outputs"]["sum"] == [3.0]
+        await running.until("/v2/models/nope", 404)
+        before = server.calls["status"]
+        for _ in range(50):
+            assert (await running.get("/v2/models/nope"))[0] == 404
+        assert server.calls["status"] - before < 10

@@ -87,7 +87,10 @@ class Discovery:
         return not self._of_listed(endpoint) and self._plan.take.get(endpoint) != ()
 
     def seek(self, model: str) -> tuple[str, ...]:
-        """The endpoints that are asked, at their next check, for a model that a client wants and nobody listed."""
+        """The endpoints that are asked, at their next check, for a model that a client wants and nobody listed.
+
+        Not those of which the configuration says what they are for.
+        """
         if not _usable(model) or not self._wanted.want(model, sorted(self._unlisting)):
             return ()
         return tuple(name for name in sorted(self._unlisting) if model in self._wanted.names(name))
@@ -100,7 +103,8 @@ class Discovery:
         if listed is not None:
             self._unlisting.discard(endpoint)
             return self._with_listed(endpoint, listed)
-        self._unlisting.add(endpoint)
+        if self.depends(endpoint):
+            self._unlisting.add(endpoint)
         elsewhere = [name for take in self._plan.take.values() for name in take or ()]
         elsewhere += [name for names in self._taken.values() for name in names]
         return self._with_listed(endpoint, (*elsewhere, *self._wanted.names(endpoint)))

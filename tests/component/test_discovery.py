@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from gateway._generated import oip_pb2, tensorflow_pb2, tfserving_pb2
+from gateway.core.contract import ModelContract
 from gateway.flags import add_flags, settings_of
-from gateway.server import Addresses, load_contracts, serve
+from gateway.server import Addresses, serve
 from gateway.settings import Settings
+from tests.builders import contract
 from tests.fakes.fake_oip import FakeOip
 from tests.fakes.fake_tfserving import FakeTfServing
 from tests.fakes.fake_torchserve import FakeTorchServe
@@ -66,10 +68,10 @@ class Gateway:
 
 
 @asynccontextmanager
-async def gateway(settings: Settings) -> AsyncIterator[Gateway]:
+async def gateway(settings: Settings, *contracts: ModelContract) -> AsyncIterator[Gateway]:
     """A gateway of these settings, from its start to the end of its draining."""
     stop, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve(settings, load_contracts(settings), stop, listening.set_result))
+    serving = asyncio.create_task(serve(settings, {item.name: item for item in contracts}, stop, listening.set_result))
     await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
     try:
         async with aiohttp.ClientSession() as http:
@@ -202,6 +204,35 @@ async def test_two_servers_with_one_model_have_to_agree() -> None:
         assert "the contract has FP32 [-1, 2], the server INT64 [-1, 2]" in answer["detail"]
         first.models["double"] = double()
         await running.until("/predict/double", 200, {**ROWS, "stack": "oip"})
+
+
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
+@pytest.mark.parametrize("stack", ["tfserving", "oip"])
+async def test_a_server_that_disagrees_with_the_contract_is_refused_until_it_is_right(
+    stack: str, transport: str
+) -> None:
+    """Under the same version even, as a server that was started again has it; both sides are named."""
+    model = double()
+    own = contract("double", inputs=model.inputs, outputs=model.outputs)
+    async with FakeTfServing(model, mark=None) if stack == "tfserving" else FakeOip(model) as server:
+        address = server.rest_url if transport == "rest" else server.grpc_address
+        settings = Settings(
+            server={"rest_port": 0, "grpc_port": 0},
+            endpoints={"only": {"stack": stack, "transport": transport, transport: address}},
+            models={"double": {"contract": "unused", "targets": [{"endpoint": "only"}]}},
+        )
+        async with gateway(settings, own) as running:
+            await running.until("/predict/double", 200, ROWS)
+            server.models["double"] = replace(model, inputs=echo("INT64").inputs)
+            await running.until("/v2/models/double/ready", 503)
+            _, answer = await running.post("/predict/double", ROWS)
+            assert "endpoint 'only' is mismatch: disagrees with the contract: input 'x'" in answer["detail"]
+            assert "the contract has FP32 [-1, 2], the server INT64 [-1, 2]" in answer["detail"]
+            server.models["double"] = model
+            await running.until("/predict/double", 200, ROWS)
+            async with running.http.get(f"http://127.0.0.1:{running.addresses.rest_port}/metrics") as reply:
+                name = "TensorFlow Serving (version not stated)" if stack == "tfserving" else "fakeserver 2.1"
+                assert f'server="{name}"' in await reply.text()
 
 
 async def test_a_server_that_is_away_keeps_its_models() -> None:

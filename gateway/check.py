@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ def main(arguments: list[str], program: str = "python -m gateway check") -> int:
     )
     add_flags(parser)
     options = parser.parse_args(arguments)
+    # What the parts would log is in the report.
+    logging.getLogger("gateway").addHandler(logging.NullHandler())
     try:
         settings = settings_of(options, options.file)
     except SettingsError as exc:
@@ -107,7 +110,9 @@ async def _ask(settings: Settings, contracts: Mapping[str, ModelContract], repor
         router = Router(RouteTable({}), endpoints, health)
         discovery = Discovery(plan_of(settings, contracts))
         health.discover(discovery, router.replace)
-        await asyncio.gather(*(health.check(endpoint) for endpoint in endpoints.values()))
+        for _ in range(2):
+            # Again, since a server that cannot list its models is asked about those that the others have.
+            await asyncio.gather(*(health.check(endpoint) for endpoint in endpoints.values()))
     report.lines.append("servers")
     for endpoint in endpoints.values():
         _tell_endpoint(endpoint, health, report)
@@ -124,6 +129,8 @@ async def _ask(settings: Settings, contracts: Mapping[str, ModelContract], repor
                 report.problems.append(
                     f"{where}: endpoint '{target.endpoint}' is {verdict.status.value}: {verdict.reason}"
                 )
+        if name in router.table.left_out:
+            report.lines.append(f"    {router.table.left_out[name]}")
     for name, reason in router.table.unrouted.items():
         if name in settings.models:
             report.problems.append(f"models.{name}: {reason}")

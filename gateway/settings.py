@@ -193,7 +193,7 @@ class ModelSettings(_Frozen):
     """One model's route."""
 
     contract: Path | None = None
-    """The model's contract.json; without it, made of the first target's own metadata, where its server has some."""
+    """The model's contract.json; without it, made of the metadata of the first target whose server has some."""
     policy: Literal["failover"] = "failover"
     """How a target is chosen: the first fit one, in listed order, within the first target's stack."""
     targets: Annotated[tuple[TargetSettings, ...], Field(min_length=1)]

@@ -142,12 +142,16 @@ class Discovery:
             else:
                 made = self._made(name, listed.targets, listed.targets, listed.labels)
             _sort(name, made, routes, unrouted)
+        left_out: dict[str, str] = {}
         for name, targets in self._discovered().items():
             having = tuple(target for target in targets if (target.endpoint, name) in self._states)
             described = tuple(target for target in having if self._states[(target.endpoint, name)].signatures)
             _sort(name, self._made(name, described, having or targets, {}), routes, unrouted)
+            others = tuple(target for target in having if target not in described)
+            if described and others:
+                left_out[name] = "; ".join(self._left_out(name, described, target) for target in others)
         awaited = tuple(name for name in self._plan.take if name not in self._taken and self.depends(name))
-        return RouteTable(routes, unrouted, awaited)
+        return RouteTable(routes, unrouted, awaited, left_out)
 
     def _of_listed(self, endpoint: str) -> list[str]:
         targets = (target for listed in self._plan.listed.values() for target in listed.targets)
@@ -215,22 +219,32 @@ class Discovery:
         key = (target.endpoint, target.model)
         state = self._states.get(key)
         if state is not None and state.versions:
-            return contract_wanted(name, target) + self._plan.hints.get(target.endpoint, "")
+            return _contract_wanted(name, target) + self._plan.hints.get(target.endpoint, "")
         refusal = self._refusals.get(key)
         if refusal is None:
             refusal = "has not answered yet" if state is None else "no version of it can answer yet"
         return f"endpoint '{target.endpoint}': {refusal}"
 
+    def _left_out(self, name: str, described: Iterable[Target], target: Target) -> str:
+        entry = json.dumps({name: {"targets": [_written(name, item) for item in (*described, target)]}})
+        return (
+            f"endpoint '{target.endpoint}' has it too, and does not describe its tensors; if they are the same, write "
+            f"in gateway.yaml: models: {entry}{self._plan.hints.get(target.endpoint, '')}"
+        )
 
-def contract_wanted(name: str, target: Target) -> str:
+
+def _contract_wanted(name: str, target: Target) -> str:
     """What to write for a model whose server does not describe its tensors."""
     file = f"{name}.json"
-    where = {"endpoint": target.endpoint, **({"model": target.model} if target.model != name else {})}
-    entry = json.dumps({name: {"contract": file, "targets": [where]}})
+    entry = json.dumps({name: {"contract": file, "targets": [_written(name, target)]}})
     return (
         f"endpoint '{target.endpoint}' does not describe its tensors. Write them to {file}, after this example: "
         f"{json.dumps({**_SKELETON, 'name': name})}; and in gateway.yaml, beside it: models: {entry}"
     )
+
+
+def _written(name: str, target: Target) -> dict[str, str]:
+    return {"endpoint": target.endpoint, **({"model": target.model} if target.model != name else {})}
 
 
 def _sort(name: str, made: Route | str, routes: dict[str, Route], unrouted: dict[str, str]) -> None:

@@ -229,3 +229,6 @@ def _tell(before: RouteTable, after: RouteTable) -> None:
     for model, reason in after.unrouted.items():
         if before.unrouted.get(model) != reason:
             logger.warning("model %s cannot be answered: %s", model, reason)
+    for model, reason in after.left_out.items():
+        if before.left_out.get(model) != reason:
+            logger.warning("model %s: %s", model, reason)

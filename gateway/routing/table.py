@@ -51,12 +51,14 @@ class Route:
 class RouteTable:
     """Every model's route, and of models that are known but have none the reason.
 
-    `awaited` are the endpoints that have not said yet which models they have.
+    `awaited` are the endpoints that have not said yet which models they have; `left_out` has, by model, why an endpoint
+    that has it too is no target.
     """
 
     routes: Mapping[str, Route]
     unrouted: Mapping[str, str] = field(default_factory=dict)
     awaited: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def route(self, model: str) -> Route:
         """The route of a model; raises MODEL_NOT_FOUND, and NOT_READY for one that is known but cannot be routed."""

@@ -73,9 +73,15 @@ def test_a_model_whose_server_describes_nothing_needs_a_contract() -> None:
 
 
 def test_a_server_without_metadata_does_not_join_one_that_has_some() -> None:
-    """Whether it agrees cannot be known; it takes a contract to send it anything."""
-    route = heard(Plan({}, ANYTHING), ("a", {"m": SILENT}), ("b", {"m": SERVED})).routes["m"]
-    assert [target.endpoint for target in route.targets] == ["b"]
+    """Whether it agrees cannot be known, but whoever knows it is told what to write, and that is enough."""
+    said = (("a", {"m": SILENT}), ("b", {"m": SERVED}))
+    table = heard(Plan({}, ANYTHING), *said)
+    assert [target.endpoint for target in table.routes["m"].targets] == ["b"]
+    entry = json.loads(table.left_out["m"].partition("models: ")[2])
+    assert entry == {"m": {"targets": [{"endpoint": "b"}, {"endpoint": "a"}]}}
+    targets = tuple(Target(item["endpoint"], "m") for item in entry["m"]["targets"])
+    written = heard(Plan({"m": Listed(None, targets)}, ANYTHING), *said)
+    assert (written.routes["m"].targets, written.routes["m"].source, written.left_out) == (targets, "b", {})
 
 
 def test_a_listed_model_keeps_its_targets_and_may_go_without_a_contract() -> None:

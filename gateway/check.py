@@ -22,7 +22,7 @@ from gateway.routing.endpoint import Endpoint, Status
 from gateway.routing.health import CANNOT_LIST, HealthMonitor
 from gateway.routing.router import Router
 from gateway.routing.table import RouteTable
-from gateway.server import connected, load_contracts, plan_of
+from gateway.server import connected, handlers_of, load_contracts, plan_of
 from gateway.settings import EndpointSettings, ModelSettings, Settings, SettingsError
 
 EXIT_PROBLEMS = 1
@@ -58,6 +58,12 @@ def main(arguments: list[str], program: str = "python -m gateway check") -> int:
         contracts = load_contracts(settings)
     except SettingsError as exc:
         report.problems += str(exc).splitlines()
+    loaded = not report.problems
+    for endpoint in [name for name, spec in settings.endpoints.items() if loaded and spec.stack == "torchserve"]:
+        try:
+            handlers_of(settings, contracts, endpoint)
+        except SettingsError as exc:
+            report.problems.append(str(exc))
     report.lines += _summary(settings, contracts)
     if options.connect and not report.problems:
         asyncio.run(_ask(settings, contracts, report))

@@ -45,7 +45,10 @@ logger = logging.getLogger(__name__)
 
 # Room for the protocol's own bytes around tensors of the largest allowed size.
 REPLY_OVERHEAD_BYTES = 1 << 20
-HANDLER_HINT = "; a handler that is not twinserve's own also needs `payload` there, see docs/torchserve-handlers.md"
+HANDLER_HINT = (
+    "; a handler that is not twinserve's own also needs a contract, and `payload` on the target: see "
+    "docs/torchserve-handlers.md"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def load_contracts(settings: Settings) -> dict[str, ModelContract]:
 def plan_of(settings: Settings, contracts: Mapping[str, ModelContract]) -> Plan:
     """What the configuration says of models, in the terms of routing."""
     listed = {
-        name: Listed(contracts.get(name), _targets(name, model), model.labels)
+        name: Listed(contracts.get(name), _targets(name, model), model.labels, model.versions())
         for name, model in settings.models.items()
     }
     hints = {name: HANDLER_HINT for name, spec in settings.endpoints.items() if spec.stack == "torchserve"}
@@ -98,9 +101,16 @@ def handlers_of(settings: Settings, contracts: Mapping[str, ModelContract], endp
     versions = settings.versions_on(endpoint)
     for name, target in settings.targets_on(endpoint):
         fields = target.handler_on(settings.endpoints[endpoint]).handler_fields()
-        contract = contracts[name].renamed(target.names)
         key = (target.model or name, target.version)
         where = f"models.{name}: target '{endpoint}'"
+        if name not in contracts:
+            if fields.get("payload", "framed") != "framed":
+                raise SettingsError(
+                    f"{where}: payload {fields['payload']} needs the model's contract; write `contract`"
+                )
+            found[key] = Framed(versions[key[0]])
+            continue
+        contract = contracts[name].renamed(target.names)
         try:
             found[key] = payload_of(contract, versions=versions[key[0]], **fields)
         except ValueError as exc:

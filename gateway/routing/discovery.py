@@ -46,6 +46,7 @@ class Listed:
     contract: ModelContract | None
     targets: tuple[Target, ...]
     labels: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +139,15 @@ class Discovery:
         for name, listed in self._plan.listed.items():
             made: Route | str
             if listed.contract is not None:
-                made = Route.of(listed.contract, listed.targets, listed.labels)
+                made = Route.of(listed.contract, listed.targets, listed.labels, listed.versions)
             else:
-                made = self._made(name, listed.targets, listed.targets, listed.labels)
+                made = self._made(name, listed.targets, listed.targets, listed)
             _sort(name, made, routes, unrouted)
         left_out: dict[str, str] = {}
         for name, targets in self._discovered().items():
             having = tuple(target for target in targets if (target.endpoint, name) in self._states)
             described = tuple(target for target in having if self._states[(target.endpoint, name)].signatures)
-            _sort(name, self._made(name, described, having or targets, {}), routes, unrouted)
+            _sort(name, self._made(name, described, having or targets), routes, unrouted)
             others = tuple(target for target in having if target not in described)
             if described and others:
                 left_out[name] = "; ".join(self._left_out(name, described, target) for target in others)
@@ -202,7 +203,7 @@ class Discovery:
         return found
 
     def _made(
-        self, name: str, targets: tuple[Target, ...], asked: Iterable[Target], labels: Mapping[str, int]
+        self, name: str, targets: tuple[Target, ...], asked: Iterable[Target], listed: Listed | None = None
     ) -> Route | str:
         """The route whose contracts are the metadata of the first target that has some; or why there is none."""
         for target in targets:
@@ -212,7 +213,8 @@ class Discovery:
                     signature: ModelContract.of(name, in_contract_names(metadata, target.names))
                     for signature, metadata in state.signatures.items()
                 }
-                return Route(contracts, targets, labels, source=target.endpoint)
+                labels, versions = ({}, {}) if listed is None else (listed.labels, listed.versions)
+                return Route(contracts, targets, labels, versions, source=target.endpoint)
         return "; ".join(self._why(name, target) for target in asked)
 
     def _why(self, name: str, target: Target) -> str:

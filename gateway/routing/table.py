@@ -15,7 +15,7 @@ MAX_SHOWN_NAME = 128
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One model: its contract under each signature, where it is served, and its version labels.
+    """One model: its contract under each signature, where it is served, its labels, and numbers for version names.
 
     `source` is the endpoint whose own metadata the contracts were made of, '' where they were written by hand.
     """
@@ -23,12 +23,19 @@ class Route:
     contracts: Mapping[str, ModelContract]
     targets: tuple[Target, ...]
     labels: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
 
     @classmethod
-    def of(cls, contract: ModelContract, targets: tuple[Target, ...], labels: Mapping[str, int] | None = None) -> Route:
+    def of(
+        cls,
+        contract: ModelContract,
+        targets: tuple[Target, ...],
+        labels: Mapping[str, int] | None = None,
+        versions: Mapping[str, int] | None = None,
+    ) -> Route:
         """The route of a model with a contract of its own: that of its default signature, and only one."""
-        return cls({DEFAULT_SIGNATURE: contract}, targets, labels or {})
+        return cls({DEFAULT_SIGNATURE: contract}, targets, labels or {}, versions or {})
 
     @property
     def main(self) -> ModelContract:

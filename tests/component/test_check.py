@@ -72,6 +72,11 @@ def test_a_usable_configuration_is_told_in_short(tmp_path: Path, capsys: pytest.
             "endpoints: {a: {stack: noop}}\nmodels: {x: {targets: [{endpoint: b}]}}",
             ["unknown endpoint 'b'; there are a"],
         ),
+        (
+            'endpoints: {a: {stack: torchserve, rest: "http://h:1", management: "http://h:2", payload: json}}\n'
+            "models: {x: {targets: [{endpoint: a}]}}",
+            ["models.x: target 'a': payload json needs the model's contract; write `contract`"],
+        ),
     ],
 )
 def test_every_problem_is_told_with_its_path(
@@ -137,7 +142,7 @@ async def test_connecting_tells_what_the_servers_are_and_have(
     assert (
         "  unknown: cannot be answered: endpoint 'ts' does not describe its tensors. Write them to unknown.json" in told
     )
-    assert "also needs `payload` there, see docs/torchserve-handlers.md" in told
+    assert "also needs a contract, and `payload` on the target: see docs/torchserve-handlers.md" in told
     assert told.endswith("no problem found\n")
 
 

@@ -122,11 +122,14 @@ class DataPlane:
     def model_ready(self, spec: ModelSpec, selection: Selection = ANYWHERE) -> bool:
         """Whether a request with this selection could be answered; raises MODEL_NOT_FOUND, VERSION_NOT_FOUND.
 
-        A model that is known but has no route is not ready.
+        A model that is known but has no route, or is being looked for, is not ready.
         """
-        if spec.name in self._router.table.unrouted:
+        try:
+            resolved = self._router.resolve(spec)
+        except GatewayError as exc:
+            if exc.cause is not Cause.NOT_READY:
+                raise
             return False
-        resolved = self._router.resolve(spec)
         if self._router.model_ready(resolved, selection):
             return True
         versions = self._router.versions(spec.name)

@@ -126,6 +126,7 @@ _UNKNOWN_MODEL: dict[int | str, dict[str, Any]] = {
     404: json_answer(_ERROR, "Cause: model_not_found, version_not_found."),
     400: json_answer(_ERROR, "Cause: invalid_input."),
     500: json_answer(_ERROR, "An error of the gateway."),
+    503: json_answer(_ERROR, "Cause: not_ready."),
 }
 
 

@@ -74,7 +74,7 @@ class Discovery:
         self._wanted = Wanted(clock or SystemClock())
         self._taken: dict[str, tuple[str, ...]] = {}
         self._states: dict[tuple[str, str], ModelState] = {}
-        self._refusals: dict[tuple[str, str], str] = {}
+        self._refusals: dict[str, dict[str, str]] = {}
         self._unlisting: set[str] = set()
         self._names: set[str] = set()
         self._full: set[str] = set()
@@ -127,6 +127,10 @@ class Discovery:
 
     def hear_of(self, endpoint: str, answers: Mapping[str, Answer]) -> None:
         """Notes an endpoint's answers on models, of those that it has as far as is known."""
+        # Only of the last answers: what clients invent is refused too, and must not add up.
+        self._refusals[endpoint] = {
+            model: answer.detail for model, answer in answers.items() if isinstance(answer, GatewayError)
+        }
         for model, answer in answers.items():
             self._hear_of(endpoint, model, answer)
         for key in [key for key in self._states if key[0] == endpoint and key[1] not in answers]:
@@ -164,9 +168,7 @@ class Discovery:
 
     def _hear_of(self, endpoint: str, model: str, answer: Answer) -> None:
         key = (endpoint, model)
-        self._refusals.pop(key, None)
         if isinstance(answer, GatewayError):
-            self._refusals[key] = answer.detail
             if answer.cause is Cause.MODEL_NOT_FOUND:
                 self._states.pop(key, None)
                 self._wanted.missed(model, endpoint)
@@ -222,7 +224,7 @@ class Discovery:
         state = self._states.get(key)
         if state is not None and state.versions:
             return _contract_wanted(name, target) + self._plan.hints.get(target.endpoint, "")
-        refusal = self._refusals.get(key)
+        refusal = self._refusals.get(target.endpoint, {}).get(target.model)
         if refusal is None:
             refusal = "has not answered yet" if state is None else "no version of it can answer yet"
         return f"endpoint '{target.endpoint}': {refusal}"

@@ -20,6 +20,7 @@ from serving import servers
 from serving.local import LocalStack
 from serving.models import find_models
 from serving.settings import LaunchSettings, Ports
+from tests.integration.foreign_torchserve import foreign_torchserve
 from tests.unit.serving.tfserving.savedmodel_server.process import ROOT, Server, running
 from tests.unit.serving.tfserving.savedmodel_server.saved_models import save_affine, save_zoo
 from tests.unit.serving.toys import write_artifacts
@@ -195,3 +196,21 @@ def test_a_check_that_connects_tells_the_same(inner: Gateway, flags: list[str]) 
     assert re.search(r"  tfserving: savedmodel-server \S+ \(stand-in\)\n", reply.stdout)
     assert "    tfserving: ready, versions 2, 1\n" in reply.stdout
     assert "  doubler: cannot be answered: endpoint 'torchserve' does not describe its tensors" in reply.stdout
+
+
+def test_a_torchserve_with_its_tokens_on_is_asked_with_its_keys(tmp_path: Path) -> None:
+    """With the file of its keys its models are listed; without it the check says that keys are needed."""
+    with foreign_torchserve(tmp_path) as foreign:
+        ports = foreign.stack.ports
+        address = f"127.0.0.1:{ports.torchserve_rest_port}"
+        command = [sys.executable, "-m", "gateway", "check", "--connect", "--torchserve", address]
+        command += ["--torchserve-management", f"127.0.0.1:{ports.torchserve_management_port}"]
+        keys = ["--torchserve-key-file", str(foreign.key_file)]
+        told = subprocess.run([*command, *keys], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+        refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    assert told.returncode == 0, told.stdout + told.stderr
+    for model in ("doubler", "pets"):
+        assert f"  {model}: cannot be answered: endpoint 'torchserve' does not describe its tensors" in told.stdout
+    assert refused.returncode == 1
+    assert "problem: endpoints.torchserve: its models cannot be listed: " in refused.stderr
+    assert "token_file" in refused.stderr

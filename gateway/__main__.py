@@ -17,9 +17,11 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import uvloop
 
 from gateway import __version__
-from gateway.core.contract import ContractError, ModelContract
+from gateway.check import main as check
+from gateway.core.contract import ModelContract
+from gateway.flags import DEFAULT_FILE, add_flags, settings_of
 from gateway.server import Addresses, authority, load_contracts, serve
-from gateway.settings import Settings, SettingsError, load
+from gateway.settings import Settings, SettingsError
 from gateway.telemetry.logging import configure
 
 # The status that uvicorn too ends with when a start fails.
@@ -29,22 +31,31 @@ logger = logging.getLogger("gateway")
 
 
 def main(arguments: list[str] | None = None, program: str = "python -m gateway") -> int:
-    """Runs the gateway; returns the exit status."""
+    """Runs the gateway, or checks a configuration; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["check"]:
+        return check(arguments[1:], f"{program} check")
     parser = argparse.ArgumentParser(
-        prog=program, description="One door in front of TorchServe and TensorFlow Serving."
+        prog=program,
+        description="One door in front of TorchServe, TensorFlow Serving and servers of the Open Inference Protocol.",
+        epilog=f"`{program} check FILE` validates a configuration without starting it.",
     )
     parser.add_argument(
-        "--config", type=Path, default=Path("gateway.yaml"), help="the configuration (default: %(default)s)"
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help=f"the configuration; {DEFAULT_FILE} unless servers are named here",
     )
+    add_flags(parser)
     parser.add_argument("--version", action="version", version=f"twinserve gateway {__version__}")
     options = parser.parse_args(arguments)
     try:
-        settings = load(options.config)
+        settings = settings_of(options, options.config)
         configure(settings.log_level, sys.stderr)
         contracts = load_contracts(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, contracts))
-    except (SettingsError, ContractError) as exc:
+    except SettingsError as exc:
         print(f"gateway: {exc}", file=sys.stderr)
         return EXIT_NOT_STARTED
     return 0

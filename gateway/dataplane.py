@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from gateway import __version__
 from gateway.core.backend import Middleware, compose
@@ -49,9 +50,24 @@ class DataPlane:
         """From now on readiness is false, so that a load balancer sends new work elsewhere."""
         self._accepting = False
 
-    def contract(self, model: str) -> ModelContract:
-        """The contract of a model; raises MODEL_NOT_FOUND."""
-        return self._router.route(model).contract
+    def contract(self, model: str, signature: str | None = None, /) -> ModelContract:
+        """The contract of a model under a signature, None for the default.
+
+        Raises MODEL_NOT_FOUND, SIGNATURE_NOT_FOUND, and NOT_READY for a model that is known but cannot be routed.
+        """
+        return self._router.route(model).contract(signature)
+
+    def contracts(self) -> tuple[ModelContract, ...]:
+        """Of every model that has a route the contract that stands for it."""
+        return tuple(route.main for route in self._router.table.routes.values())
+
+    def has(self, model: str) -> bool:
+        """Whether there is a route for a model."""
+        return model in self._router.table.routes
+
+    def declared_version(self, model: str) -> int:
+        """The version of a model's contract: what is told where no version can answer; raises MODEL_NOT_FOUND."""
+        return self._router.route(model).main.version
 
     def version_names(self, model: str) -> Mapping[str, int]:
         """The numbers of a model's version names that are none, such as `2024-05a`; raises MODEL_NOT_FOUND."""
@@ -62,39 +78,58 @@ class DataPlane:
 
         Raises GatewayError with the cause of whatever went wrong.
         """
-        contract = self.contract(request.model.name)
-        checked = contract.check_request(_with_spec(request, self._router.resolve(request.model)))
+        resolved = self.resolve(request.model)
+        contract = self.contract(resolved.name, resolved.signature_name)
+        checked = contract.check_request(_with_spec(request, resolved))
         return await self._handler(checked, context)
 
     def models(self) -> tuple[str, ...]:
         """The names of the models that have a route."""
-        return self._router.models()
+        return tuple(self._router.table.routes)
 
     def resolve(self, spec: ModelSpec) -> ModelSpec:
-        """`spec` with its label as a version; raises MODEL_NOT_FOUND, LABEL_NOT_FOUND, SIGNATURE_NOT_FOUND."""
+        """`spec` with its label as a version, and no signature where it is the default one.
+
+        Raises MODEL_NOT_FOUND, LABEL_NOT_FOUND, SIGNATURE_NOT_FOUND, and NOT_READY as `contract` does.
+        """
         return self._router.resolve(spec)
 
     def model_metadata(self, spec: ModelSpec) -> ModelMetadata:
-        """Tensors and versions of a model; raises MODEL_NOT_FOUND, VERSION_NOT_FOUND."""
-        resolved = self._router.resolve(spec)
-        versions = self._router.versions(spec.name)
-        if resolved.version is not None and resolved.version not in versions:
-            raise _no_version(resolved, versions)
-        return self.contract(spec.name).metadata(versions)
+        """Tensors and versions of a model, under the signature asked for; raises as `resolve`, VERSION_NOT_FOUND."""
+        resolved = self.resolve(spec)
+        return self.contract(resolved.name, resolved.signature_name).metadata(self._checked_versions(resolved))
+
+    def versions(self, spec: ModelSpec) -> tuple[int, ...]:
+        """The versions that can answer, newest first; raises as `model_metadata` does."""
+        return self._checked_versions(self.resolve(spec))
+
+    def signatures(self, spec: ModelSpec) -> dict[str, ModelMetadata]:
+        """Tensors and versions of a model under each of its signatures; raises as `model_metadata` does."""
+        versions = self._checked_versions(self.resolve(replace(spec, signature_name=None)))
+        return {name: item.metadata(versions) for name, item in self._router.route(spec.name).contracts.items()}
 
     def index(self, *, ready: bool = False) -> tuple[IndexEntry, ...]:
         """Every model: each version that can answer, newest first, or why none can; only the former if `ready`."""
         entries: list[IndexEntry] = []
-        for name in self.models():
+        for name in self._router.table.routes:
             versions = self._router.versions(name)
             entries.extend(IndexEntry(name, version) for version in versions)
             if not versions and not ready:
                 entries.append(IndexEntry(name, None, self._router.unfit(name)))
-        return tuple(entries)
+        unrouted = {} if ready else self._router.table.unrouted
+        return (*entries, *(IndexEntry(name, None, reason) for name, reason in unrouted.items()))
 
     def model_ready(self, spec: ModelSpec, selection: Selection = ANYWHERE) -> bool:
-        """Whether a request with this selection could be answered; raises MODEL_NOT_FOUND, VERSION_NOT_FOUND."""
-        resolved = self._router.resolve(spec)
+        """Whether a request with this selection could be answered; raises MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+
+        A model that is known but has no route, or is being looked for, is not ready.
+        """
+        try:
+            resolved = self._router.resolve(spec)
+        except GatewayError as exc:
+            if exc.cause is not Cause.NOT_READY:
+                raise
+            return False
         if self._router.model_ready(resolved, selection):
             return True
         versions = self._router.versions(spec.name)
@@ -103,8 +138,19 @@ class DataPlane:
         return False
 
     def ready(self) -> bool:
-        """The Open Inference Protocol's server readiness: accepting, and every model ready."""
-        return self._accepting and all(self._router.model_ready(ModelSpec(name), ANYWHERE) for name in self.models())
+        """The Open Inference Protocol's server readiness: accepting, every endpoint heard, and every model ready.
+
+        A model that waits for a contract is no reason to be unready: it was never offered.
+        """
+        table = self._router.table
+        ready = self._accepting and not table.awaited
+        return ready and all(self._router.model_ready(ModelSpec(name), ANYWHERE) for name in table.routes)
+
+    def _checked_versions(self, resolved: ModelSpec) -> tuple[int, ...]:
+        versions = self._router.versions(resolved.name)
+        if resolved.version is not None and resolved.version not in versions:
+            raise _no_version(resolved, versions)
+        return versions
 
 
 def _with_spec(request: InferenceRequest, spec: ModelSpec) -> InferenceRequest:

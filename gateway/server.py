@@ -23,7 +23,7 @@ from gateway.backends.torchserve import Handlers
 from gateway.codecs.torchserve_payloads import Framed, Payload, payload_of
 from gateway.core.backend import Backend
 from gateway.core.clock import Clock, SystemClock
-from gateway.core.contract import ModelContract
+from gateway.core.contract import ContractError, ModelContract
 from gateway.core.observer import Observer
 from gateway.dataplane import DataPlane
 from gateway.frontends.edge import Admission, Limits
@@ -32,9 +32,11 @@ from gateway.frontends.rest.app import create_app
 from gateway.frontends.rest.http_protocol import BoundedHttpProtocol
 from gateway.resilience.concurrency_limit import ConcurrencyLimit
 from gateway.resilience.deadline import deadline
+from gateway.routing.discovery import Discovery, Listed, Plan
 from gateway.routing.endpoint import Endpoint, Target
 from gateway.routing.health import HealthMonitor
-from gateway.routing.router import Route, Router
+from gateway.routing.router import Router
+from gateway.routing.table import RouteTable
 from gateway.settings import EndpointSettings, LimitSettings, ModelSettings, Settings, SettingsError
 from gateway.telemetry.metrics import PrometheusObserver, render
 from gateway.telemetry.middleware import attempt_metrics
@@ -43,6 +45,10 @@ logger = logging.getLogger(__name__)
 
 # Room for the protocol's own bytes around tensors of the largest allowed size.
 REPLY_OVERHEAD_BYTES = 1 << 20
+HANDLER_HINT = (
+    "; a handler that is not twinserve's own also needs a contract, and `payload` on the target: see "
+    "docs/torchserve-handlers.md"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +61,33 @@ class Addresses:
 
 
 def load_contracts(settings: Settings) -> dict[str, ModelContract]:
-    """The contract of every configured model; raises ContractError or SettingsError naming the file."""
-    contracts = {}
+    """The contract of every model that has one; raises SettingsError with every problem that was found."""
+    contracts: dict[str, ModelContract] = {}
+    problems = []
     for name, model in settings.models.items():
-        contract = ModelContract.load(model.contract)
+        if model.contract is None:
+            continue
+        try:
+            contract = ModelContract.load(model.contract)
+        except ContractError as exc:
+            problems.append(f"models.{name}.contract: {exc}")
+            continue
         if contract.name != name:
-            raise SettingsError(f"models.{name}: {model.contract} is the contract of '{contract.name}'")
+            problems.append(f"models.{name}.contract: {model.contract} is the contract of '{contract.name}'")
         contracts[name] = contract
+    if problems:
+        raise SettingsError("\n".join(problems))
     return contracts
+
+
+def plan_of(settings: Settings, contracts: Mapping[str, ModelContract]) -> Plan:
+    """What the configuration says of models, in the terms of routing."""
+    listed = {
+        name: Listed(contracts.get(name), _targets(name, model), model.labels, model.versions())
+        for name, model in settings.models.items()
+    }
+    hints = {name: HANDLER_HINT for name, spec in settings.endpoints.items() if spec.stack == "torchserve"}
+    return Plan(listed, {name: spec.models for name, spec in settings.endpoints.items()}, hints)
 
 
 def handlers_of(settings: Settings, contracts: Mapping[str, ModelContract], endpoint: str) -> Handlers:
@@ -76,9 +101,16 @@ def handlers_of(settings: Settings, contracts: Mapping[str, ModelContract], endp
     versions = settings.versions_on(endpoint)
     for name, target in settings.targets_on(endpoint):
         fields = target.handler_on(settings.endpoints[endpoint]).handler_fields()
-        contract = contracts[name].renamed(target.names)
         key = (target.model or name, target.version)
         where = f"models.{name}: target '{endpoint}'"
+        if name not in contracts:
+            if fields.get("payload", "framed") != "framed":
+                raise SettingsError(
+                    f"{where}: payload {fields['payload']} needs the model's contract; write `contract`"
+                )
+            found[key] = Framed(versions[key[0]])
+            continue
+        contract = contracts[name].renamed(target.names)
         try:
             found[key] = payload_of(contract, versions=versions[key[0]], **fields)
         except ValueError as exc:
@@ -105,17 +137,11 @@ async def serve(
     metrics = CollectorRegistry()
     observer = PrometheusObserver(metrics)
     async with AsyncExitStack() as cleanup:
-        endpoints = {
-            name: await cleanup.enter_async_context(_connected(name, spec, settings, contracts, clock, observer))
-            for name, spec in settings.endpoints.items()
-        }
-        routes = {name: _route(model, contracts[name]) for name, model in settings.models.items()}
-        health = HealthMonitor(
-            endpoints.values(),
-            {name: (route.contract, route.targets) for name, route in routes.items()},
-            observer=observer,
-        )
-        data_plane = DataPlane(Router(routes, endpoints, health), deadline(clock))
+        endpoints = await cleanup.enter_async_context(connected(settings, contracts, clock, observer))
+        health = HealthMonitor(endpoints.values(), observer=observer)
+        router = Router(RouteTable({}), endpoints, health)
+        health.discover(Discovery(plan_of(settings, contracts), clock), router.replace)
+        data_plane = DataPlane(router, deadline(clock))
         limits = _limits(settings.limits)
         # One admission for both doors: the limits bound the gateway, not each protocol.
         admission = Admission(limits)
@@ -182,6 +208,18 @@ class _RestServer(uvicorn.Server):
 
 
 @asynccontextmanager
+async def connected(
+    settings: Settings, contracts: Mapping[str, ModelContract], clock: Clock, observer: Observer
+) -> AsyncIterator[dict[str, Endpoint]]:
+    """Every endpoint, by its name; nothing is sent yet. All connections are closed at the end."""
+    async with AsyncExitStack() as cleanup:
+        yield {
+            name: await cleanup.enter_async_context(_connected(name, spec, settings, contracts, clock, observer))
+            for name, spec in settings.endpoints.items()
+        }
+
+
+@asynccontextmanager
 async def _connected(
     name: str,
     spec: EndpointSettings,
@@ -224,12 +262,11 @@ async def _running(coroutine: Coroutine[Any, Any, None], name: str) -> AsyncIter
             await task
 
 
-def _route(model: ModelSettings, contract: ModelContract) -> Route:
-    targets = tuple(
-        Target(target.endpoint, target.model or contract.name, target.version, target.names, target.variant)
+def _targets(name: str, model: ModelSettings) -> tuple[Target, ...]:
+    return tuple(
+        Target(target.endpoint, target.model or name, target.version, target.names, target.variant)
         for target in model.targets
     )
-    return Route(contract, targets, model.labels, model.versions())
 
 
 def _limits(limits: LimitSettings) -> Limits:

@@ -115,6 +115,8 @@ class EndpointSettings(HandlerSettings):
     """TorchServe's key_file.json, where its token authorization is on; read again whenever it changes."""
     server: str | None = None
     """What to call a server that does not say its name or version, such as `TensorFlow Serving 2.20.0`."""
+    models: tuple[str, ...] | None = None
+    """The models to take from here that are not under `models` of the file; without it all that the server lists."""
     slots: PositiveInt = 4
     """How many calls may run there at once."""
     queue: Annotated[int, Field(ge=0)] = 256
@@ -190,8 +192,8 @@ class TargetSettings(HandlerSettings):
 class ModelSettings(_Frozen):
     """One model's route."""
 
-    contract: Path
-    """The model's contract.json."""
+    contract: Path | None = None
+    """The model's contract.json; without it, made of the metadata of the first target whose server has some."""
     policy: Literal["failover"] = "failover"
     """How a target is chosen: the first fit one, in listed order, within the first target's stack."""
     targets: Annotated[tuple[TargetSettings, ...], Field(min_length=1)]
@@ -269,8 +271,30 @@ class Settings(BaseSettings):
         return self
 
 
-def load(path: Path) -> Settings:
-    """Reads `path` and the environment; raises SettingsError. Relative paths in it start at its folder."""
+def load(path: Path | None, flags: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
+    """Reads `path`, if any, and the environment; raises SettingsError with every problem that was found.
+
+    `flags` holds what the command line adds: fields of `server`, which win, and whole `endpoints`. Relative
+    paths in the file start at its folder.
+    """
+    document = {} if path is None else _document(path)
+    source = "the command line" if path is None else str(path)
+    for section, added in (flags or {}).items():
+        own = document.setdefault(section, {})
+        if not isinstance(own, dict):
+            raise SettingsError(f"{source}: {section}: expected a mapping")
+        both = sorted(own.keys() & added.keys()) if section == "endpoints" else []
+        if both:
+            raise SettingsError(f"{source} has an endpoint '{both[0]}' too; rename it there, or leave the option out")
+        document[section] = {**own, **added}
+    try:
+        return Settings(**document)
+    except ValidationError as exc:
+        lines = [f"  {'.'.join(map(str, error['loc'])) or 'file'}: {error['msg']}" for error in exc.errors()]
+        raise SettingsError("\n".join([f"{source}: not a usable configuration", *lines])) from exc
+
+
+def _document(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text())
     except OSError as exc:
@@ -282,11 +306,7 @@ def load(path: Path) -> Settings:
     if not isinstance(document, dict):
         raise SettingsError(f"{path}: expected a mapping with `endpoints` and `models`")
     _anchor_paths(document, path.parent)
-    try:
-        return Settings(**document)
-    except ValidationError as exc:
-        lines = [f"  {'.'.join(map(str, error['loc'])) or 'file'}: {error['msg']}" for error in exc.errors()]
-        raise SettingsError("\n".join([f"{path}: not a usable configuration", *lines])) from exc
+    return document
 
 
 def _check_handler(target: TargetSettings, endpoint: EndpointSettings) -> None:

@@ -72,10 +72,15 @@ def doubled(asked: InferenceRequest) -> InferenceResponse:
 
 @dataclass
 class FakeBackend:
-    """A model server in memory. `answer` may return or raise; `hold`, where set, is awaited before each answer."""
+    """A model server in memory. `answer` may return or raise; `hold`, where set, is awaited before each answer.
+
+    It has a model of any name, in `state`, unless `has` says which; those it lists if `lists`.
+    """
 
     answer: Callable[[InferenceRequest], InferenceResponse] = doubled
     state: ModelState = field(default_factory=lambda: ModelState((1,)))
+    has: dict[str, ModelState] | None = None
+    lists: bool = True
     name: str = "fake 1.0"
     reachable: bool = True
     hold: asyncio.Event | None = None
@@ -98,7 +103,16 @@ class FakeBackend:
     async def model_state(self, model: str) -> ModelState:
         """The scripted state."""
         self._reach()
-        return self.state
+        if self.has is None:
+            return self.state
+        if model not in self.has:
+            raise GatewayError(Cause.MODEL_NOT_FOUND, f"no model '{model}' here")
+        return self.has[model]
+
+    async def models(self) -> tuple[str, ...] | None:
+        """The scripted names."""
+        self._reach()
+        return tuple(self.has or ()) if self.lists else None
 
     async def close(self) -> None:
         """Notes that it was closed."""

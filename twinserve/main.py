@@ -118,7 +118,7 @@ def predict(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def gateway(context: typer.Context) -> None:
-    """Run the gateway alone: `twinserve gateway --config gateway.yaml`."""
+    """Run the gateway alone, by a file or in front of servers that already run; `gateway check FILE` validates one."""
     raise typer.Exit(run_gateway(context.args, "twinserve gateway"))
 
 

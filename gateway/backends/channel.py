@@ -21,6 +21,8 @@ MAX_REPLY_BYTES = 64 * 1024 * 1024
 # Status, metadata and describe calls have no client waiting with a deadline of its own.
 CONTROL_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 5.0
+# How many models of one server are listed; more than anyone serves, and an end to a list without one.
+MAX_LISTED = 1000
 _NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNIMPLEMENTED)
 
 RawMethod = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]

@@ -47,13 +47,20 @@ class Null:
         contract = self._contract(model)
         return ModelState((contract.version,), contract.metadata((contract.version,)))
 
+    async def models(self) -> tuple[str, ...]:
+        """Those that it has contracts of."""
+        return tuple(self._contracts)
+
     async def close(self) -> None:
         """Nothing is open."""
 
     def _contract(self, model: str) -> ModelContract:
         contract = self._contracts.get(model)
         if contract is None:
-            raise GatewayError(Cause.MODEL_NOT_FOUND, f"model '{model}' is not known to the null backend")
+            raise GatewayError(
+                Cause.MODEL_NOT_FOUND,
+                f"model '{model}' is not known to the null backend, which answers by contracts only",
+            )
         return contract
 
 

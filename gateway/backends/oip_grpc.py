@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.backends.channel import CONTROL_TIMEOUT_S, MAX_REPLY_BYTES, GrpcChannel, time_left
+from gateway.backends.channel import CONTROL_TIMEOUT_S, MAX_LISTED, MAX_REPLY_BYTES, GrpcChannel, time_left
 from gateway.backends.errors import OIP, oip_rpc_error, probing
 from gateway.backends.oip_models import OipModels, server_name
 from gateway.codecs import oip_proto_client
@@ -18,6 +18,10 @@ MODEL_INFER = _SERVICE + "ModelInfer"
 MODEL_METADATA = _SERVICE + "ModelMetadata"
 MODEL_READY = _SERVICE + "ModelReady"
 SERVER_METADATA = _SERVICE + "ServerMetadata"
+REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
+
+# How servers refuse a method that they do not have: as unknown to gRPC itself, or by a text of their own.
+NO_INDEX = frozenset({Cause.UPSTREAM_BAD_REPLY, Cause.UPSTREAM_REJECTED})
 
 
 class OipGrpc:
@@ -56,6 +60,17 @@ class OipGrpc:
     async def model_state(self, model: str) -> ModelState:
         """The ready versions among those that the model's metadata lists; version 1 where it lists none."""
         return await self._models.state(model)
+
+    async def models(self) -> tuple[str, ...] | None:
+        """The models in the repository index; None of a server without that extension."""
+        message = oip_proto_client.encode_index_request()
+        try:
+            reply = await self._channel.call(REPOSITORY_INDEX, message, CONTROL_TIMEOUT_S)
+        except GatewayError as exc:
+            if exc.cause not in NO_INDEX:
+                raise
+            return None
+        return oip_proto_client.decode_index(reply)[:MAX_LISTED]
 
     async def close(self) -> None:
         """Closes the connection; calls in flight fail with UPSTREAM_LOST."""

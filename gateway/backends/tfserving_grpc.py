@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from gateway.backends.channel import CONTROL_TIMEOUT_S, MAX_REPLY_BYTES, GrpcChannel, named, time_left
@@ -10,8 +11,13 @@ from gateway.codecs import tfserving_proto
 from gateway.core.backend import ModelState
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.context import CallContext
-from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec
+from gateway.core.messages import (
+    DEFAULT_SIGNATURE,
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadata,
+    ModelSpec,
+)
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 GET_MODEL_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
@@ -42,7 +48,6 @@ class TfServingGrpc:
         )
         self._configured = server
         self._clock = clock or SystemClock()
-        self._states: dict[str, ModelState] = {}
 
     async def infer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         """One Predict call, its answer decoded; the response states the version that answered."""
@@ -62,29 +67,30 @@ class TfServingGrpc:
         return named(answer.metadata.get(MARK), self._configured, UNSTATED)
 
     async def model_state(self, model: str) -> ModelState:
-        """The AVAILABLE versions, newest first, with the newest one's metadata, asked anew when versions change."""
+        """The AVAILABLE versions, newest first, with the newest one's metadata.
+
+        It is asked anew each time: a server that was started again may serve something else under the same version.
+        """
         spec = ModelSpec(model)
         status = await self._channel.call(
             GET_MODEL_STATUS, tfserving_proto.encode_status_request(spec), CONTROL_TIMEOUT_S
         )
         versions = tfserving_proto.decode_status(status)
-        known = self._states.get(model)
-        if known is None or known.versions != versions:
-            metadata = await self._fetch_metadata(spec) if versions else None
-            known = self._states[model] = ModelState(versions, metadata and replace(metadata, versions=versions))
-        return known
+        if not versions:
+            return ModelState(())
+        message = tfserving_proto.encode_metadata_request(spec)
+        reply = await self._channel.call(GET_MODEL_METADATA, message, CONTROL_TIMEOUT_S)
+        return described(versions, tfserving_proto.decode_signatures(reply))
+
+    async def models(self) -> None:
+        """None: TensorFlow Serving lists no models."""
 
     async def close(self) -> None:
         """Closes the connection; calls in flight fail with UPSTREAM_LOST."""
         await self._channel.close()
 
-    async def _fetch_metadata(self, spec: ModelSpec) -> ModelMetadata | None:
-        message = tfserving_proto.encode_metadata_request(spec)
-        reply = await self._channel.call(GET_MODEL_METADATA, message, CONTROL_TIMEOUT_S)
-        try:
-            return tfserving_proto.decode_metadata(reply)
-        except GatewayError as exc:
-            # A model without `serving_default` answers those who name another signature.
-            if exc.cause is not Cause.SIGNATURE_NOT_FOUND:
-                raise
-            return None
+
+def described(versions: tuple[int, ...], signatures: Mapping[str, ModelMetadata]) -> ModelState:
+    """The state of a model with these versions and the newest one's signatures."""
+    known = {name: replace(metadata, versions=versions) for name, metadata in signatures.items()}
+    return ModelState(versions, known.pop(DEFAULT_SIGNATURE, None), known)

@@ -7,6 +7,7 @@ answer is true.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from urllib.parse import quote
@@ -14,25 +15,32 @@ from urllib.parse import quote
 from gateway.backends.channel import CONTROL_TIMEOUT_S, MAX_REPLY_BYTES, named, time_left
 from gateway.backends.errors import TFSERVING, bad_reply, probing, tfserving_http_error
 from gateway.backends.http_pool import HttpPool, HttpReply
-from gateway.backends.tfserving_grpc import MARK, UNSTATED
+from gateway.backends.tfserving_grpc import MARK, UNSTATED, described
 from gateway.codecs import tfserving_json
-from gateway.codecs.tfserving_proto import DEFAULT_SIGNATURE
+from gateway.codecs.tfserving_proto import signature_not_found
 from gateway.core.backend import ModelState
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.context import CallContext
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec
+from gateway.core.messages import (
+    DEFAULT_SIGNATURE,
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadata,
+    ModelSpec,
+    TensorSpec,
+)
 
-# Signatures are few; the cap only keeps callers who invent names from filling memory.
+# Versions and labels are few; the cap only keeps callers who invent names from filling memory.
 _MAX_METADATA = 64
 
 
 @dataclass(slots=True)
 class _Known:
-    """What was last heard of one model: its versions, and the metadata fetched since they changed."""
+    """What was last heard of one model: its versions, and the signatures of those asked for since they changed."""
 
     versions: tuple[int, ...]
-    metadata: dict[ModelSpec, ModelMetadata]
+    signatures: dict[ModelSpec, Mapping[str, ModelMetadata]]
 
 
 class TfServingRest:
@@ -77,19 +85,28 @@ class TfServingRest:
         return named(mark, self._configured, UNSTATED)
 
     async def model_state(self, model: str) -> ModelState:
-        """The AVAILABLE versions, newest first, with the newest one's metadata, asked anew when versions change."""
+        """The AVAILABLE versions, newest first, with the newest one's metadata.
+
+        It is asked anew each time: a server that was started again may serve something else under the same version.
+        """
         known = await self._refresh(model, CONTROL_TIMEOUT_S)
         if not known.versions:
             return ModelState(())
+        newest = ModelSpec(model, version=known.versions[0])
         try:
-            metadata = await self._metadata(known, ModelSpec(model, version=known.versions[0]), CONTROL_TIMEOUT_S)
+            signatures = await self._fetch(newest, CONTROL_TIMEOUT_S)
         except GatewayError as exc:
-            # A model without `serving_default` answers those who name another signature; and a version that was
-            # unloaded between the two questions is no reason to call its successor unavailable.
-            if exc.cause not in (Cause.SIGNATURE_NOT_FOUND, Cause.VERSION_NOT_FOUND):
+            # A version that was unloaded between the two questions is no reason to call its successor unavailable.
+            if exc.cause is not Cause.VERSION_NOT_FOUND:
                 raise
             return ModelState(known.versions)
-        return ModelState(known.versions, replace(metadata, versions=known.versions))
+        if known.signatures.get(newest, signatures) != signatures:
+            known.signatures.clear()
+        known.signatures[newest] = signatures
+        return described(known.versions, signatures)
+
+    async def models(self) -> None:
+        """None: TensorFlow Serving lists no models."""
 
     async def close(self) -> None:
         """Closes every connection; calls in flight fail with UPSTREAM_LOST."""
@@ -103,7 +120,7 @@ class TfServingRest:
             if not known.versions:
                 raise GatewayError(Cause.NOT_READY, f"model '{model.name}' has no available version")
             model = replace(model, version=known.versions[0])
-        metadata = await self._metadata(known, model, time_left(context, self._clock))
+        outputs = await self._outputs(known, model, time_left(context, self._clock))
         sent = replace(request, model=model)
         reply = await self._http.request(
             "POST",
@@ -113,7 +130,7 @@ class TfServingRest:
             content_type="application/json",
         )
         body = _checked(reply).body
-        response = tfserving_json.decode_response(body, sent, metadata.outputs)
+        response = tfserving_json.decode_response(body, sent, outputs)
         return replace(response, version=model.version, id=request.id)
 
     async def _refresh(self, model: str, timeout_s: float) -> _Known:
@@ -122,20 +139,26 @@ class TfServingRest:
         if known is None or known.versions != versions:
             known = self._known[model] = _Known(versions, {})
         # A label may point elsewhere tomorrow without any version coming or going.
-        for spec in [spec for spec in known.metadata if spec.label is not None]:
-            del known.metadata[spec]
+        for spec in [spec for spec in known.signatures if spec.label is not None]:
+            del known.signatures[spec]
         return known
 
-    async def _metadata(self, known: _Known, model: ModelSpec, timeout_s: float) -> ModelMetadata:
-        """The metadata of one version or label and signature; raises SIGNATURE_NOT_FOUND for an unknown one."""
-        found = known.metadata.get(model)
-        if found is None:
-            reply = await self._get(f"{_path(model)}/metadata", timeout_s)
-            found = tfserving_json.decode_metadata(reply.body, model.signature_name or DEFAULT_SIGNATURE)
-            if len(known.metadata) >= _MAX_METADATA:
-                known.metadata.clear()
-            known.metadata[model] = found
-        return found
+    async def _outputs(self, known: _Known, model: ModelSpec, timeout_s: float) -> tuple[TensorSpec, ...]:
+        """What one version or label answers under a signature; raises SIGNATURE_NOT_FOUND for an unknown one."""
+        addressed = replace(model, signature_name=None)
+        signatures = known.signatures.get(addressed)
+        if signatures is None:
+            signatures = await self._fetch(addressed, timeout_s)
+            if len(known.signatures) >= _MAX_METADATA:
+                known.signatures.clear()
+            known.signatures[addressed] = signatures
+        signature = model.signature_name or DEFAULT_SIGNATURE
+        if signature not in signatures:
+            raise signature_not_found(model.name, signature, signatures)
+        return signatures[signature].outputs
+
+    async def _fetch(self, model: ModelSpec, timeout_s: float) -> Mapping[str, ModelMetadata]:
+        return tfserving_json.decode_signatures((await self._get(f"{_path(model)}/metadata", timeout_s)).body)
 
     async def _get(self, path: str, timeout_s: float) -> HttpReply:
         return _checked(await self._http.request("GET", self._base_url + path, timeout_s=timeout_s))

@@ -75,6 +75,10 @@ class TorchServe(ABC):
         """The versions with a READY worker, newest first."""
         return await self._control.model_state(model)
 
+    async def models(self) -> tuple[str, ...]:
+        """The names on the management port's list."""
+        return await self._control.models()
+
     async def close(self) -> None:
         """Closes every connection; calls in flight fail with UPSTREAM_LOST."""
         await self._http.close()

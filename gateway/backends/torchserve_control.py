@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import orjson
 
-from gateway.backends.channel import CONTROL_TIMEOUT_S, named
+from gateway.backends.channel import CONTROL_TIMEOUT_S, MAX_LISTED, named
 from gateway.backends.errors import (
     TORCHSERVE,
     TakesNoWorkError,
@@ -33,6 +33,9 @@ UNSTATED = f"{TORCHSERVE} (version not stated)"
 REQUEST_ID = "x-request-id"
 # TorchServe's versions are any strings; `N` and `N.0` are the integer N here, all others need a configured number.
 _INTEGER = re.compile(r"(\d{1,18})(?:\.0)?", re.ASCII)
+
+# TorchServe lists at most this many models at once.
+_PAGE = 100
 
 Described = Mapping[str, Any]
 
@@ -98,6 +101,22 @@ class TorchServeControl:
         if model in self._defaults:
             self._defaults[model] = await self._ask_default(model, CONTROL_TIMEOUT_S)
         return ModelState(tuple(sorted((number for number, (_, ready) in found.items() if ready), reverse=True)))
+
+    async def models(self) -> tuple[str, ...]:
+        """The names on the management port's list, page by page, at most `MAX_LISTED`."""
+        names: list[str] = []
+        token = ""
+        while len(names) < MAX_LISTED:
+            path = f"/models?limit={_PAGE}" + (f"&next_page_token={quote(token, safe='')}" if token else "")
+            document = _json((await self.manage(path)).body)
+            page = document.get("models") if isinstance(document, dict) else None
+            if not isinstance(page, list):
+                raise bad_reply(TORCHSERVE, "no list of models; is this its management port?")
+            names += [str(entry["modelName"]) for entry in page if isinstance(entry, dict) and entry.get("modelName")]
+            token = str(document.get("nextPageToken") or "")
+            if not page or not token:
+                break
+        return tuple(dict.fromkeys(names))[:MAX_LISTED]
 
     async def spelling(self, model: str, version: int, timeout_s: float) -> str:
         """The version as TorchServe spells it, `1` or `1.0`; kept per model, and renewed by `model_state`."""

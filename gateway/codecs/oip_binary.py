@@ -7,7 +7,7 @@ layout of every tensor that has `binary_data_size` in place of `data`, in order 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +20,14 @@ from gateway.codecs.oip_json import (
     BINARY_SIZE,
     Described,
     answer_to,
+    contract_named,
     encoded,
     from_data,
     outputs_of,
     parameters_of,
     request_from,
 )
-from gateway.core.contract import ModelContract
+from gateway.core.contract import ContractOf, ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, Parameter
 from gateway.core.tensor import Tensor, from_raw, to_raw
@@ -87,9 +88,7 @@ def header_length(text: str, limit: int) -> int:
     return length
 
 
-def decode_request(
-    body: bytes, length: int | None, model: ModelSpec, contract_of: Callable[[str], ModelContract]
-) -> OipRestRequest:
+def decode_request(body: bytes, length: int | None, model: ModelSpec, contract_of: ContractOf) -> OipRestRequest:
     """The request that `body` is: `length` bytes of JSON and binary data behind, or all of it JSON where that is None.
 
     Binary inputs are views of `body`: nothing is copied. Raises UNPARSEABLE where lengths do not add up, and whatever
@@ -101,7 +100,7 @@ def decode_request(
             f"{LENGTH_HEADER} is {length}, but the body has {len(body)} bytes; expected at most those",
         )
     document = parse_object(body if length is None else body[:length])
-    contract = contract_of(model.name)
+    contract = contract_named(document, model, contract_of)
     if length is None:
         return OipRestRequest(request_from(document, model, from_data), _wishes(document))
     buffers = _Buffers(memoryview(body)[length:], contract)

@@ -19,7 +19,7 @@ from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse
 from gateway.codecs.json_tensors import SHORT_FLOATS, elements, to_json_array
 from gateway.codecs.oip_parameters import refuse_reserved
 from gateway.codecs.selection import split_parameters
-from gateway.core.contract import ModelContract
+from gateway.core.contract import ContractOf, ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Parameter
 from gateway.core.tensor import Tensor, element_count, numpy_dtype
@@ -45,14 +45,14 @@ class Described:
     item: JsonObject
 
 
-def decode_request(body: bytes, model: ModelSpec, contract_of: Callable[[str], ModelContract]) -> InferenceRequest:
+def decode_request(body: bytes, model: ModelSpec, contract_of: ContractOf) -> InferenceRequest:
     """The request that `body` is, to the model and version of the path.
 
     Raises UNPARSEABLE, INVALID_INPUT naming the input, UNSUPPORTED_DATATYPE for 16-bit floats, VERSION_NOT_FOUND, and
     MODEL_NOT_FOUND from `contract_of`.
     """
     document = parse_object(body)
-    contract_of(model.name)
+    contract_named(document, model, contract_of)
     return request_from(document, model, from_data)
 
 
@@ -73,6 +73,13 @@ def request_from(document: JsonObject, model: ModelSpec, tensor_of: Callable[[De
         id=request_id(document.get("id")),
         selection=selection,
     )
+
+
+def contract_named(document: JsonObject, model: ModelSpec, contract_of: ContractOf) -> ModelContract:
+    """The contract under the signature that a request names, if it does: its parameters are checked only later."""
+    parameters = document.get("parameters")
+    name = parameters.get("signature_name") if isinstance(parameters, dict) else None
+    return contract_of(model.name, name) if isinstance(name, str) else contract_of(model.name)
 
 
 def encode_response(response: InferenceResponse) -> bytes:

@@ -15,7 +15,7 @@ import orjson
 
 from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse_object, plain
 from gateway.codecs.json_tensors import SHORT_FLOATS, elements, to_json_array
-from gateway.codecs.oip_server import SERVER, ServedModel, ServerMetadata, served_model, version_of
+from gateway.codecs.oip_server import SERVER, ServedModel, ServerMetadata, listed, served_model, version_of
 from gateway.codecs.replies import bad_reply, reading_reply
 from gateway.core.errors import Cause, GatewayError, capped
 from gateway.core.messages import InferenceRequest, InferenceResponse, Parameter, TensorSpec
@@ -123,6 +123,30 @@ def decode_model_metadata(body: bytes) -> ServedModel:
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise bad_reply(SERVER, "it is not model metadata") from exc
+
+
+def decode_index(body: bytes) -> tuple[str, ...]:
+    """The models in the answer to `POST /v2/repository/index`; raises UPSTREAM_BAD_REPLY."""
+    document = _loaded(body)
+    if not isinstance(document, list) or not all(isinstance(item, dict) for item in document):
+        raise bad_reply(SERVER, "it is no repository index")
+    return listed((str(item.get("name") or ""), str(item.get("state") or "")) for item in document)
+
+
+def decode_model_list(body: bytes) -> tuple[str, ...]:
+    """The models in the answer to KServe's `GET /v2/models`; raises UPSTREAM_BAD_REPLY."""
+    document = _loaded(body)
+    models = document.get("models") if isinstance(document, dict) else None
+    if not isinstance(models, list) or not all(isinstance(name, str) for name in models):
+        raise bad_reply(SERVER, "it is no list of models")
+    return tuple(dict.fromkeys(models))
+
+
+def _loaded(body: bytes) -> Any:  # noqa: ANN401
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def says_not_ready(body: bytes) -> bool:

@@ -5,7 +5,7 @@ Contents are typed, in one repeated field by datatype, or raw, in one entry for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from gateway.codecs.json_tensors import SHORT_FLOATS
 from gateway.codecs.oip_parameters import refuse_reserved
 from gateway.codecs.selection import split_parameters, version_number
 from gateway.codecs.wire import check_counts, check_sizes, fields
-from gateway.core.contract import ModelContract
+from gateway.core.contract import ContractOf
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Parameter, TensorSpec
 from gateway.core.tensor import MAX_RANK, NDArray, Tensor, element_count, from_raw, numpy_dtype, to_raw
@@ -69,7 +69,7 @@ class OipGrpcRequest:
     raw: bool
 
 
-def decode_request(data: bytes, contract_of: Callable[[str], ModelContract] | None = None) -> OipGrpcRequest:
+def decode_request(data: bytes, contract_of: ContractOf | None = None) -> OipGrpcRequest:
     """The request that a serialised ModelInferRequest is.
 
     With `contract_of` the declared inputs are checked before arrays are made of them. Raises UNPARSEABLE where it is
@@ -90,7 +90,8 @@ def decode_request(data: bytes, contract_of: Callable[[str], ModelContract] | No
         ModelSpec(message.model_name, version), _parameters(message.parameters)
     )
     if contract_of is not None:
-        contract = contract_of(message.model_name)
+        signature = model.signature_name
+        contract = contract_of(model.name) if signature is None else contract_of(model.name, signature)
         for tensor in message.inputs:
             contract.check_declared(input_name(tensor.name), tensor.datatype, tensor.shape)
     raw = len(message.raw_input_contents) > 0

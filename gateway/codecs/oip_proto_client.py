@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from gateway._generated import oip_pb2
 from gateway.codecs.oip_proto import MAX_FIELDS, raw_tensor, set_parameter, typed_tensor
-from gateway.codecs.oip_server import SERVER, ServedModel, ServerMetadata, served_model, version_of
+from gateway.codecs.oip_server import SERVER, ServedModel, ServerMetadata, listed, served_model, version_of
 from gateway.codecs.replies import bad_reply, reading_reply
 from gateway.core.messages import InferenceRequest, InferenceResponse, Parameter, TensorSpec
 from gateway.core.tensor import to_raw
@@ -91,6 +91,16 @@ def encode_ready_request(model: str, version: str) -> bytes:
 def decode_ready(data: bytes) -> bool:
     """The answer to ModelReady; raises UPSTREAM_BAD_REPLY."""
     return bool(_read(oip_pb2.ModelReadyResponse(), data).ready)
+
+
+def encode_index_request() -> bytes:
+    """A serialised RepositoryIndexRequest for every model."""
+    return oip_pb2.RepositoryIndexRequest().SerializeToString()
+
+
+def decode_index(data: bytes) -> tuple[str, ...]:
+    """The models in the answer to RepositoryIndex; raises UPSTREAM_BAD_REPLY."""
+    return listed((entry.name, entry.state) for entry in _read(oip_pb2.RepositoryIndexResponse(), data).models)
 
 
 def _read(message: M, data: bytes) -> M:

@@ -16,6 +16,9 @@ SERVER = "the OIP server"
 BINARY = "binary_tensor_data"
 UNVERSIONED = 1
 
+# States of a model that cannot answer, nor will soon (Triton's extension_model_repository.md).
+_GONE = frozenset({"UNAVAILABLE", "UNLOADING"})
+
 # `1.0` is how TorchServe's archiver writes version 1.
 _VERSION = re.compile(r"([0-9]{1,18})(\.0)?")
 
@@ -44,6 +47,14 @@ def version_of(text: str) -> int | None:
     """The number of a version as a server spells it; None where it is none."""
     match = _VERSION.fullmatch(text)
     return None if match is None else int(match[1])
+
+
+def listed(entries: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """The models of a repository index, given as (name, state): those with a version that is not UNAVAILABLE.
+
+    An index names models too that were never loaded, or were unloaded; servers that load none at run time state none.
+    """
+    return tuple(dict.fromkeys(name for name, state in entries if name and state not in _GONE))
 
 
 def served_model(

@@ -7,11 +7,11 @@ The JSON is protobuf's own form of the messages (get_model_status.proto, get_mod
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway._generated import tfserving_pb2
-from gateway.codecs.tfserving_proto import DEFAULT_SIGNATURE, DTYPE_NAME, NUMBER
+from gateway.codecs.tfserving_proto import DTYPE_NAME, NUMBER
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelMetadata, TensorSpec
 
@@ -64,41 +64,46 @@ def status_message(states: Iterable[VersionState]) -> bytes:
     return message.SerializeToString()
 
 
-def metadata_json(metadata: ModelMetadata, version: int) -> bytes:
+def metadata_json(model: str, signatures: Mapping[str, ModelMetadata], version: int) -> bytes:
     """The body of `GET /v1/models/{model}/metadata`."""
-    signature = {
-        "inputs": {spec.name: _tensor_json(spec) for spec in metadata.inputs},
-        "outputs": {spec.name: _tensor_json(spec) for spec in metadata.outputs},
-        "method_name": _METHOD,
-        "defaults": {},
+    described = {
+        name: {
+            "inputs": {spec.name: _tensor_json(spec) for spec in metadata.inputs},
+            "outputs": {spec.name: _tensor_json(spec) for spec in metadata.outputs},
+            "method_name": _METHOD,
+            "defaults": {},
+        }
+        for name, metadata in signatures.items()
     }
     return _pretty(
         {
-            "model_spec": {"name": metadata.name, "signature_name": "", "version": str(version)},
-            "metadata": {SIGNATURES: {SIGNATURES: {DEFAULT_SIGNATURE: signature}}},
+            "model_spec": {"name": model, "signature_name": "", "version": str(version)},
+            "metadata": {SIGNATURES: {SIGNATURES: described}},
         }
     )
 
 
-def metadata_message(metadata: ModelMetadata, version: int) -> bytes:
+def metadata_message(model: str, signatures: Mapping[str, ModelMetadata], version: int) -> bytes:
     """A serialised GetModelMetadataResponse."""
-    signatures = tfserving_pb2.SignatureDefMap()
-    signature = signatures.signature_def[DEFAULT_SIGNATURE]
-    signature.method_name = _METHOD
-    for specs, tensors in ((metadata.inputs, signature.inputs), (metadata.outputs, signature.outputs)):
-        for spec in specs:
-            info = tensors[spec.name]
-            info.name = _graph_name(spec)
-            info.dtype = NUMBER[spec.datatype]
-            info.tensor_shape.SetInParent()
-            for size in spec.shape:
-                info.tensor_shape.dim.add(size=size)
+    described = tfserving_pb2.SignatureDefMap()
+    for name, metadata in signatures.items():
+        signature = described.signature_def[name]
+        signature.method_name = _METHOD
+        for specs, tensors in ((metadata.inputs, signature.inputs), (metadata.outputs, signature.outputs)):
+            for spec in specs:
+                info = tensors[spec.name]
+                info.name = _graph_name(spec)
+                info.dtype = NUMBER[spec.datatype]
+                info.tensor_shape.unknown_rank = not spec.ranked
+                for size in spec.shape if spec.ranked else ():
+                    info.tensor_shape.dim.add(size=size)
+                info.tensor_shape.SetInParent()
     message = tfserving_pb2.GetModelMetadataResponse()
-    message.model_spec.name = metadata.name
+    message.model_spec.name = model
     message.model_spec.version.value = version
     # Messages are generated under a package of our own, so the type that the Any names is written out.
     message.metadata[SIGNATURES].type_url = _SIGNATURES_URL
-    message.metadata[SIGNATURES].value = signatures.SerializeToString()
+    message.metadata[SIGNATURES].value = described.SerializeToString()
     return message.SerializeToString()
 
 
@@ -112,10 +117,10 @@ def check_metadata_fields(fields: Sequence[str]) -> None:
 
 
 def _tensor_json(spec: TensorSpec) -> dict[str, object]:
-    dims = [{"size": str(size), "name": ""} for size in spec.shape]
+    dims = [{"size": str(size), "name": ""} for size in spec.shape] if spec.ranked else []
     return {
         "dtype": DTYPE_NAME[spec.datatype],
-        "tensor_shape": {"dim": dims, "unknown_rank": False},
+        "tensor_shape": {"dim": dims, "unknown_rank": not spec.ranked},
         "name": _graph_name(spec),
     }
 

@@ -20,11 +20,10 @@ from gateway.codecs.json_tensors import elements, flatten, to_json_array
 from gateway.codecs.replies import bad_reply, reading_reply
 from gateway.codecs.tfserving_proto import (
     DATATYPE_OF_NAME,
-    DEFAULT_SIGNATURE,
     PLATFORM,
     SERVER,
     no_datatype,
-    signature_not_found,
+    usable,
 )
 from gateway.core.errors import Cause, GatewayError, capped
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, TensorSpec
@@ -70,11 +69,10 @@ def decode_response(body: bytes, request: InferenceRequest, outputs: tuple[Tenso
         )
 
 
-def decode_metadata(body: bytes, signature: str = DEFAULT_SIGNATURE) -> ModelMetadata:
-    """One signature's tensors, by name, and the version that was asked, from a `/metadata` answer.
+def decode_signatures(body: bytes) -> dict[str, ModelMetadata]:
+    """Each signature's tensors, by name, and the version that was asked, from a `/metadata` answer.
 
-    A tensor of unknown rank gets the shape [-1]. Raises SIGNATURE_NOT_FOUND, UNSUPPORTED_DATATYPE for a dtype that the
-    gateway has no word for, UPSTREAM_BAD_REPLY.
+    Left out, and raised, is what `tfserving_proto.decode_signatures` leaves out and raises.
     """
     with reading_reply(SERVER):
         document = plain(parse_object(body))
@@ -82,16 +80,13 @@ def decode_metadata(body: bytes, signature: str = DEFAULT_SIGNATURE) -> ModelMet
         spec = document["model_spec"]
         signatures: JsonObject = dict(document["metadata"]["signature_def"]["signature_def"])
         model, version = str(spec["name"]), spec.get("version")
-        if signature not in signatures:
-            raise signature_not_found(model, signature, signatures)
-        found = signatures[signature]
-        return ModelMetadata(
-            name=model,
-            versions=() if version is None else (int(version),),
-            platform=PLATFORM,
-            inputs=_specs(found["inputs"]),
-            outputs=_specs(found["outputs"]),
-        )
+        versions = () if version is None else (int(version),)
+
+        def described(signature: JsonObject) -> ModelMetadata:
+            inputs, outputs = _specs(signature["inputs"]), _specs(signature["outputs"])
+            return ModelMetadata(model, versions, PLATFORM, inputs, outputs)
+
+        return usable(signatures, described)
     except _NOT_AS_EXPECTED as exc:
         raise bad_reply(SERVER, "it is not model metadata") from exc
 
@@ -200,5 +195,5 @@ def _spec(name: str, info: Mapping[str, Any]) -> TensorSpec:
         raise no_datatype(name, str(info["dtype"])[:32])
     shape = info["tensor_shape"]
     if shape.get("unknown_rank"):
-        return TensorSpec(name, datatype, (-1,))
+        return TensorSpec(name, datatype, (-1,), ranked=False)
     return TensorSpec(name, datatype, tuple(max(int(dim["size"]), -1) for dim in shape.get("dim", ())))

@@ -6,7 +6,7 @@ A reply may hold a tensor as `tensor_content` or as typed values, whose last one
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,12 +15,20 @@ from google.protobuf.message import DecodeError, Message
 from gateway._generated import tensorflow_pb2, tfserving_pb2
 from gateway.codecs.replies import bad_reply, reading_reply
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, TensorSpec
+from gateway.core.messages import (
+    DEFAULT_SIGNATURE,
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadata,
+    ModelSpec,
+    TensorSpec,
+)
 from gateway.core.tensor import NUMPY_DTYPE, NDArray, Tensor, element_count, from_raw, to_raw
 
 SERVER = "TF Serving"
 PLATFORM = "tensorflow_savedmodel"
-DEFAULT_SIGNATURE = "serving_default"
+# Signatures of TensorFlow's own, such as __saved_model_init_op.
+INTERNAL = "__"
 
 # The messages are generated under a package of our own, so the type that an Any names is written out.
 _SIGNATURES = "signature_def"
@@ -29,6 +37,7 @@ _SIGNATURES_TYPE = "tensorflow.serving.SignatureDefMap"
 _MAX_REPEATED_BYTES = 67_108_864
 
 M = TypeVar("M", bound=Message)
+S = TypeVar("S")
 
 # Datatype -> TensorFlow's name, field of the typed values, and the dtype that these have.
 FORMS: dict[str, tuple[str, str, Any]] = {
@@ -88,11 +97,11 @@ def encode_metadata_request(spec: ModelSpec) -> bytes:
     return message.SerializeToString()
 
 
-def decode_metadata(data: bytes, signature: str = DEFAULT_SIGNATURE) -> ModelMetadata:
-    """One signature's tensors, by name, and the one version that was asked, from a GetModelMetadataResponse.
+def decode_signatures(data: bytes) -> dict[str, ModelMetadata]:
+    """Each signature's tensors, by name, and the one version that was asked, from a GetModelMetadataResponse.
 
-    A tensor of unknown rank gets the shape [-1]: the protocol that this metadata is for has no form for it. Raises
-    SIGNATURE_NOT_FOUND, UNSUPPORTED_DATATYPE for a dtype that the gateway has no word for, UPSTREAM_BAD_REPLY.
+    TensorFlow's own signatures are left out, and those with tensors of a dtype that the gateway has no word for: where
+    the default one is such, UNSUPPORTED_DATATYPE is raised. Raises UPSTREAM_BAD_REPLY.
     """
     message = _parsed(tfserving_pb2.GetModelMetadataResponse(), data)
     packed = message.metadata.get(_SIGNATURES)
@@ -100,16 +109,17 @@ def decode_metadata(data: bytes, signature: str = DEFAULT_SIGNATURE) -> ModelMet
         raise bad_reply(SERVER, "it holds no signatures")
     signatures = _parsed(tfserving_pb2.SignatureDefMap(), packed.value).signature_def
     spec = message.model_spec
-    found = signatures.get(signature)
-    if found is None:
-        raise signature_not_found(spec.name, signature, signatures)
-    return ModelMetadata(
-        name=spec.name,
-        versions=(spec.version.value,) if spec.HasField("version") else (),
-        platform=PLATFORM,
-        inputs=tuple(_spec(name, found.inputs[name]) for name in sorted(found.inputs)),
-        outputs=tuple(_spec(name, found.outputs[name]) for name in sorted(found.outputs)),
-    )
+
+    def described(signature: tfserving_pb2.SignatureDef) -> ModelMetadata:
+        return ModelMetadata(
+            name=spec.name,
+            versions=(spec.version.value,) if spec.HasField("version") else (),
+            platform=PLATFORM,
+            inputs=tuple(_spec(name, signature.inputs[name]) for name in sorted(signature.inputs)),
+            outputs=tuple(_spec(name, signature.outputs[name]) for name in sorted(signature.outputs)),
+        )
+
+    return usable(signatures, described)
 
 
 def encode_status_request(spec: ModelSpec) -> bytes:
@@ -128,9 +138,29 @@ def decode_status(data: bytes) -> tuple[int, ...]:
     )
 
 
+def usable(signatures: Mapping[str, S], described: Callable[[S], ModelMetadata]) -> dict[str, ModelMetadata]:
+    """Each signature's metadata, the default one first; raises as `decode_signatures` does.
+
+    `described` raises UNSUPPORTED_DATATYPE for a signature that the gateway cannot carry.
+    """
+    found: dict[str, ModelMetadata] = {}
+    for name in sorted(signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name)):
+        if name.startswith(INTERNAL):
+            continue
+        try:
+            metadata = described(signatures[name])
+        except GatewayError as exc:
+            if exc.cause is not Cause.UNSUPPORTED_DATATYPE or name == DEFAULT_SIGNATURE:
+                raise
+            continue
+        if metadata.inputs and metadata.outputs:
+            found[name] = metadata
+    return found
+
+
 def signature_not_found(model: str, signature: str, known: Iterable[str]) -> GatewayError:
     """The error for a signature that a model lacks, naming those that it has; internal ones begin with `__`."""
-    listed = ", ".join(f"'{name}'" for name in sorted(known) if not name.startswith("__")) or "none"
+    listed = ", ".join(f"'{name}'" for name in sorted(known) if not name.startswith(INTERNAL)) or "none"
     return GatewayError(
         Cause.SIGNATURE_NOT_FOUND, f"model '{model}' has no signature '{signature[:64]}'; its signatures: {listed}"
     )
@@ -246,7 +276,7 @@ def _spec(name: str, info: tensorflow_pb2.TensorInfo) -> TensorSpec:
     if datatype is None:
         raise no_datatype(name, _dtype_name(info.dtype))
     if info.tensor_shape.unknown_rank:
-        return TensorSpec(name, datatype, (-1,))
+        return TensorSpec(name, datatype, (-1,), ranked=False)
     return TensorSpec(name, datatype, tuple(max(dim.size, -1) for dim in info.tensor_shape.dim))
 
 

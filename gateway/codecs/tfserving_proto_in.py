@@ -11,10 +11,10 @@ import numpy as np
 
 from gateway._generated import tensorflow_pb2, tfserving_pb2
 from gateway.codecs.fields import shown
-from gateway.codecs.tfserving_proto import DEFAULT_SIGNATURE, DTYPE_NAME, FORMS, NUMBER, read_tensor
+from gateway.codecs.tfserving_proto import DTYPE_NAME, FORMS, NUMBER, read_tensor
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
+from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, InferenceResponse, ModelSpec
 from gateway.core.tensor import Tensor, to_raw
 
 # Typed fields whose packed form is the raw layout itself: fixed-width floats, and booleans of one byte each.
@@ -63,8 +63,7 @@ def _input(message: tensorflow_pb2.TensorProto, contract: ModelContract, name: s
         raise _unreadable(name)
     sizes = [dim.size for dim in message.tensor_shape.dim]
     # One value can stand for any number of elements, so the shape is looked at first.
-    fits = len(sizes) == len(spec.shape) and all(own in (-1, size) for own, size in zip(spec.shape, sizes, strict=True))
-    if not fits or (contract.batch_cap is not None and sizes and sizes[0] > contract.batch_cap):
+    if not spec.fits(sizes) or (contract.batch_cap is not None and sizes and sizes[0] > contract.batch_cap):
         rows = "" if contract.batch_cap is None else f", of at most {contract.batch_cap} rows"
         raise _invalid(f"input '{name}' has shape {sizes[:32]}; expected {list(spec.shape)} (-1: any size){rows}")
     if message.dtype in _NAME_OF and _NAME_OF[message.dtype] != DTYPE_NAME[spec.datatype]:

@@ -8,7 +8,7 @@ response. A model whose only input is one BYTES element also takes the raw body,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -21,7 +21,7 @@ from gateway.codecs.fields import parameter, refuse_unknown, request_id, shown, 
 from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse_value, plain
 from gateway.codecs.json_tensors import tensor_from_json, to_json_array
 from gateway.codecs.selection import split_parameters
-from gateway.core.contract import ModelContract
+from gateway.core.contract import ContractOf, ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
 from gateway.core.tensor import Tensor
@@ -108,7 +108,7 @@ def decode_raw(body: bytes, model: ModelSpec, contract: ModelContract) -> Decode
     return Decoded(InferenceRequest(model, (tensor,)), Form.RAW, contract.batch_cap is not None)
 
 
-def decode_json(body: bytes, model: ModelSpec, contract_of: Callable[[str], ModelContract]) -> Decoded:
+def decode_json(body: bytes, model: ModelSpec, contract_of: ContractOf) -> Decoded:
     """The request that `body` is, to the model and version of the path.
 
     Objects may also have `id`, `outputs` (names) and `parameters`, as in the Open Inference Protocol. Raises

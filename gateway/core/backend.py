@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Protocol
 
 from gateway.core.context import CallContext
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata
+from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, InferenceResponse, ModelMetadata
 
 Handler = Callable[[InferenceRequest, CallContext], Awaitable[InferenceResponse]]
 Middleware = Callable[[Handler], Handler]
@@ -18,11 +18,19 @@ Middleware = Callable[[Handler], Handler]
 class ModelState:
     """What a model server says of one model: the versions it can answer with now.
 
-    `metadata` is None where the server has no tensor metadata (TorchServe).
+    `metadata` is that of the default signature, None where the server has no tensor metadata (TorchServe) or the model
+    no default signature; `others` is that of its other signatures, by their names.
     """
 
     versions: tuple[int, ...]
     metadata: ModelMetadata | None = None
+    others: Mapping[str, ModelMetadata] = field(default_factory=dict)
+
+    @property
+    def signatures(self) -> dict[str, ModelMetadata]:
+        """The metadata of each signature; empty where the server describes no tensors."""
+        default = {} if self.metadata is None else {DEFAULT_SIGNATURE: self.metadata}
+        return {**default, **self.others}
 
     @property
     def ready(self) -> bool:
@@ -46,6 +54,10 @@ class Backend(Protocol):
 
     async def model_state(self, model: str) -> ModelState:
         """The versions of `model` that can answer now; raises MODEL_NOT_FOUND for an unknown model."""
+        ...
+
+    async def models(self) -> tuple[str, ...] | None:
+        """The names of the models that the server has, None where it has no way to list them."""
         ...
 
     async def close(self) -> None:

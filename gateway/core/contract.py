@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMeta
 from gateway.core.tensor import DATATYPES, FLOAT_DATATYPES, MAX_RANK, Tensor
 
 SCHEMA = 1
+# Of a contract that was synthesised: what its server takes at once is not known, and not ours to limit.
+UNCAPPED = 2**31 - 1
 
 
 class ContractError(ValueError):
@@ -50,7 +52,8 @@ class Parity:
 class ModelContract:
     """One model's tensors and limits. `batch_cap` is None where dimension 0 is not a batch.
 
-    `variants` maps the name of an export to the stack that serves it.
+    `variants` maps the name of an export to the stack that serves it. `synthesised` from a server's own metadata, it
+    only supposes that a variable dimension 0 is a batch: neither requests nor answers are held to that.
     """
 
     name: str
@@ -63,10 +66,27 @@ class ModelContract:
     tolerance: Tolerance = Tolerance()
     parity: Parity | None = None
     variants: Mapping[str, str] | None = None
+    synthesised: bool = False
+
+    @classmethod
+    def of(cls, name: str, metadata: ModelMetadata) -> ModelContract:
+        """The contract that a server's own metadata amounts to, for a model called `name` here."""
+        specs = (*metadata.inputs, *metadata.outputs)
+        batched = all(spec.ranked and spec.shape[:1] == (-1,) for spec in specs)
+        return cls(
+            name=name,
+            version=next(iter(metadata.versions), 1),
+            inputs=metadata.inputs,
+            outputs=metadata.outputs,
+            batch_cap=UNCAPPED if batched else None,
+            finite="allowed",
+            synthesised=True,
+        )
 
     def to_json(self) -> str:
         """The text of `contract.json`."""
         document: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
+        del document["synthesised"]
         for side in ("inputs", "outputs"):
             document[side] = [spec.as_json() for spec in getattr(self, side)]
         return json.dumps(document, indent=2) + "\n"
@@ -167,12 +187,12 @@ class ModelContract:
             if tensor is None:
                 raise _bad_reply(self.name, f"output '{name}' is missing")
             spec = specs[name]
-            if tensor.datatype != spec.datatype or not _shape_fits(tensor.shape, spec.shape):
+            if tensor.datatype != spec.datatype or not spec.fits(tensor.shape):
                 raise _bad_reply(
                     self.name,
                     f"output '{name}' is {tensor.datatype} {list(tensor.shape)}; the contract says {_described(spec)}",
                 )
-            if self.batch_cap is not None and tensor.shape[0] != request.inputs[0].shape[0]:
+            if self._counts_rows and tensor.shape[0] != request.inputs[0].shape[0]:
                 raise _bad_reply(
                     self.name, f"output '{name}' has {tensor.shape[0]} rows for {request.inputs[0].shape[0]} asked"
                 )
@@ -193,7 +213,7 @@ class ModelContract:
                 other = others.pop(spec.name, None)
                 if other is None:
                     found.append(f"{side} '{spec.name}': the contract has {_described(spec)}, the server has none")
-                elif other.datatype != spec.datatype or not _shapes_agree(spec.shape, other.shape):
+                elif not spec.agrees(other):
                     found.append(
                         f"{side} '{spec.name}': the contract has {_described(spec)}, the server {_described(other)}"
                     )
@@ -212,7 +232,7 @@ class ModelContract:
         spec = self.input(name)
         if datatype != spec.datatype:
             raise GatewayError(Cause.INVALID_INPUT, f"input '{name}' is {datatype[:32]}; expected {spec.datatype}")
-        if not _shape_fits(shape, spec.shape):
+        if not spec.fits(shape):
             shown = str(list(shape[:MAX_RANK]))
             raise GatewayError(
                 Cause.INVALID_INPUT,
@@ -232,12 +252,24 @@ class ModelContract:
                 f"input '{spec.name}' holds NaN or infinity; model '{self.name}' takes finite values",
             )
 
+    @property
+    def _counts_rows(self) -> bool:
+        return self.batch_cap is not None and not self.synthesised
+
     def _check_batch(self, inputs: Sequence[Tensor]) -> None:
-        if self.batch_cap is None:
+        if not self._counts_rows:
             return
         rows = {tensor.shape[0] for tensor in inputs}
         if len(rows) > 1:
             raise GatewayError(Cause.INVALID_INPUT, f"inputs differ in rows: {sorted(rows)}; dimension 0 is the batch")
+
+
+class ContractOf(Protocol):
+    """How a codec asks for a model's contract."""
+
+    def __call__(self, model: str, signature: str | None = None, /) -> ModelContract:
+        """The contract of a model's signature, None for the default; raises MODEL_NOT_FOUND, SIGNATURE_NOT_FOUND."""
+        ...
 
 
 def _specs(document: Mapping[str, Any], side: str) -> tuple[TensorSpec, ...]:
@@ -251,21 +283,12 @@ def _specs(document: Mapping[str, Any], side: str) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-def _shape_fits(shape: Sequence[int], spec: Sequence[int]) -> bool:
-    return len(shape) == len(spec) and all(want in (-1, dim) for dim, want in zip(shape, spec, strict=True))
-
-
-def _shapes_agree(ours: Sequence[int], theirs: Sequence[int]) -> bool:
-    # A dimension that either side leaves open agrees with anything.
-    return len(ours) == len(theirs) and all(-1 in (a, b) or a == b for a, b in zip(ours, theirs, strict=True))
-
-
 def _all_finite(tensor: Tensor) -> bool:
     return tensor.datatype not in FLOAT_DATATYPES or bool(np.isfinite(tensor.array).all())
 
 
 def _described(spec: TensorSpec) -> str:
-    return f"{spec.datatype} {list(spec.shape)}"
+    return f"{spec.datatype} {list(spec.shape) if spec.ranked else 'of any shape'}"
 
 
 def _bad_reply(model: str, what: str) -> GatewayError:

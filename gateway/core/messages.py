@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.core.tensor import Tensor
 
 Parameter = bool | int | float | str
+
+# TensorFlow Serving's word for what answers where no signature is named; whoever knows no signatures has this one.
+DEFAULT_SIGNATURE = "serving_default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +88,34 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, datatype and shape of an input or output; -1 marks a variable dimension."""
+    """Name, datatype and shape of an input or output; -1 marks a variable dimension.
+
+    Not `ranked`: TensorFlow knows not even the number of dimensions. Such a tensor may have any shape; told is [-1],
+    since the Open Inference Protocol has no form for it.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    ranked: bool = True
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of this shape is one of these."""
+        if not self.ranked:
+            return True
+        return len(shape) == len(self.shape) and all(
+            want in (-1, dim) for dim, want in zip(shape, self.shape, strict=True)
+        )
+
+    def agrees(self, other: TensorSpec) -> bool:
+        """Whether both describe one tensor: what either side leaves open agrees with anything."""
+        if self.datatype != other.datatype:
+            return False
+        if not (self.ranked and other.ranked):
+            return True
+        return len(self.shape) == len(other.shape) and all(
+            -1 in (a, b) or a == b for a, b in zip(self.shape, other.shape, strict=True)
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The form that the Open Inference Protocol and `contract.json` share."""

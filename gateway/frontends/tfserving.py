@@ -8,7 +8,7 @@ from dataclasses import replace
 from gateway.codecs.selection import addressed
 from gateway.codecs.tfserving_documents import VersionState
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import ModelMetadata, ModelSpec
+from gateway.core.messages import DEFAULT_SIGNATURE, ModelMetadata, ModelSpec
 from gateway.dataplane import DataPlane
 
 _UNKNOWN = (Cause.MODEL_NOT_FOUND, Cause.VERSION_NOT_FOUND)
@@ -37,19 +37,18 @@ def check_servable(plane: DataPlane, spec: ModelSpec, no_signature: str) -> None
     """
     try:
         if spec.version is None and spec.label is None:
-            plane.contract(spec.name)
+            plane.declared_version(spec.name)
         else:
             plane.model_ready(replace(spec, signature_name=None))
     except GatewayError as exc:
         raise _in_words(exc, spec) from exc
-    if spec.signature_name:
-        try:
-            plane.model_ready(ModelSpec(spec.name, signature_name=spec.signature_name))
-        except GatewayError as exc:
-            if exc.cause is not Cause.SIGNATURE_NOT_FOUND:
-                raise
-            text = no_signature.format(spec.signature_name[:64])
-            raise GatewayError(exc.cause, f"{text} ({exc.detail})") from exc
+    try:
+        plane.contract(spec.name, spec.signature_name)
+    except GatewayError as exc:
+        if exc.cause is not Cause.SIGNATURE_NOT_FOUND:
+            raise
+        text = no_signature.format((spec.signature_name or DEFAULT_SIGNATURE)[:64])
+        raise GatewayError(exc.cause, f"{text} ({exc.detail})") from exc
 
 
 def version_states(plane: DataPlane, spec: ModelSpec, chosen: Mapping[str, str]) -> list[VersionState]:
@@ -59,12 +58,12 @@ def version_states(plane: DataPlane, spec: ModelSpec, chosen: Mapping[str, str])
     """
     asked, selection = addressed(ModelSpec(spec.name, spec.version), chosen)
     try:
-        contract = plane.contract(spec.name)
+        declared = plane.declared_version(spec.name)
     except GatewayError as exc:
         if exc.cause is not Cause.MODEL_NOT_FOUND:
             raise
         raise GatewayError(exc.cause, f"Could not find any versions of model {spec.name[:128]}") from exc
-    versions = plane.model_metadata(ModelSpec(spec.name)).versions or (contract.version,)
+    versions = plane.versions(ModelSpec(spec.name)) or (declared,)
     if asked.version is not None:
         if asked.version not in versions:
             raise GatewayError(
@@ -74,19 +73,24 @@ def version_states(plane: DataPlane, spec: ModelSpec, chosen: Mapping[str, str])
     return [VersionState(version, plane.model_ready(ModelSpec(spec.name, version), selection)) for version in versions]
 
 
-def described(plane: DataPlane, spec: ModelSpec, chosen: Mapping[str, str]) -> tuple[ModelMetadata, int]:
-    """A model's tensors, and the version they are told of; raises as `check_servable` does."""
+def described(plane: DataPlane, spec: ModelSpec, chosen: Mapping[str, str]) -> tuple[dict[str, ModelMetadata], int]:
+    """A model's tensors by signature, and the version they are told of; raises as `check_servable` does."""
     asked, _ = addressed(replace(spec, signature_name=None), chosen)
     try:
-        metadata = plane.model_metadata(asked)
+        signatures = plane.signatures(asked)
     except GatewayError as exc:
         raise _in_words(exc, asked) from exc
     if asked.version is not None:
-        return metadata, asked.version
+        return signatures, asked.version
     if asked.label is not None:
         # Resolving a label is the router's; a label that is known leads to a version that it has found.
-        return metadata, plane.resolve(asked).version or plane.contract(spec.name).version
-    return metadata, next(iter(metadata.versions), plane.contract(spec.name).version)
+        return signatures, plane.resolve(asked).version or plane.declared_version(spec.name)
+    return signatures, next(iter(_versions(signatures)), plane.declared_version(spec.name))
+
+
+def _versions(signatures: Mapping[str, ModelMetadata]) -> tuple[int, ...]:
+    # The same under every signature.
+    return next(iter(signatures.values())).versions
 
 
 def _in_words(error: GatewayError, spec: ModelSpec) -> GatewayError:

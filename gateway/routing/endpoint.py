@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from gateway.core.backend import Backend, Middleware, ModelState
 from gateway.core.contract import ModelContract
-from gateway.core.messages import ModelMetadata, TensorSpec
+from gateway.core.messages import DEFAULT_SIGNATURE, ModelMetadata, TensorSpec
 
 STAND_IN_MARK = "(stand-in)"
 
@@ -69,26 +69,48 @@ class Endpoint:
 UNVERIFIED = Verdict(Status.UNVERIFIED, "has not answered yet")
 
 
-def judge(contract: ModelContract, target: Target, state: ModelState) -> Verdict:
-    """Whether what the server says of a model fits the contract and the target."""
+def judge(contracts: Mapping[str, ModelContract], target: Target, state: ModelState, source: str = "") -> Verdict:
+    """Whether what the server says of a model fits the contract of each signature, and the target.
+
+    `source` is the endpoint whose metadata the contracts are, '' where they were written by hand.
+    """
     if not state.ready:
         return Verdict(Status.NOT_READY, f"has no version of model '{target.model}' that can answer")
     if target.version is not None and target.version not in state.versions:
         found = ", ".join(map(str, state.versions))
         return Verdict(Status.NOT_READY, f"has versions {found} of model '{target.model}', not {target.version}")
-    if state.metadata is not None:
-        differences = contract.differences(_in_contract_names(state.metadata, target.names))
-        if differences:
-            return Verdict(Status.MISMATCH, "disagrees with the contract: " + "; ".join(differences))
+    differences = _differences(contracts, target, state.signatures)
+    if differences:
+        whose = f"the contract, which is what endpoint '{source}' says" if source else "the contract"
+        return Verdict(Status.MISMATCH, f"disagrees with {whose}: " + "; ".join(differences))
     versions = state.versions if target.version is None else (target.version,)
     return Verdict(Status.READY, "", versions)
 
 
-def _in_contract_names(metadata: ModelMetadata, names: Mapping[str, str]) -> ModelMetadata:
+def _differences(
+    contracts: Mapping[str, ModelContract], target: Target, signatures: Mapping[str, ModelMetadata]
+) -> list[str]:
+    if not signatures:
+        # The server describes no tensors: every answer is checked all the same.
+        return []
+    found = []
+    for name, contract in contracts.items():
+        metadata = signatures.get(name)
+        if metadata is None:
+            has = ", ".join(f"'{other}'" for other in signatures)
+            found.append(f"signature '{name}': the contract has it, the server has {has}")
+            continue
+        where = "" if name == DEFAULT_SIGNATURE else f"signature '{name}', "
+        found += [where + text for text in contract.differences(in_contract_names(metadata, target.names))]
+    return found
+
+
+def in_contract_names(metadata: ModelMetadata, names: Mapping[str, str]) -> ModelMetadata:
+    """Metadata with the contract's names in place of the server's; `names` is the target's."""
     ours = {theirs: own for own, theirs in names.items()}
 
     def renamed(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(ours.get(spec.name, spec.name), spec.datatype, spec.shape) for spec in specs)
+        return tuple(replace(spec, name=ours.get(spec.name, spec.name)) for spec in specs)
 
     return ModelMetadata(
         metadata.name, metadata.versions, metadata.platform, renamed(metadata.inputs), renamed(metadata.outputs)

@@ -3,79 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from gateway.core.backend import Handler, compose
 from gateway.core.context import CallContext
-from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, Selection, ServedBy
 from gateway.core.tensor import Tensor
 from gateway.routing.endpoint import Endpoint, Status, Target, Verdict
 from gateway.routing.health import HealthMonitor
 from gateway.routing.policies import eligible
+from gateway.routing.table import Route, RouteTable
 
 # A refusal by an endpoint's own gate: nothing was sent, so the next candidate is asked at no cost.
 REFUSED_AT_THE_GATE = frozenset({Cause.OVERLOADED, Cause.NOT_READY})
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """One model: its contract, where it is served, its version labels, and numbers for version names that are none."""
+class _Prepared:
+    """A table with the handlers of its targets, in their order: replaced whole, so that no request sees half of two."""
 
-    contract: ModelContract
-    targets: tuple[Target, ...]
-    labels: Mapping[str, int] = field(default_factory=dict)
-    versions: Mapping[str, int] = field(default_factory=dict)
+    table: RouteTable
+    handlers: Mapping[str, tuple[Handler, ...]]
 
 
 class Router:
-    """Sends each request to one endpoint. Holds no state of its own beside the prepared handlers."""
+    """Sends each request to one endpoint. Holds no state of its own beside the table and its prepared handlers."""
 
-    def __init__(self, routes: Mapping[str, Route], endpoints: Mapping[str, Endpoint], health: HealthMonitor) -> None:
-        self._routes = dict(routes)
+    def __init__(self, table: RouteTable, endpoints: Mapping[str, Endpoint], health: HealthMonitor) -> None:
         self._endpoints = dict(endpoints)
         self._health = health
-        self._handlers = {
-            (name, index): compose(
-                _call(endpoints[target.endpoint], target, route.contract), *endpoints[target.endpoint].middleware
-            )
-            for name, route in self._routes.items()
-            for index, target in enumerate(route.targets)
-        }
+        self.replace(table)
 
-    def models(self) -> tuple[str, ...]:
-        """The models that have a route."""
-        return tuple(self._routes)
+    def replace(self, table: RouteTable) -> None:
+        """From now on requests are routed by this table, and health follows it; those under way end by the old one."""
+        handlers = {
+            name: tuple(
+                compose(
+                    _call(self._endpoints[target.endpoint], target, route), *self._endpoints[target.endpoint].middleware
+                )
+                for target in route.targets
+            )
+            for name, route in table.routes.items()
+        }
+        self._current = _Prepared(table, handlers)
+        self._health.follow(table)
+
+    @property
+    def table(self) -> RouteTable:
+        """The routes now."""
+        return self._current.table
 
     def route(self, model: str) -> Route:
-        """The route of a model; raises MODEL_NOT_FOUND."""
+        """The route of a model; raises MODEL_NOT_FOUND, and NOT_READY where it is known or looked for."""
         try:
-            return self._routes[model]
-        except KeyError:
-            raise GatewayError(Cause.MODEL_NOT_FOUND, f"unknown model '{model[:128]}'") from None
+            return self.table.route(model)
+        except GatewayError as exc:
+            if exc.cause is not Cause.MODEL_NOT_FOUND or not self._health.seek(model):
+                raise
+        raise GatewayError(
+            Cause.NOT_READY, f"model '{model}' is being looked for; ask again in a second", retry_after_s=1.0
+        )
 
     def resolve(self, spec: ModelSpec) -> ModelSpec:
-        """`spec` with its label turned into a version; raises LABEL_NOT_FOUND, SIGNATURE_NOT_FOUND."""
-        route = self.route(spec.name)
-        if spec.signature_name not in (None, "", "serving_default"):
-            raise GatewayError(
-                Cause.SIGNATURE_NOT_FOUND,
-                f"model '{spec.name}' has no signature '{spec.signature_name[:64]}'; it has 'serving_default'",
-            )
-        if spec.label is None:
-            return spec
-        if spec.label not in route.labels:
-            known = ", ".join(f"'{label}'" for label in route.labels) or "none"
-            raise GatewayError(
-                Cause.LABEL_NOT_FOUND, f"model '{spec.name}' has no label '{spec.label[:64]}'; its labels: {known}"
-            )
-        version = route.labels[spec.label]
-        if spec.version not in (None, version):
-            raise GatewayError(
-                Cause.INVALID_INPUT, f"version {spec.version} and label '{spec.label}' (version {version}) contradict"
-            )
-        return replace(spec, version=version, label=None)
+        """What `RouteTable.resolve` makes of `spec`; raises what it and `route` raise."""
+        self.route(spec.name)
+        return self.table.resolve(spec)
 
     def versions(self, model: str) -> tuple[int, ...]:
         """The versions that some fit endpoint can answer with, newest first."""
@@ -94,20 +87,21 @@ class Router:
             verdict.status is Status.READY and spec.version in (None, *verdict.versions)
             for verdict in (
                 self._health.verdict(spec.name, target)
-                for target in eligible(route.contract, route.targets, self._endpoints, selection)
+                for target in eligible(route.main, route.targets, self._endpoints, selection)
             )
         )
 
     async def dispatch(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         """Sends the request to the first fit target that its policy and its selection allow."""
-        route = self.route(request.model.name)
-        targets = eligible(route.contract, route.targets, self._endpoints, request.selection)
+        current = self._current
+        route = current.table.route(request.model.name)
+        targets = eligible(route.main, route.targets, self._endpoints, request.selection)
         fit = self._fit(request.model, targets)
         refusal: GatewayError | None = None
         for target, verdict in fit:
             endpoint = self._endpoints[target.endpoint]
             context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, None)
-            handler = self._handlers[(request.model.name, route.targets.index(target))]
+            handler = current.handlers[request.model.name][route.targets.index(target)]
             try:
                 response = await handler(request, context)
             except GatewayError as exc:
@@ -151,7 +145,7 @@ class Router:
         )
 
 
-def _call(endpoint: Endpoint, target: Target, contract: ModelContract) -> Handler:
+def _call(endpoint: Endpoint, target: Target, route: Route) -> Handler:
     """The innermost handler: the server's own names go out, the contract's come back, checked."""
     theirs = dict(target.names)
     ours = {their: own for own, their in theirs.items()}
@@ -171,6 +165,7 @@ def _call(endpoint: Endpoint, target: Target, contract: ModelContract) -> Handle
             wanted=tuple(theirs.get(name, name) for name in request.wanted),
         )
         response = await endpoint.backend.infer(sent, context)
+        contract = route.contract(request.model.signature_name)
         return contract.check_response(request, replace(response, outputs=renamed(response.outputs, ours)))
 
     return call

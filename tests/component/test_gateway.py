@@ -46,13 +46,15 @@ class World:
             return reply.status, await reply.json(content_type=None), reply.headers
 
     async def ready(self) -> None:
-        """Returns once every endpoint is verified."""
+        """Returns once every endpoint is verified; the gateway itself is ready with the first stack."""
         async with asyncio.timeout(10):
-            while True:
-                async with self.http.get(f"{self.url}/v2/health/ready") as reply:
-                    if reply.status == 200:
-                        return
-                await asyncio.sleep(0.01)
+            for stack in ("torchserve", "tfserving"):
+                while True:
+                    headers = {"x-stack": stack}
+                    async with self.http.get(f"{self.url}/v2/models/double/ready", headers=headers) as reply:
+                        if reply.status == 200:
+                            break
+                    await asyncio.sleep(0.01)
 
 
 def settings(torchserve: FakeTorchServe, tfserving: FakeTfServing) -> Settings:

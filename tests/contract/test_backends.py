@@ -12,7 +12,7 @@ import pytest
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.core.tensor import DATATYPES
-from tests.contract.worlds import MAX_REPLY_BYTES, WORLDS, World, deadline_in, request, sample
+from tests.contract.worlds import MAX_REPLY_BYTES, MODELS, WORLDS, World, deadline_in, request, sample
 from tests.fakes.fake_torchserve import FakeTorchServe
 from tests.fakes.script import Behaviour, Fail, Garbage, Hang, Lose, Oversized, QueueFull, Refuse
 
@@ -140,6 +140,22 @@ async def tells_model_state(world: World) -> None:
         assert [(spec.name, spec.datatype, spec.shape) for spec in state.metadata.inputs] == [("x", "FP32", (-1, 2))]
         outputs = {(spec.name, spec.datatype, spec.shape) for spec in state.metadata.outputs}
         assert outputs == {("y", "FP32", (-1, 2)), ("sum", "FP32", (-1,))}
+
+
+async def lists_its_models(world: World) -> None:
+    """All models by name, or None where the protocol has no list of them; one that came or went shows at once."""
+    if not world.lists:
+        assert await world.backend.models() is None
+        return
+    names = await world.backend.models()
+    assert names is not None
+    assert sorted(names) == sorted(model.name for model in MODELS)
+    if world.fake:
+        world.fake.models["new"] = world.fake.models.pop("double")
+        names = await world.backend.models()
+        assert names is not None
+        assert "new" in names
+        assert "double" not in names
 
 
 async def model_refuses(world: World) -> None:
@@ -271,6 +287,7 @@ CASES = (
     Case(expired_deadline, wire=False),
     Case(names_the_server, wire=False),
     Case(tells_model_state, wire=False),
+    Case(lists_its_models, wire=False),
     Case(model_refuses),
     Case(model_fails),
     Case(queue_full),

@@ -53,6 +53,8 @@ class World:
     """The relay that inference goes through."""
     pooled: bool = False
     """Whether each call in flight has a connection of its own."""
+    lists: bool = True
+    """Whether the protocol has a list of models."""
 
     @property
     def upstream(self) -> Fake:
@@ -108,7 +110,9 @@ async def _tfserving_grpc() -> AsyncIterator[World]:
     async with FakeTfServing(*MODELS) as fake:
         backend = connect(stack="tfserving", transport="grpc", grpc=fake.grpc_address, max_reply_bytes=MAX_REPLY_BYTES)
         async with closed_after(backend):
-            yield World(backend, "savedmodel-server 1.0 (stand-in)", True, fake=fake, relay=fake.grpc_relay)
+            yield World(
+                backend, "savedmodel-server 1.0 (stand-in)", True, fake=fake, relay=fake.grpc_relay, lists=False
+            )
 
 
 @asynccontextmanager
@@ -117,7 +121,16 @@ async def _tfserving_rest() -> AsyncIterator[World]:
         backend = connect(stack="tfserving", transport="rest", rest=fake.rest_url, max_reply_bytes=MAX_REPLY_BYTES)
         cannot = frozenset({"FP16", "BF16", "UINT16"})
         async with closed_after(backend):
-            yield World(backend, "savedmodel-server 1.0 (stand-in)", True, cannot, fake, fake.rest_relay, pooled=True)
+            yield World(
+                backend,
+                "savedmodel-server 1.0 (stand-in)",
+                True,
+                cannot,
+                fake,
+                fake.rest_relay,
+                pooled=True,
+                lists=False,
+            )
 
 
 @asynccontextmanager

@@ -67,7 +67,9 @@ class FakeOip(Script):
 
     `binary` is whether it advertises and answers in the binary extension, `typed` whether gRPC answers are typed.
     `spellings` are its own words for versions; `unversioned` models have none, `unlisted` ones do not list theirs, as
-    MLServer's; `loading` ones are not ready. `sent` holds each inference call's path and, for REST, content type.
+    MLServer's; `loading` ones are not ready. `lists` is how it lists its models: by the repository `index`, by the list
+    of `kserve`, or not at all; `unloaded` ones are in the index and can be had no more. `sent` holds each inference
+    call's path and, for REST, content type.
     """
 
     def __init__(
@@ -87,6 +89,8 @@ class FakeOip(Script):
         self.unversioned: set[str] = set()
         self.unlisted: set[str] = set()
         self.loading: set[str] = set()
+        self.lists: str | None = "index"
+        self.unloaded: set[str] = set()
         self.sent: list[tuple[str, str]] = []
         self._open = AsyncExitStack()
 
@@ -150,6 +154,10 @@ class FakeOip(Script):
         """The extensions that the server's metadata lists."""
         return ["model_repository", *(["binary_tensor_data"] if self.binary else [])]
 
+    def index(self) -> list[tuple[str, str]]:
+        """Each model in the repository index, with its state."""
+        return [*((name, "READY") for name in self.models), *((name, "UNAVAILABLE") for name in self.unloaded)]
+
     async def act(self, behaviour: Behaviour, relay: Relay) -> None:
         """Raises or waits as scripted; returns where the model shall compute."""
         match behaviour:
@@ -181,6 +189,13 @@ class FakeOip(Script):
             if parts == ["v2"]:
                 self.calls["server"] += 1
                 return _json({"name": self.name, "version": self.version, "extensions": self.extensions()})
+            if parts == ["v2", "repository", "index"] or parts == ["v2", "models"]:
+                self.calls["list"] += 1
+                if self.lists == "index" and parts[1] == "repository" and request.method == "POST":
+                    return _json([{"name": name, "version": "", "state": state} for name, state in self.index()])
+                if self.lists == "kserve" and parts[1] == "models" and request.method == "GET":
+                    return _json({"models": list(self.models)})
+                return _json({"error": "Not Found"}, 404)
             if parts[:2] != ["v2", "models"] or len(parts) < 3:
                 return _json({"error": "Not Found"}, 404)
             last = parts[-1] if parts[-1] in ("ready", "infer") and len(parts) > 3 else ""
@@ -232,7 +247,7 @@ class FakeOip(Script):
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """The four methods that the gateway calls, as raw bytes; everything else is UNIMPLEMENTED."""
+    """The methods that the gateway calls, as raw bytes; everything else is UNIMPLEMENTED."""
 
     def __init__(self, fake: FakeOip) -> None:
         self._fake = fake
@@ -244,6 +259,7 @@ class _Handlers(grpc.GenericRpcHandler):
             "/inference.GRPCInferenceService/ModelMetadata": self._metadata,
             "/inference.GRPCInferenceService/ModelReady": self._ready,
             "/inference.GRPCInferenceService/ServerMetadata": self._server,
+            **({"/inference.GRPCInferenceService/RepositoryIndex": self._index} if self._fake.lists == "index" else {}),
         }.get(handler_call_details.method)
         return method and grpc.unary_unary_rpc_method_handler(_answering(method))
 
@@ -294,6 +310,12 @@ class _Handlers(grpc.GenericRpcHandler):
         request = pb.ModelReadyRequest.FromString(message)
         model, _ = self._fake.find(request.name, request.version)
         return pb.ModelReadyResponse(ready=model.name not in self._fake.loading).SerializeToString()
+
+    async def _index(self, message: bytes) -> bytes:
+        self._fake.calls["list"] += 1
+        pb.RepositoryIndexRequest.FromString(message)
+        entries = [pb.RepositoryIndexResponse.ModelIndex(name=name, state=state) for name, state in self._fake.index()]
+        return pb.RepositoryIndexResponse(models=entries).SerializeToString()
 
     async def _server(self, message: bytes) -> bytes:
         self._fake.calls["server"] += 1

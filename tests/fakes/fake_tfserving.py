@@ -77,8 +77,8 @@ class ServingError(Exception):
 class FakeTfServing(Script):
     """Serves `models`; use as an async context manager. `mark` is what it sends as `x-server`, None for nothing.
 
-    `models` may be changed while it serves: versions come and go by replacing an entry. `signature` is the only
-    signature of every model.
+    `models` may be changed while it serves: versions come and go by replacing an entry. `signature` is the
+    first signature of every model, and the only one of those without `others`.
     """
 
     def __init__(self, *models: FakeModel, mark: str | None = STAND_IN, signature: str = "serving_default") -> None:
@@ -125,8 +125,12 @@ class FakeTfServing(Script):
 
     # -- what both doors share --
 
+    def signatures(self, model: FakeModel) -> dict[str, FakeModel]:
+        """What a model is under each signature."""
+        return {self.signature: model, **model.others}
+
     def version_of(self, name: str, version: int | None, label: str | None, signature: str) -> tuple[FakeModel, int]:
-        """The model and version that answer; raises ServingError with TensorFlow Serving's texts."""
+        """The model, as it is under a signature, and the version that answer; raises ServingError in the real words."""
         model = self.models.get(name)
         if label is not None:
             if model is None or label not in model.labels:
@@ -135,9 +139,10 @@ class FakeTfServing(Script):
         asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
         if model is None or not model.versions or (version is not None and version not in model.versions):
             raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
-        if signature not in ("", self.signature):
+        found = self.signatures(model).get(signature or self.signature)
+        if found is None:
             raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{signature}" not found.')
-        return model, max(model.versions) if version is None else version
+        return found, max(model.versions) if version is None else version
 
     def status_of(self, name: str) -> tuple[int, ...]:
         """The versions of a model; raises ServingError for an unknown one."""
@@ -193,7 +198,7 @@ class FakeTfServing(Script):
         if request.method == "GET":
             self.calls["metadata"] += 1
             model, version = self.version_of(name, version, label, "")
-            return 200, _metadata_json(model, version, self.signature)
+            return 200, _metadata_json(name, version, self.signatures(model))
         body = await request.read()
         with self.serving() as behaviour:
             match behaviour:
@@ -250,9 +255,9 @@ class _Handlers(grpc.GenericRpcHandler):
             model, version = self._fake.version_of(spec.name, *_choice(spec), spec.signature_name)
             outputs = model.compute({name: _array(tensor) for name, tensor in request.inputs.items()})
             reply = pb.PredictResponse()
-            reply.model_spec.name = model.name
+            reply.model_spec.name = spec.name
             reply.model_spec.version.value = version
-            reply.model_spec.signature_name = self._fake.signature
+            reply.model_spec.signature_name = spec.signature_name or self._fake.signature
             for output in model.outputs:
                 if not request.output_filter or output.name in request.output_filter:
                     _fill(reply.outputs[output.name], output, outputs[output.name])
@@ -268,14 +273,15 @@ class _Handlers(grpc.GenericRpcHandler):
         spec = request.model_spec
         model, version = self._fake.version_of(spec.name, *_choice(spec), "")
         signatures = pb.SignatureDefMap()
-        signature = signatures.signature_def[self._fake.signature]
-        signature.method_name = "tensorflow/serving/predict"
-        for side, specs in ((signature.inputs, model.inputs), (signature.outputs, model.outputs)):
-            for tensor in specs:
-                info: Any = side[tensor.name]
-                info.name, info.dtype = f"{tensor.name}:0", _TYPES[tensor.datatype][0]
-                for size in tensor.shape:
-                    info.tensor_shape.dim.add(size=size)
+        for name, own in self._fake.signatures(model).items():
+            signature = signatures.signature_def[name]
+            signature.method_name = "tensorflow/serving/predict"
+            for side, specs in ((signature.inputs, own.inputs), (signature.outputs, own.outputs)):
+                for tensor in specs:
+                    info: Any = side[tensor.name]
+                    info.name, info.dtype = f"{tensor.name}:0", _TYPES[tensor.datatype][0]
+                    for size in tensor.shape:
+                        info.tensor_shape.dim.add(size=size)
         reply = pb.GetModelMetadataResponse()
         reply.model_spec.name = model.name
         reply.model_spec.version.value = version
@@ -362,7 +368,7 @@ def _status_json(versions: tuple[int, ...]) -> bytes:
     return json.dumps({"model_version_status": entries}, indent=1).encode()
 
 
-def _metadata_json(model: FakeModel, version: int, signature: str) -> bytes:
+def _metadata_json(name: str, version: int, signatures: Mapping[str, FakeModel]) -> bytes:
     def side(specs: tuple[TensorSpec, ...]) -> Mapping[str, Any]:
         return {
             spec.name: {
@@ -376,14 +382,17 @@ def _metadata_json(model: FakeModel, version: int, signature: str) -> bytes:
             for spec in specs
         }
 
-    definition = {
-        "inputs": side(model.inputs),
-        "outputs": side(model.outputs),
-        "method_name": "tensorflow/serving/predict",
-        "defaults": {},
+    definitions = {
+        signature: {
+            "inputs": side(model.inputs),
+            "outputs": side(model.outputs),
+            "method_name": "tensorflow/serving/predict",
+            "defaults": {},
+        }
+        for signature, model in signatures.items()
     }
     document = {
-        "model_spec": {"name": model.name, "signature_name": "", "version": str(version)},
-        "metadata": {"signature_def": {"signature_def": {signature: definition}}},
+        "model_spec": {"name": name, "signature_name": "", "version": str(version)},
+        "metadata": {"signature_def": {"signature_def": definitions}},
     }
     return json.dumps(document).encode()

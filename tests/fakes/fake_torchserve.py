@@ -62,8 +62,9 @@ class FakeTorchServe(Script):
     """Serves `models`; use as an async context manager.
 
     `spellings` maps a version to how it is spelled, `N` unless given. `workers` and `queue_room` are what the
-    describe call tells; `api_version` is what `/api-description` states, None for nothing. `frame_error` (text and
-    cause) makes the handler answer with an error in its frame. `paths` lists the inference requests' paths.
+    describe call tells; `page` is how many models it lists at once; `api_version` is what `/api-description` states,
+    None for nothing. `frame_error` (text and cause) makes the handler answer with an error in its frame. `paths` lists
+    the inference requests' paths.
 
     `handler` answers a body in place of the gateway's own. `bodies` lists the requests' bodies, each with its content
     type over REST and its map's key over gRPC. `keys` turns token authorization on: those of `inference` and
@@ -85,6 +86,7 @@ class FakeTorchServe(Script):
         self.spellings: dict[int, str] = {}
         self.workers: list[str] = ["READY"]
         self.queue_room = 100
+        self.page = 100
         self.frame_error: tuple[str, str] | None = None
         self.paths: list[str] = []
         self._open = AsyncExitStack()
@@ -246,6 +248,9 @@ class FakeTorchServe(Script):
 
     async def _management(self, request: aiohttp.web.Request) -> aiohttp.web.Response:
         parts = [part for part in request.rel_url.parts if part != "/"]
+        if parts == ["models"]:
+            self.calls["list"] += 1
+            return self._listed(int(request.query.get("limit", 100)), int(request.query.get("next_page_token", 0)))
         self.calls["describe"] += 1
         try:
             self.check_key("management", request.headers.get("Authorization"))
@@ -255,6 +260,13 @@ class FakeTorchServe(Script):
             return aiohttp.web.Response(status=exc.status, body=exc.body(), content_type="application/json")
         versions = model.versions if parts[2:] == ["all"] else (default,)
         return aiohttp.web.json_response([self._described(model, version) for version in versions])
+
+    def _listed(self, limit: int, start: int) -> aiohttp.web.Response:
+        names = sorted(self.models)
+        end = start + min(limit, self.page)
+        page = {"models": [{"modelName": name, "modelUrl": f"{name}.mar"} for name in names[start:end]]}
+        more = {"nextPageToken": str(end)} if end < len(names) else {}
+        return aiohttp.web.json_response({**more, **page})
 
     def _described(self, model: FakeModel, version: int) -> Mapping[str, Any]:
         return {

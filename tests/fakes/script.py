@@ -27,6 +27,8 @@ class FakeModel:
     compute: Callable[[Arrays], Arrays]
     versions: tuple[int, ...] = (1,)
     labels: Mapping[str, int] = field(default_factory=dict)
+    others: Mapping[str, FakeModel] = field(default_factory=dict)
+    """What it is under other signatures than the default one, where the server knows signatures."""
 
 
 def echo(datatype: str, name: str | None = None, versions: tuple[int, ...] = (1,)) -> FakeModel:

@@ -93,7 +93,7 @@ class TfServingServicer:
             spec = self._spec(message)
             call.model = spec.name
             check_servable(self._data_plane, spec, _NO_SIGNATURE)
-            request = decode_request(message, spec, self._data_plane.contract(spec.name))
+            request = decode_request(message, spec, self._data_plane.contract(spec.name, spec.signature_name))
             # One value can stand for many: what a few bytes have grown into counts too.
             ticket.take(max(0, sum(tensor.nbytes for tensor in request.inputs) - len(data)))
         response = await self._edge.infer(call, request, selection(context))
@@ -104,7 +104,7 @@ class TfServingServicer:
         message = parsed(tfserving_pb2.GetModelMetadataRequest(), data)
         spec = self._spec(message)
         check_metadata_fields(message.metadata_field)
-        return metadata_message(*described(self._data_plane, spec, chosen))
+        return metadata_message(spec.name, *described(self._data_plane, spec, chosen))
 
     def _model_status(self, data: bytes, chosen: Mapping[str, str]) -> bytes:
         spec = self._spec(parsed(tfserving_pb2.GetModelStatusRequest(), data))

@@ -129,7 +129,7 @@ def create_app(
     )
     tfserving = TfServingDoor(edge)
     routes = [*raw_routes(edge), *predict_routes(tfserving)]
-    app.add_raw_routes(routes, lambda: [data_plane.contract(name) for name in data_plane.models()])
+    app.add_raw_routes(routes, lambda: list(data_plane.contracts()))
     app.router.routes.append(tfserving.route())
     app.include_router(repository_routes(edge))
     app.include_router(oip_routes(data_plane))

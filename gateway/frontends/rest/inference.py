@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.codecs import predict_json
 from gateway.codecs.selection import version_number
-from gateway.core.contract import ModelContract
+from gateway.core.contract import ContractOf
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
 from gateway.frontends.edge import (
@@ -28,7 +28,6 @@ from gateway.frontends.rest.body import Body, while_connected
 from gateway.frontends.rest.errors import PREDICT_SHAPE, ErrorShape
 from gateway.frontends.rest.middleware import REQUEST_ID
 
-ContractOf = Callable[[str], ModelContract]
 Decode = Callable[[bytes, Mapping[str, str], ContractOf], InferenceRequest]
 Encode = Callable[[InferenceResponse], Answer]
 Translate = Callable[[bytes, Mapping[str, str], ContractOf], tuple[InferenceRequest, Encode]]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from starlette.types import Receive, Scope
 
 from gateway.codecs import oip_binary, oip_json
+from gateway.core.contract import ContractOf
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.frontends.edge import Edge
@@ -14,7 +15,6 @@ from gateway.frontends.rest.answers import Answer
 from gateway.frontends.rest.body import Body
 from gateway.frontends.rest.errors import OCTETS, OIP_SHAPE
 from gateway.frontends.rest.inference import (
-    ContractOf,
     Door,
     Encode,
     InferenceEndpoint,

@@ -61,7 +61,12 @@ def oip_routes(data_plane: DataPlane) -> APIRouter:
         ready = data_plane.ready()
         return _json({"ready": ready}, 200 if ready else 503)
 
-    metadata_answers = {200: json_answer("OipModelMetadata", "The model."), **_UNKNOWN_MODEL}
+    metadata_answers: dict[int | str, dict[str, Any]] = {
+        200: json_answer("OipModelMetadata", "The model."),
+        400: json_answer("OipError", "Cause: invalid_input, signature_not_found."),
+        503: json_answer("OipError", "Cause: not_ready."),
+        **_UNKNOWN_MODEL,
+    }
 
     @router.get("/v2/models/{model}", responses=metadata_answers)
     async def model_metadata(request: Request, model: str) -> Response:

@@ -70,7 +70,7 @@ class TfServingPredict(InferenceEndpoint):
             asked = tfserving_json_in.parse(data)
             spec = chosen_version(plane, model_spec(scope["path_params"], asked.signature_name))
             check_servable(plane, spec, _NO_SIGNATURE)
-            request = InferenceRequest(spec, asked.tensors(plane.contract(spec.name)))
+            request = InferenceRequest(spec, asked.tensors(plane.contract(spec.name, spec.signature_name)))
         response = await while_connected(receive, self._edge.infer(call, request, headers.selection))
         with timings.phase("encode"):
             return Answer(tfserving_json_in.encode_response(response, row=asked.row))
@@ -120,7 +120,7 @@ class TfServingDoor:
         spec = chosen_version(self._edge.data_plane, model_spec(_parts(about)))
         chosen = RequestHeaders.read(scope).selection
         if about["metadata"]:
-            return metadata_json(*described(self._edge.data_plane, spec, chosen))
+            return metadata_json(spec.name, *described(self._edge.data_plane, spec, chosen))
         return status_json(version_states(self._edge.data_plane, spec, chosen))
 
 

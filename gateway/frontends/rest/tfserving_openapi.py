@@ -101,6 +101,7 @@ def _about(choice: str, end: str) -> dict[str, Any]:
             "400": json_answer("TfServingError", "Cause: invalid_input, label_not_found, route_not_found."),
             "404": json_answer("TfServingError", "Cause: model_not_found, version_not_found."),
             "500": json_answer("TfServingError", "An error of the gateway."),
+            "503": json_answer("TfServingError", "Cause: not_ready."),
         },
     }
 

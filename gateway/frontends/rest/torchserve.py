@@ -16,13 +16,13 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.codecs import multipart, torchserve_json
 from gateway.codecs.fields import shown
 from gateway.codecs.selection import addressed
-from gateway.core.contract import ModelContract
+from gateway.core.contract import ContractOf
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
 from gateway.dataplane import DataPlane
 from gateway.frontends.edge import Edge
 from gateway.frontends.rest.errors import JSON, TORCHSERVE_SHAPE, torchserve_shape
-from gateway.frontends.rest.inference import ContractOf, Door, InferenceEndpoint, RequestHeaders
+from gateway.frontends.rest.inference import Door, InferenceEndpoint, RequestHeaders
 from gateway.frontends.rest.openapi import RawRoute, json_answer
 from gateway.frontends.rest.schemas import predict_example
 from gateway.frontends.torchserve import health, pretty
@@ -126,6 +126,7 @@ _UNKNOWN_MODEL: dict[int | str, dict[str, Any]] = {
     404: json_answer(_ERROR, "Cause: model_not_found, version_not_found."),
     400: json_answer(_ERROR, "Cause: invalid_input."),
     500: json_answer(_ERROR, "An error of the gateway."),
+    503: json_answer(_ERROR, "Cause: not_ready."),
 }
 
 
@@ -191,15 +192,15 @@ def _described(request: Request, edge: Edge, model: str, version: str) -> Respon
 def _describe(request: Request, edge: Edge, model: str, version: str) -> list[dict[str, Any]]:
     every = version == "all"
     plane = edge.data_plane
-    contract = plane.contract(model)
+    declared = plane.declared_version(model)
     asked = torchserve_json.model_spec(model, "" if every else version, plane.version_names(model))
     spec, selection = addressed(asked, RequestHeaders.read(request.scope).selection)
-    found = plane.model_metadata(spec).versions
+    found = plane.versions(spec)
     if spec.version is not None:
         shown_versions: tuple[int, ...] = (spec.version,)
     else:
         # Where nothing answers for the model now, its own version is described, without a worker.
-        shown_versions = (found or (contract.version,))[: None if every else 1]
+        shown_versions = (found or (declared,))[: None if every else 1]
     queue = {
         "remainingCapacity": max(edge.limits.in_flight - edge.admission.in_flight, 0),
         "pendingRequests": edge.admission.in_flight,
@@ -207,17 +208,17 @@ def _describe(request: Request, edge: Edge, model: str, version: str) -> list[di
     described = []
     for number in shown_versions:
         ready = number in found and plane.model_ready(ModelSpec(model, number), selection)
-        described.append({**_entry(plane, contract, number, ready), "jobQueueStatus": queue})
+        described.append({**_entry(plane, model, number, ready), "jobQueueStatus": queue})
     return described
 
 
-def _entry(plane: DataPlane, contract: ModelContract, version: int, ready: bool) -> dict[str, Any]:
+def _entry(plane: DataPlane, model: str, version: int, ready: bool) -> dict[str, Any]:
     """One version as TorchServe describes it; the gateway is its one worker, and takes one request as one item."""
     worker = {"id": f"twinserve {plane.version}", "status": "READY", "gpu": False, "memoryUsage": 0, "pid": -1}
     return {
-        "modelName": contract.name,
+        "modelName": model,
         "modelVersion": str(version),
-        "modelUrl": _url(contract.name),
+        "modelUrl": _url(model),
         "runtime": "twinserve",
         "minWorkers": 1,
         "maxWorkers": 1,

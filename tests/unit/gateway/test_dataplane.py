@@ -13,7 +13,8 @@ from gateway.dataplane import DataPlane
 from gateway.resilience.concurrency_limit import ConcurrencyLimit
 from gateway.routing.endpoint import Endpoint, Target
 from gateway.routing.health import HealthMonitor
-from gateway.routing.router import Route, Router
+from gateway.routing.router import Router
+from gateway.routing.table import Route, RouteTable
 from tests.builders import FakeBackend, context, contract, doubled, request, selected, tensor
 
 
@@ -32,11 +33,12 @@ class World:
             for name, backend in self.backends.items()
         }
         model = model or contract()
-        route = Route(model, targets or tuple(Target(name, "doubler") for name in ("ts", "tf", "ts2")), {"stable": 1})
-        self.health = HealthMonitor(
-            self.endpoints.values(), {"doubler": (model, route.targets)}, observer=NullObserver()
+        route = Route.of(
+            model, targets or tuple(Target(name, "doubler") for name in ("ts", "tf", "ts2")), {"stable": 1}
         )
-        self.plane = DataPlane(Router({"doubler": route}, self.endpoints, self.health))
+        self.health = HealthMonitor(self.endpoints.values(), observer=NullObserver())
+        self.router = Router(RouteTable({"doubler": route}), self.endpoints, self.health)
+        self.plane = DataPlane(self.router)
         self.plane.start()
 
     async def verified(self) -> World:

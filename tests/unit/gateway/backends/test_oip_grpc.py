@@ -70,3 +70,14 @@ async def test_another_kind_of_server_is_told() -> None:
         backend = OipGrpc(other.grpc_address)
         assert (await failure(backend.server())).cause is Cause.UPSTREAM_BAD_REPLY
         await backend.close()
+
+
+async def test_a_server_without_the_index_lists_nothing() -> None:
+    """The method is unknown to it, which is an answer; one that does not answer is an error."""
+    async with FakeOip(double()) as fake:
+        fake.lists = None
+        backend = OipGrpc(fake.grpc_address)
+        assert await backend.models() is None
+        await fake.close()
+        assert (await failure(backend.models())).cause in (Cause.UPSTREAM_UNREACHABLE, Cause.UPSTREAM_LOST)
+        await backend.close()

@@ -119,3 +119,30 @@ async def test_another_kind_of_server_is_told() -> None:
             error = await failure(backend.server())
             await backend.close()
             assert error.cause in (Cause.UPSTREAM_BAD_REPLY, Cause.UPSTREAM_REJECTED)
+
+
+async def test_models_are_listed_by_the_index_or_by_kserves_list(fake: FakeOip, backend: OipRest) -> None:
+    """Whichever the server has; one that can be had no more is not listed."""
+    fake.unloaded.add("gone")
+    assert await backend.models() == ("double", "echo_fp16", "a/b ü")
+    assert await backend.models() == ("double", "echo_fp16", "a/b ü")
+    assert fake.calls["list"] == 2
+    other = OipRest(fake.rest_url)
+    fake.lists = "kserve"
+    assert await other.models() == ("double", "echo_fp16", "a/b ü")
+    assert await other.models() is not None
+    assert fake.calls["list"] == 5
+    await other.close()
+
+
+async def test_a_server_without_any_list_is_not_asked_again_until_it_is_another(
+    fake: FakeOip, backend: OipRest
+) -> None:
+    """Its name with its version tells."""
+    fake.lists = None
+    await backend.server()
+    assert [await backend.models() for _ in range(3)] == [None, None, None]
+    assert fake.calls["list"] == 2
+    fake.version, fake.lists = "2.2", "index"
+    await backend.server()
+    assert await backend.models() == ("double", "echo_fp16", "a/b ü")

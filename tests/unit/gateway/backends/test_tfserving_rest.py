@@ -162,3 +162,28 @@ async def test_something_else_on_the_port_is_a_bad_reply() -> None:
         backend = TfServingRest(f"{other.rest_url}")
         assert (await failure(backend.model_state("double"))).cause is not Cause.MODEL_NOT_FOUND
         await backend.close()
+
+
+async def test_each_signature_has_its_own_tensors(fake: FakeTfServing, backend: TfServingRest) -> None:
+    """All come with one question, and each is answered by its own datatypes."""
+    fake.models["double"] = replace(double(), others={"ints": echo("INT64")})
+    state = await backend.model_state("double")
+    assert {name: item.inputs[0].datatype for name, item in state.signatures.items()} == {
+        "serving_default": "FP32",
+        "ints": "INT64",
+    }
+    (output,) = (await backend.infer(request(signature_name="ints"), call())).outputs
+    assert (output.datatype, output.array.tolist()) == ("INT64", [[1, 2]])
+    assert fake.calls["metadata"] == 1
+
+
+async def test_a_server_that_was_started_again_is_believed(fake: FakeTfServing, backend: TfServingRest) -> None:
+    """The same versions may have other tensors: what was known of any of them is forgotten."""
+    await backend.infer(request(version=1), call())
+    await backend.model_state("double")
+    fake.models["double"] = echo("INT64", "double", versions=(1, 3))
+    state = await backend.model_state("double")
+    assert state.metadata is not None
+    assert state.metadata.inputs[0].datatype == "INT64"
+    (output,) = (await backend.infer(request(version=1), call())).outputs
+    assert output.datatype == "INT64"

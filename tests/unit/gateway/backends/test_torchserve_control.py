@@ -121,3 +121,11 @@ async def test_ports_that_are_mixed_up_are_named(http: HttpPool, fake: FakeTorch
     async with FakeTfServing(double()) as other:
         control = TorchServeControl(http, other.rest_url, other.rest_url)
         assert (await failure(control.server())).cause is Cause.UPSTREAM_BAD_REPLY
+
+
+async def test_models_are_listed_page_by_page(fake: FakeTorchServe, control: TorchServeControl) -> None:
+    """Until the last one, which has no token for another."""
+    fake.models |= {name: double(name) for name in ("a", "b", "c")}
+    fake.page = 3
+    assert await control.models() == ("a", "b", "c", "double")
+    assert fake.calls["list"] == 2

@@ -60,11 +60,11 @@ def assert_documents_agree() -> None:
     assert json.loads(tfserving_documents.status_json(states)) == as_json(status)
     model = contract().metadata((3,))
     metadata = get_model_metadata_pb2.GetModelMetadataResponse.FromString(
-        tfserving_documents.metadata_message(model, 3)
+        tfserving_documents.metadata_message("m", {"serving_default": model}, 3)
     )
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert metadata.metadata[SIGNATURE_DEF].Unpack(signatures)
-    document = json.loads(tfserving_documents.metadata_json(model, 3))
+    document = json.loads(tfserving_documents.metadata_json("m", {"serving_default": model}, 3))
     assert document["metadata"][SIGNATURE_DEF] == as_json(signatures)
     assert document["model_spec"] == as_json(metadata.model_spec)
 

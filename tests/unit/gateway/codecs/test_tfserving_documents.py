@@ -18,6 +18,7 @@ from gateway.core.messages import ModelMetadata, TensorSpec
 from gateway.core.tensor import DATATYPES
 
 STATES = [VersionState(12, True), VersionState(3, False), VersionState(2, True)]
+ANY_RANK = TensorSpec("any", "INT64", (-1,), ranked=False)
 EVERY = tuple(TensorSpec(f"{datatype} é", datatype, (-1, 0, 3)) for datatype in sorted(DATATYPES))
 
 
@@ -27,15 +28,20 @@ def test_only_versions_that_answer_are_available() -> None:
     assert tfserving_proto.decode_status(status_message(STATES)) == (12, 2)
 
 
-def test_every_datatype_shape_and_name_is_told() -> None:
-    """The same in both forms; a scalar has a shape of no dimensions."""
-    metadata = ModelMetadata("m", (4,), "twinserve", EVERY, (TensorSpec("y", "FP32", ()),))
+def test_every_signature_datatype_shape_and_name_is_told() -> None:
+    """The same in both forms; a scalar has a shape of no dimensions, an unknown rank none at all."""
+    signatures = {
+        "serving_default": ModelMetadata("m", (4,), "twinserve", EVERY, (TensorSpec("y", "FP32", ()),)),
+        "other": ModelMetadata("m", (4,), "twinserve", (ANY_RANK,), (ANY_RANK, TensorSpec("z", "FP64", (2,)))),
+    }
     for found in (
-        tfserving_json.decode_metadata(metadata_json(metadata, 4)),
-        tfserving_proto.decode_metadata(metadata_message(metadata, 4)),
+        tfserving_json.decode_signatures(metadata_json("m", signatures, 4)),
+        tfserving_proto.decode_signatures(metadata_message("m", signatures, 4)),
     ):
-        assert (found.name, found.versions) == ("m", (4,))
-        assert (found.inputs, found.outputs) == (metadata.inputs, metadata.outputs)
+        assert list(found) == ["serving_default", "other"]
+        for name, metadata in found.items():
+            assert (metadata.name, metadata.versions) == ("m", (4,))
+            assert (metadata.inputs, metadata.outputs) == (signatures[name].inputs, signatures[name].outputs)
 
 
 def test_signatures_are_the_only_metadata() -> None:

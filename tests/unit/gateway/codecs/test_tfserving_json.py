@@ -142,30 +142,30 @@ def info(dtype: str, *sizes: str, unknown_rank: bool = False) -> dict[str, objec
     return {"dtype": dtype, "tensor_shape": {"dim": dims, "unknown_rank": unknown_rank}, "name": "x:0"}
 
 
-def test_metadata_is_one_signatures_tensors() -> None:
-    """By name, with Open Inference Protocol datatypes and sizes as numbers; an unknown rank is [-1]."""
+def test_metadata_is_each_signatures_tensors() -> None:
+    """By name, with Open Inference Protocol datatypes and sizes as numbers; an unknown rank is told, and said to be."""
     served = {
         "inputs": {"x": info("DT_FLOAT", "-1", "10")},
         "outputs": {"b": info("DT_STRING", unknown_rank=True), "a": info("DT_HALF")},
         "method_name": "tensorflow/serving/predict",
     }
-    assert tfserving_json.decode_metadata(metadata(serving_default=served)) == ModelMetadata(
+    expected = ModelMetadata(
         "m",
         (4,),
         "tensorflow_savedmodel",
         (TensorSpec("x", "FP32", (-1, 10)),),
-        (TensorSpec("a", "FP16", ()), TensorSpec("b", "BYTES", (-1,))),
+        (TensorSpec("a", "FP16", ()), TensorSpec("b", "BYTES", (-1,), ranked=False)),
     )
+    found = tfserving_json.decode_signatures(metadata(another=served, serving_default=served))
+    assert list(found.items()) == [("serving_default", expected), ("another", expected)]
 
 
-def test_signatures_and_datatypes_that_are_not_there() -> None:
-    """An unknown signature is SIGNATURE_NOT_FOUND, a dtype without a word UNSUPPORTED_DATATYPE."""
-    body = metadata(s={"inputs": {"z": info("DT_COMPLEX64")}, "outputs": {}}, __saved_model_init_op={})
-    with pytest.raises(GatewayError, match=r"its signatures: 's'$") as caught:
-        tfserving_json.decode_metadata(body)
-    assert caught.value.cause is Cause.SIGNATURE_NOT_FOUND
+def test_signatures_that_cannot_be_carried() -> None:
+    """One with a dtype without a word is left out, as TensorFlow's own are; where it is the default one, it is told."""
+    odd = {"inputs": {"z": info("DT_COMPLEX64")}, "outputs": {"z": info("DT_FLOAT")}}
+    assert tfserving_json.decode_signatures(metadata(s=odd, __saved_model_init_op={})) == {}
     with pytest.raises(GatewayError, match="DT_COMPLEX64") as caught:
-        tfserving_json.decode_metadata(body, "s")
+        tfserving_json.decode_signatures(metadata(serving_default=odd))
     assert caught.value.cause is Cause.UNSUPPORTED_DATATYPE
 
 
@@ -198,7 +198,7 @@ def test_status_is_the_available_versions_newest_first() -> None:
 )
 def test_status_and_metadata_of_another_structure_are_bad_replies(body: bytes) -> None:
     """Both decoders refuse what is not theirs."""
-    for decoder in (tfserving_json.decode_status, tfserving_json.decode_metadata):
+    for decoder in (tfserving_json.decode_status, tfserving_json.decode_signatures):
         with pytest.raises(GatewayError) as caught:
             decoder(body)
         assert caught.value.cause is Cause.UPSTREAM_BAD_REPLY
@@ -251,7 +251,7 @@ def test_any_bytes_are_a_reply_or_bad(body: bytes) -> None:
     """No decoder raises anything but UPSTREAM_BAD_REPLY."""
     for decoder in (
         lambda: tfserving_json.decode_response(body, REQUEST, (Y,)),
-        lambda: tfserving_json.decode_metadata(body),
+        lambda: tfserving_json.decode_signatures(body),
         lambda: tfserving_json.decode_status(body),
     ):
         try:

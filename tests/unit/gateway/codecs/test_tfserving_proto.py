@@ -174,15 +174,15 @@ def test_datatypes_without_a_word_are_unsupported(dtype: str | int) -> None:
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_reply_or_bad(data: bytes) -> None:
     """No decoder raises anything but a GatewayError, and none blames the client."""
-    for decoder in (tfserving_proto.decode_response, tfserving_proto.decode_metadata, tfserving_proto.decode_status):
+    for decoder in (tfserving_proto.decode_response, tfserving_proto.decode_signatures, tfserving_proto.decode_status):
         try:
             decoder(data)
         except GatewayError as exc:
-            causes = (Cause.UPSTREAM_BAD_REPLY, Cause.UNSUPPORTED_DATATYPE, Cause.SIGNATURE_NOT_FOUND)
+            causes = (Cause.UPSTREAM_BAD_REPLY, Cause.UNSUPPORTED_DATATYPE)
             assert exc.cause in causes  # noqa: PT017 - most bytes raise, some are an empty message
 
 
-def metadata_reply(url: str = URL) -> bytes:
+def metadata_reply(url: str = URL, odd: str = "complex") -> bytes:
     tensor = tensorflow_pb2.TensorInfo
     shape = tensorflow_pb2.TensorShapeProto
     dims = [shape.Dim(size=-1), shape.Dim(size=10)]
@@ -191,7 +191,8 @@ def metadata_reply(url: str = URL) -> bytes:
     served.inputs["x"].CopyFrom(tensor(name="x:0", dtype="DT_FLOAT", tensor_shape=shape(dim=dims)))
     served.outputs["b"].CopyFrom(tensor(dtype="DT_STRING", tensor_shape=shape(unknown_rank=True)))
     served.outputs["a"].CopyFrom(tensor(dtype="DT_BFLOAT16", tensor_shape=shape()))
-    signatures.signature_def["complex"].inputs["z"].dtype = tensorflow_pb2.DT_COMPLEX64
+    signatures.signature_def["another"].CopyFrom(served)
+    signatures.signature_def[odd].inputs["z"].dtype = tensorflow_pb2.DT_COMPLEX64
     signatures.signature_def["__saved_model_init_op"].outputs["op"].dtype = tensorflow_pb2.DT_INVALID
     message = tfserving_pb2.GetModelMetadataResponse()
     message.model_spec.name = "m"
@@ -201,32 +202,27 @@ def metadata_reply(url: str = URL) -> bytes:
     return message.SerializeToString()
 
 
-def test_metadata_is_one_signatures_tensors() -> None:
-    """By name, with Open Inference Protocol datatypes; an unknown rank is [-1]."""
-    assert tfserving_proto.decode_metadata(metadata_reply()) == ModelMetadata(
+def test_metadata_is_each_signatures_tensors() -> None:
+    """By name, with Open Inference Protocol datatypes; TensorFlow's own signatures and odd ones are left out."""
+    expected = ModelMetadata(
         "m",
         (4,),
         "tensorflow_savedmodel",
         (TensorSpec("x", "FP32", (-1, 10)),),
-        (TensorSpec("a", "BF16", ()), TensorSpec("b", "BYTES", (-1,))),
+        (TensorSpec("a", "BF16", ()), TensorSpec("b", "BYTES", (-1,), ranked=False)),
     )
-
-
-def test_unknown_signatures_are_not_found_and_the_known_ones_named() -> None:
-    """TensorFlow's internal signatures are none to a client."""
-    with pytest.raises(GatewayError, match=r"its signatures: 'complex', 'serving_default'$") as caught:
-        tfserving_proto.decode_metadata(metadata_reply(), "other")
-    assert caught.value.cause is Cause.SIGNATURE_NOT_FOUND
+    found = tfserving_proto.decode_signatures(metadata_reply())
+    assert list(found.items()) == [("serving_default", expected), ("another", expected)]
 
 
 def test_metadata_of_another_kind_is_a_bad_reply() -> None:
     """The Any must name the map of signatures; a dtype without a word is unsupported."""
     for data in (metadata_reply("type.googleapis.com/other"), b""):
         with pytest.raises(GatewayError) as caught:
-            tfserving_proto.decode_metadata(data)
+            tfserving_proto.decode_signatures(data)
         assert caught.value.cause is Cause.UPSTREAM_BAD_REPLY
     with pytest.raises(GatewayError, match="DT_COMPLEX64") as caught:
-        tfserving_proto.decode_metadata(metadata_reply(), "complex")
+        tfserving_proto.decode_signatures(metadata_reply(odd="serving_default"))
     assert caught.value.cause is Cause.UNSUPPORTED_DATATYPE
 
 

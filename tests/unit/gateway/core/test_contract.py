@@ -127,3 +127,38 @@ def test_a_servers_metadata_is_compared_side_by_side() -> None:
         "input 'x': the contract has FP32 [-1, 2], the server INT64 [-1, 2]",
         "input 'w': unknown to the contract, the server has FP32 [1]",
     ]
+
+
+def test_a_servers_metadata_amounts_to_a_contract() -> None:
+    """Any value may come and go; a variable dimension 0 everywhere is taken for a batch, yet nobody is held to it."""
+    made = ModelContract.of("mine", contract().metadata((3, 2)))
+    assert (made.name, made.version, made.finite, made.synthesised) == ("mine", 3, "allowed", True)
+    assert made.batch_cap is not None
+    asked = made.check_request(request([[1.0, float("nan")]] * 9, model="mine"))
+    answer = InferenceResponse("mine", 3, (tensor("y", [[1, 2]]),))
+    assert made.check_response(asked, answer).outputs[0].shape == (1, 2)
+    two = (TensorSpec("x", "FP32", (-1, 2)), TensorSpec("n", "INT64", (-1,)))
+    uneven = InferenceRequest(request().model, (tensor("x", [[1, 2]]), tensor("n", [1, 2, 3], "INT64")))
+    assert (
+        ModelContract.of("m", replace(contract().metadata((1,)), inputs=two)).check_request(uneven).inputs
+        == uneven.inputs
+    )
+    scalar = replace(contract().metadata(()), outputs=(TensorSpec("y", "FP32", ()),))
+    assert (ModelContract.of("m", scalar).batch_cap, ModelContract.of("m", scalar).version) == (None, 1)
+    assert "synthesised" not in made.to_json()
+
+
+def test_a_tensor_of_unknown_rank_may_have_any_shape() -> None:
+    """It agrees with every shape of its datatype, and is no batch."""
+    anything = TensorSpec("x", "FP32", (-1,), ranked=False)
+    made = ModelContract.of("m", replace(contract().metadata((1,)), inputs=(anything,)))
+    assert made.batch_cap is None
+    for values in (1.0, [1.0], [[1.0, 2.0]]):
+        asked = replace(request(), inputs=(tensor("x", values),))
+        assert made.check_request(asked).inputs == asked.inputs
+    with pytest.raises(GatewayError, match="is FP64; expected FP32"):
+        made.check_request(replace(request(), inputs=(tensor("x", [1], "FP64"),)))
+    assert contract().differences(replace(contract().metadata((1,)), inputs=(anything,))) == []
+    ints = replace(anything, datatype="INT64")
+    (difference,) = contract().differences(replace(contract().metadata((1,)), inputs=(ints,)))
+    assert difference == "input 'x': the contract has FP32 [-1, 2], the server INT64 of any shape"

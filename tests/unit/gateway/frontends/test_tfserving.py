@@ -78,5 +78,5 @@ async def test_version_0_is_itself_where_the_model_has_it() -> None:
 async def test_metadata_needs_no_server() -> None:
     """It is the contract's; without a server that answers the version is the contract's too."""
     world = World()
-    metadata, version = described(world.plane, ModelSpec("doubler"), {})
-    assert (metadata.name, version) == ("doubler", 1)
+    signatures, version = described(world.plane, ModelSpec("doubler"), {})
+    assert (signatures["serving_default"].name, version) == ("doubler", 1)

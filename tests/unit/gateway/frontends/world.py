@@ -26,7 +26,8 @@ from gateway.frontends.rest.http_protocol import BoundedHttpProtocol
 from gateway.resilience.deadline import deadline
 from gateway.routing.endpoint import Endpoint, Target
 from gateway.routing.health import HealthMonitor
-from gateway.routing.router import Route, Router
+from gateway.routing.router import Router
+from gateway.routing.table import Route, RouteTable
 from tests.builders import FakeBackend, contract, tensor
 
 # gRPC tears its poller down with the last channel, server or call that is collected, be that after the end of the
@@ -88,17 +89,14 @@ class World:
         stacks = {"ts": "torchserve", "tf": "tfserving"}
         self.endpoints = {name: Endpoint(name, stacks[name], backend) for name, backend in self.backends.items()}
         routes = {
-            item.name: Route(
+            item.name: Route.of(
                 item, tuple(Target(name, item.name) for name in self.endpoints), {"stable": 1}, {"2024-05a": 1}
             )
             for item in (model or contract(), PAIR)
         }
-        self.health = HealthMonitor(
-            self.endpoints.values(),
-            {name: (route.contract, route.targets) for name, route in routes.items()},
-            observer=self.observer,
-        )
-        self.plane = DataPlane(Router(routes, self.endpoints, self.health), deadline(self.clock))
+        self.health = HealthMonitor(self.endpoints.values(), observer=self.observer)
+        self.router = Router(RouteTable(routes), self.endpoints, self.health)
+        self.plane = DataPlane(self.router, deadline(self.clock))
 
     @classmethod
     async def started(cls, limits: Limits | None = None, model: ModelContract | None = None) -> World:

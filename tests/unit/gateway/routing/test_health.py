@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from gateway.core.backend import ModelState
-from gateway.core.messages import TensorSpec
+from gateway.core.messages import DEFAULT_SIGNATURE, TensorSpec
 from gateway.core.observer import NullObserver
 from gateway.routing.endpoint import Endpoint, Status, Target, judge
 from gateway.routing.health import HealthMonitor
+from gateway.routing.table import Route, RouteTable
 from tests.builders import FakeBackend, contract
 
 TARGET = Target("ts", "doubler")
@@ -19,10 +20,9 @@ TARGET = Target("ts", "doubler")
 
 def monitor(backend: FakeBackend, target: Target = TARGET) -> tuple[HealthMonitor, Endpoint]:
     endpoint = Endpoint("ts", "torchserve", backend)
-    routes = {"doubler": (contract(), (target,))}
-    return HealthMonitor(
-        [endpoint], routes, observer=NullObserver(), interval_s=0.001, retry_interval_s=0.001
-    ), endpoint
+    health = HealthMonitor([endpoint], observer=NullObserver(), interval_s=0.001, retry_interval_s=0.001)
+    health.follow(RouteTable({"doubler": Route.of(contract(), (target,))}))
+    return health, endpoint
 
 
 OTHER = replace(contract(), inputs=(TensorSpec("x", "INT64", (-1, 2)),)).metadata((1,))
@@ -50,7 +50,7 @@ def test_a_servers_word_is_judged_by_the_contract(
     target: Target, state: ModelState, status: Status, reason: str
 ) -> None:
     """A model is ready where it can answer and its metadata agrees."""
-    verdict = judge(contract(), target, state)
+    verdict = judge({DEFAULT_SIGNATURE: contract()}, target, state)
     assert verdict.status is status
     assert reason in verdict.reason
 
@@ -89,7 +89,8 @@ async def test_two_versions_on_one_endpoint_have_a_verdict_each() -> None:
     """A route may name the same server twice, with a version each; one verdict never overwrites the other."""
     targets = (Target("ts", "doubler", version=1), Target("ts", "doubler", version=2))
     endpoint = Endpoint("ts", "torchserve", FakeBackend())
-    health = HealthMonitor([endpoint], {"doubler": (contract(), targets)}, observer=NullObserver())
+    health = HealthMonitor([endpoint], observer=NullObserver())
+    health.follow(RouteTable({"doubler": Route.of(contract(), targets)}))
     await health.check(endpoint)
     assert [health.verdict("doubler", target).status for target in targets] == [Status.READY, Status.NOT_READY]
 

@@ -87,7 +87,9 @@ def metadata_request(model: str = "doubler", fields: tuple[str, ...] = ("signatu
 
 async def test_metadata_is_the_contracts(channel: grpc.aio.Channel) -> None:
     """What our own client of TF Serving makes of it."""
-    metadata = tfserving_proto.decode_metadata(await channel.unary_unary(METADATA)(metadata_request()))
+    signatures = tfserving_proto.decode_signatures(await channel.unary_unary(METADATA)(metadata_request()))
+    metadata = signatures.pop("serving_default")
+    assert not signatures
     assert (metadata.name, metadata.versions) == ("doubler", (1,))
     assert [(spec.name, spec.datatype, spec.shape) for spec in metadata.inputs] == [("x", "FP32", (-1, 2))]
     assert [(spec.name, spec.datatype, spec.shape) for spec in metadata.outputs] == [("y", "FP32", (-1, 2))]

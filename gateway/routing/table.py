@@ -1,0 +1,102 @@
+"""Where each model is served: an immutable table, so that a change replaces it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.core.contract import ModelContract
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import DEFAULT_SIGNATURE, ModelSpec
+from gateway.routing.endpoint import Target
+
+MAX_SHOWN_NAME = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One model: its contract under each signature, where it is served, its labels, and numbers for version names.
+
+    `source` is the endpoint whose own metadata the contracts were made of, '' where they were written by hand.
+    """
+
+    contracts: Mapping[str, ModelContract]
+    targets: tuple[Target, ...]
+    labels: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        contract: ModelContract,
+        targets: tuple[Target, ...],
+        labels: Mapping[str, int] | None = None,
+        versions: Mapping[str, int] | None = None,
+    ) -> Route:
+        """The route of a model with a contract of its own: that of its default signature, and only one."""
+        return cls({DEFAULT_SIGNATURE: contract}, targets, labels or {}, versions or {})
+
+    @property
+    def main(self) -> ModelContract:
+        """The contract that stands for the model where no signature matters: the default one's, else the first."""
+        return self.contracts.get(DEFAULT_SIGNATURE) or next(iter(self.contracts.values()))
+
+    def contract(self, signature: str | None) -> ModelContract:
+        """The contract under a signature, None or '' for the default; raises SIGNATURE_NOT_FOUND."""
+        found = self.contracts.get(signature or DEFAULT_SIGNATURE)
+        if found is None:
+            known = ", ".join(f"'{name}'" for name in self.contracts)
+            raise GatewayError(
+                Cause.SIGNATURE_NOT_FOUND,
+                f"model '{self.main.name}' has no signature '{(signature or DEFAULT_SIGNATURE)[:64]}'; it has {known}",
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """Every model's route, and of models that are known but have none the reason.
+
+    `awaited` are the endpoints that have not said yet which models they have; `left_out` has, by model, why an endpoint
+    that has it too is no target.
+    """
+
+    routes: Mapping[str, Route]
+    unrouted: Mapping[str, str] = field(default_factory=dict)
+    awaited: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def route(self, model: str) -> Route:
+        """The route of a model; raises MODEL_NOT_FOUND, and NOT_READY for one that is known but cannot be routed."""
+        found = self.routes.get(model)
+        if found is not None:
+            return found
+        if model in self.unrouted:
+            raise GatewayError(Cause.NOT_READY, f"model '{model}' cannot be answered: {self.unrouted[model]}")
+        raise GatewayError(Cause.MODEL_NOT_FOUND, f"unknown model '{model[:MAX_SHOWN_NAME]}'")
+
+    def resolve(self, spec: ModelSpec) -> ModelSpec:
+        """`spec` with its label turned into a version, and without a signature where it is the default one.
+
+        Raises LABEL_NOT_FOUND, SIGNATURE_NOT_FOUND, INVALID_INPUT, and what `route` raises.
+        """
+        route = self.route(spec.name)
+        if spec.signature_name:
+            route.contract(spec.signature_name)
+        signature = None if spec.signature_name in ("", DEFAULT_SIGNATURE) else spec.signature_name
+        if spec.label is None:
+            if signature is spec.signature_name:
+                return spec
+            return ModelSpec(spec.name, spec.version, None, signature)
+        if spec.label not in route.labels:
+            known = ", ".join(f"'{label}'" for label in route.labels) or "none"
+            raise GatewayError(
+                Cause.LABEL_NOT_FOUND, f"model '{spec.name}' has no label '{spec.label[:64]}'; its labels: {known}"
+            )
+        version = route.labels[spec.label]
+        if spec.version not in (None, version):
+            raise GatewayError(
+                Cause.INVALID_INPUT, f"version {spec.version} and label '{spec.label}' (version {version}) contradict"
+            )
+        return ModelSpec(spec.name, version, None, signature)

@@ -57,7 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
     """A stand-in that serves both."""
-    with running(folder, f"--model_config_file={folder}/models.config") as started:
+    flags = ("--allow_version_labels_for_unavailable_models", "--max_num_load_retries=0")
+    with running(folder, f"--model_config_file={folder}/models.config", *flags) as started:
         started.wait_until(started.is_open)
         yield started
 
@@ -359,10 +360,10 @@ def test_a_start_that_must_fail_says_why(server: Server) -> None:
     """An unknown flag before TensorFlow is loaded, a taken port after."""
     command = [sys.executable, "-m", "serving.tfserving.savedmodel_server"]
     unknown = subprocess.run(
-        [*command, "--enable_batching=true"], capture_output=True, text=True, cwd=ROOT, check=False
+        [*command, "--mixed_precision=auto"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert unknown.returncode == 2
-    assert "--enable_batching is a flag of TensorFlow Serving" in unknown.stderr
+    assert "--mixed_precision is a flag of TensorFlow Serving" in unknown.stderr
     taken = subprocess.run(
         [*command, "--model_name=zoo", f"--model_base_path={server.log.parent}/zoo", f"--port={server.grpc_port}"],
         capture_output=True,

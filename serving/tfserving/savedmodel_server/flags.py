@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from serving.tfserving.savedmodel_server import MARK
+from serving.tfserving.savedmodel_server.flag_types import natural, spelled_out
+from serving.tfserving.savedmodel_server.load_flags import LoadFlags, add_load_flags
 
 # model_servers/main.cc, 2.20.0: what a user may have in a script, refused with a word on why.
 REFUSED = frozenset(
     {
-        "allow_version_labels_for_unavailable_models",
-        "batching_parameters_file",
-        "enable_batching",
         "enable_grpc_healthcheck_service",
-        "enable_model_warmup",
         "enable_per_model_batching_parameters",
         "enable_profiler",
         "enable_serialization_as_tensor_content",
@@ -24,23 +22,12 @@ REFUSED = frozenset(
         "flush_filesystem_caches",
         "grpc_max_threads",
         "grpc_socket_path",
-        "load_retry_interval_micros",
-        "max_num_load_retries",
         "mixed_precision",
-        "model_config_file_poll_wait_seconds",
         "monitoring_config_file",
-        "num_load_threads",
-        "num_request_iterations_for_warmup",
-        "num_unload_threads",
-        "per_process_gpu_memory_fraction",
-        "platform_config_file",
-        "prefer_tflite_model",
         "remove_unused_fields_from_bundle_metagraph",
         "rest_api_enable_cors_support",
         "rest_api_num_threads",
-        "saved_model_tags",
         "ssl_config_file",
-        "tensorflow_session_parallelism",
         "use_tflite_model",
         "xla_cpu_compilation_enabled",
         "xla_gpu_compilation_enabled",
@@ -52,7 +39,7 @@ on which TensorFlow Serving cannot run. Its flags are TensorFlow Serving's, but 
 
 
 @dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(LoadFlags):
     """The parsed command line; a port of 0 is a protocol that is off."""
 
     port: int = 8500
@@ -63,8 +50,6 @@ class Flags:
     model_config_file: str = ""
     file_system_poll_wait_seconds: int = 1
     rest_api_timeout_in_ms: int = 30_000
-    tensorflow_intra_op_parallelism: int = 0
-    tensorflow_inter_op_parallelism: int = 0
     grpc_channel_arguments: str = ""
 
     @property
@@ -100,26 +85,19 @@ def parse(arguments: Sequence[str]) -> Flags:
     add("--model_config_file", default="", help="text protobuf ModelServerConfig, for several models")
     add(
         "--file_system_poll_wait_seconds",
-        type=_natural,
+        type=natural,
         default=1,
         help="seconds between two looks for new versions; 0 looks until every model is there, then never (default 1)",
     )
-    add("--rest_api_timeout_in_ms", type=_natural, default=30_000, help="limit of a REST call; 0 is none")
-    add("--tensorflow_intra_op_parallelism", type=_natural, default=0, help="threads within one operation; 0 is auto")
-    add("--tensorflow_inter_op_parallelism", type=_natural, default=0, help="operations at once; 0 is auto")
+    add("--rest_api_timeout_in_ms", type=natural, default=30_000, help="limit of a REST call; 0 is none")
     add("--grpc_channel_arguments", default="", help="gRPC server options, as k=v,k=v")
-    flags = Flags(**vars(parser.parse_args(arguments)))
+    add_load_flags(parser)
+    flags = Flags(**vars(parser.parse_args(spelled_out(parser, arguments))))
     if not flags.port and not flags.rest_api_port:
         parser.error("--port and --rest_api_port are both 0, so that nothing would be served")
     if not flags.model_config_file and not flags.model_base_path:
         parser.error("one of --model_base_path and --model_config_file must be given")
     return flags
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is no natural number")
-    return int(text)
 
 
 def _port(text: str) -> int:

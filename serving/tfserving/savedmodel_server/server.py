@@ -16,11 +16,12 @@ import grpc
 from aiohttp import web
 
 from serving.tfserving.savedmodel_server import MARK, config
-from serving.tfserving.savedmodel_server.config import ConfigError, ModelConfig
+from serving.tfserving.savedmodel_server.config import ModelConfig
+from serving.tfserving.savedmodel_server.errors import ServingError
 from serving.tfserving.savedmodel_server.executor import Parallelism, SavedModel
 from serving.tfserving.savedmodel_server.flags import Flags
 from serving.tfserving.savedmodel_server.grpc_service import SERVER_OPTIONS, add_services
-from serving.tfserving.savedmodel_server.manager import Manager, StartError
+from serving.tfserving.savedmodel_server.manager import LoadPolicy, Manager
 from serving.tfserving.savedmodel_server.rest import MarkedServer, RestDoor
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def run(flags: Flags) -> int:
     """Serves until SIGTERM or SIGINT; the exit code."""
     try:
         return asyncio.run(_serve_until_stopped(flags, _models(flags)))
-    except (ConfigError, StartError, OSError) as exc:
+    except (ServingError, OSError) as exc:
         log.error("Failed to start server. Error: %s", exc)
         return FAILED
 
@@ -47,7 +48,7 @@ def run(flags: Flags) -> int:
 async def serving(flags: Flags, models: Sequence[ModelConfig]) -> AsyncIterator[None]:
     """Open ports, once every model is available; leaving it drains what is under way.
 
-    Raises StartError where a model can never be available, and OSError where a port is taken.
+    Raises ServingError where a model can never be available, and OSError where a port is taken.
     """
     parallelism = Parallelism(flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism)
     async with AsyncExitStack() as stack:
@@ -57,8 +58,15 @@ async def serving(flags: Flags, models: Sequence[ModelConfig]) -> AsyncIterator[
         pool = ThreadPoolExecutor(THREADS_PER_CPU * (os.cpu_count() or 1), "predict")
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         load: Callable[[Path], SavedModel] = partial(SavedModel, parallelism=parallelism)
-        manager = Manager(models, load, loader, poll_s=flags.file_system_poll_wait_seconds)
-        await manager.start()
+        policy = LoadPolicy(
+            poll_s=flags.file_system_poll_wait_seconds,
+            retries=flags.max_num_load_retries,
+            retry_interval_s=flags.load_retry_interval_micros / 1e6,
+            any_label=flags.allow_version_labels_for_unavailable_models,
+        )
+        manager = Manager(load, loader, loader, policy)
+        stack.push_async_callback(manager.stop)
+        await manager.start(models)
         doors: list[Stop] = []
         stack.push_async_callback(_stop_all, doors)
         if flags.port:

@@ -33,8 +33,12 @@ def test_both_spellings_of_a_value() -> None:
     ("arguments", "text"),
     [
         (["--nonsense=1"], "unrecognized arguments: --nonsense=1"),
-        (["--enable_batching"], "--enable_batching is a flag of TensorFlow Serving that savedmodel-server/"),
-        (["--enable_batching=true"], "--enable_batching is a flag of TensorFlow Serving"),
+        (["--mixed_precision"], "--mixed_precision is a flag of TensorFlow Serving that savedmodel-server/"),
+        (["--enable_profiler=true"], "--enable_profiler is a flag of TensorFlow Serving"),
+        (["--enable_batching=True"], "argument --enable_batching: 'True' is neither true nor false"),
+        (["--enable_batching", "false"], "unrecognized arguments: false"),
+        (["--noenable_batching"], "unrecognized arguments: --noenable_batching"),
+        (["--per_process_gpu_memory_fraction=2"], "'2' is no number from 0 to 1"),
         (["--ssl_config_file", "/x"], "--ssl_config_file is a flag of TensorFlow Serving"),
         (["--rest_api=1"], "unrecognized arguments: --rest_api=1"),
         (["--port=65536"], "argument --port: '65536' is no port"),
@@ -75,3 +79,11 @@ def test_grpc_options_are_typed() -> None:
     flags = Flags(grpc_channel_arguments="grpc.max_connection_age_ms=2000, a=b=c,")
     assert flags.grpc_options == (("grpc.max_connection_age_ms", 2000), ("a", "b=c"))
     assert Flags().grpc_options == ()
+
+
+def test_booleans_are_tensorflows() -> None:
+    """`--flag`, `--flag=true` and `--flag=false`; the next word is never a value."""
+    for given in ("--enable_batching", "--enable_batching=true"):
+        assert parse([BASE, given, "--port=1"]).enable_batching is True
+    assert parse([BASE, "--enable_model_warmup=false"]).enable_model_warmup is False
+    assert parse([BASE]).enable_model_warmup is True

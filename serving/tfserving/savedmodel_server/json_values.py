@@ -100,6 +100,11 @@ def is_base64(value: Json) -> bool:
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
+def type_word(value: Json) -> str:
+    """RapidJSON's word for the type of a value, such as `Null` or `True`."""
+    return str(value) if isinstance(value, bool) else _WORDS.get(type(value), "Number")
+
+
 def echo(value: Json) -> str:
     """A value as an error text shows it, cut at about 256 characters."""
     if isinstance(value, float):
@@ -176,9 +181,9 @@ def _leaf(value: Json, dtype: int) -> Any:  # noqa: ANN401 - bytes, bool, int or
     if isinstance(value, dict):
         if dtype != types_pb2.DT_STRING:
             raise _wrong_type(value, dtype)
-        return _from_base64(value)
+        return from_base64(value)
     if dtype in _FLOATS:
-        return _float_leaf(value, dtype)
+        return float_leaf(value, dtype)
     if dtype in _INTEGERS:
         low, high = _INTEGERS[dtype]
         if type(value) is not int or not low <= value <= high:
@@ -195,7 +200,8 @@ def _leaf(value: Json, dtype: int) -> Any:  # noqa: ANN401 - bytes, bool, int or
     raise ServingError(StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value: {echo(value)} to type: {word_of(dtype)}")
 
 
-def _float_leaf(value: Json, dtype: int) -> float:
+def float_leaf(value: Json, dtype: int) -> float:
+    """A JSON number as a float of this dtype; raises INVALID_ARGUMENT for what is none, or would lose precision."""
     if isinstance(value, rapidjson.NonFinite):
         return value
     if type(value) not in (int, float):
@@ -214,11 +220,11 @@ def _float_leaf(value: Json, dtype: int) -> float:
 
 
 def _wrong_type(value: Json, dtype: int) -> ServingError:
-    kind = str(value) if isinstance(value, bool) else _WORDS.get(type(value), "Number")
-    return invalid(f"JSON Value: {echo(value)} Type: {kind} is not of expected type: {word_of(dtype)}")
+    return invalid(f"JSON Value: {echo(value)} Type: {type_word(value)} is not of expected type: {word_of(dtype)}")
 
 
-def _from_base64(value: dict[str, Json]) -> bytes:
+def from_base64(value: dict[str, Json]) -> bytes:
+    """The bytes of a `{"b64": text}`; raises INVALID_ARGUMENT."""
     if not is_base64(value):
         raise invalid(f"JSON Value: {echo(value)} not formatted correctly for base64 data")
     # Like absl::Base64Unescape: white space is skipped and padding may be missing.

@@ -13,6 +13,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
 
@@ -34,6 +35,11 @@ class Scalar:
         """Counts `by` more for these label values, given in the order of the labels."""
         with self._lock:
             self._values[values] = self._values.get(values, 0) + by
+
+    def first_value(self) -> int:
+        """The number of the first label values; 0 without any."""
+        with self._lock:
+            return min(self._values.items())[1] if self._values else 0
 
     def lines(self) -> Iterator[str]:
         """The page's lines of this metric."""
@@ -124,17 +130,36 @@ class Metrics:
         yield
         self.runtime_latency.record(microseconds(started), model, api, "TF1")
 
+    @contextmanager
+    def loading(self, path: Path) -> Iterator[None]:
+        """Times and counts one attempt to load the version at `path`."""
+        started = time.perf_counter()
+        status = "fail"
+        try:
+            yield
+            status = "success"
+        finally:
+            self.load_attempt_count.add(str(path), status)
+            self.load_latency.add(str(path), by=microseconds(started))
+
     def examples(self, model: str, count: int) -> None:
         """One call with `count` examples."""
         self.request_example_counts.record(count, model)
         self.request_example_count_total.add(model, by=count)
 
+    def first_value(self, name: str) -> int:
+        """What a reload reports of a metric by TensorFlow's name of it (model_service_impl.cc); 0 for most."""
+        found = [metric for metric in self._all() if metric.name == _NOT_NAME.sub(":", name)]
+        return next((metric.first_value() for metric in found if isinstance(metric, Scalar)), 0)
+
     def page(self) -> str:
         """The whole page."""
+        known = sorted(self._all(), key=lambda metric: metric.name)
+        return "\n".join(line for metric in known for line in metric.lines()) + "\n"
+
+    def _all(self) -> list[Scalar | Histogram]:
         found: Iterable[object] = vars(self).values()
-        known = [metric for metric in found if isinstance(metric, Scalar | Histogram)]
-        lines = [line for metric in sorted(known, key=lambda metric: metric.name) for line in metric.lines()]
-        return "\n".join(lines) + "\n"
+        return [metric for metric in found if isinstance(metric, Scalar | Histogram)]
 
 
 def microseconds(started: float) -> int:

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
-
-import grpc
-from aiohttp import web
 
 from serving.tfserving.savedmodel_server import MARK, config
 from serving.tfserving.savedmodel_server.config import ModelConfig
+from serving.tfserving.savedmodel_server.doors import open_doors, read_settings
 from serving.tfserving.savedmodel_server.errors import ServingError
 from serving.tfserving.savedmodel_server.executor import Parallelism, SavedModel
 from serving.tfserving.savedmodel_server.flags import Flags
-from serving.tfserving.savedmodel_server.grpc_service import SERVER_OPTIONS, add_services
 from serving.tfserving.savedmodel_server.manager import LoadPolicy, Manager
-from serving.tfserving.savedmodel_server.rest import MarkedServer, RestDoor
+from serving.tfserving.savedmodel_server.metrics import Metrics
+from serving.tfserving.savedmodel_server.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-# How long calls under way may go on after a SIGTERM.
-DRAIN_S = 5.0
 # What TensorFlow Serving's main returns, -1, as a shell sees it.
 FAILED = 255
-THREADS_PER_CPU = 4
-
-Stop = Callable[[], Awaitable[object]]
 
 
 def run(flags: Flags) -> int:
@@ -54,10 +45,14 @@ async def serving(flags: Flags, models: Sequence[ModelConfig]) -> AsyncIterator[
     async with AsyncExitStack() as stack:
         loader = ThreadPoolExecutor(1, "loader")
         stack.callback(loader.shutdown, wait=False)
-        # Calls leave Python while TensorFlow computes, so more threads than processors keep both busy.
-        pool = ThreadPoolExecutor(THREADS_PER_CPU * (os.cpu_count() or 1), "predict")
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        load: Callable[[Path], SavedModel] = partial(SavedModel, parallelism=parallelism)
+        settings = read_settings(flags)
+        metrics = Metrics()
+        runtime = Runtime(metrics, flags.enable_signature_method_name_check)
+
+        def load(path: Path) -> SavedModel:
+            with metrics.loading(path):
+                return SavedModel(path, parallelism=parallelism)
+
         policy = LoadPolicy(
             poll_s=flags.file_system_poll_wait_seconds,
             retries=flags.max_num_load_retries,
@@ -67,12 +62,7 @@ async def serving(flags: Flags, models: Sequence[ModelConfig]) -> AsyncIterator[
         manager = Manager(load, loader, loader, policy)
         stack.push_async_callback(manager.stop)
         await manager.start(models)
-        doors: list[Stop] = []
-        stack.push_async_callback(_stop_all, doors)
-        if flags.port:
-            doors.append(await _start_grpc(flags, manager, pool))
-        if flags.rest_api_port:
-            doors.append(await _start_rest(flags, manager, pool))
+        await stack.enter_async_context(open_doors(flags, settings, manager, runtime))
         keeping_up = asyncio.create_task(manager.keep_up())
         stack.push_async_callback(_cancel, keeping_up)
         yield
@@ -96,37 +86,6 @@ async def _serve_until_stopped(flags: Flags, models: Sequence[ModelConfig]) -> i
             await _cancel(started)
         log.info("%s: stopping", MARK)
     return 0
-
-
-async def _start_grpc(flags: Flags, manager: Manager, pool: ThreadPoolExecutor) -> Stop:
-    server = grpc.aio.server(options=SERVER_OPTIONS + flags.grpc_options)
-    add_services(server, manager.versions, pool)
-    address = f"{flags.bind_address}:{flags.port}"
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError as exc:
-        raise OSError(f"--port: cannot listen on {address}: {exc}") from exc
-    await server.start()
-    log.info("gRPC at %s", address)
-    return partial(server.stop, DRAIN_S)
-
-
-async def _start_rest(flags: Flags, manager: Manager, pool: ThreadPoolExecutor) -> Stop:
-    door = RestDoor(manager.versions, pool, timeout_s=flags.rest_api_timeout_in_ms / 1000 or None)
-    runner = web.ServerRunner(MarkedServer(door), shutdown_timeout=DRAIN_S)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, flags.bind_address, flags.rest_api_port).start()
-    except OSError as exc:
-        await runner.cleanup()
-        raise OSError(f"--rest_api_port: {exc}") from exc
-    log.info("REST at %s:%d", flags.bind_address, flags.rest_api_port)
-    return runner.cleanup
-
-
-async def _stop_all(doors: Sequence[Stop]) -> None:
-    """All doors close at once, and have the same time to drain."""
-    await asyncio.gather(*(stop() for stop in doors))
 
 
 async def _cancel(task: asyncio.Future[None]) -> None:

@@ -15,7 +15,7 @@ from serving.tfserving.savedmodel_server.versions import State, Version, Version
 
 def served(models: Mapping[str, Servable]) -> Versions:
     """A table with version 1 of each model, available."""
-    table = Versions({}, lambda _: None)
+    table = Versions(lambda _: None)
     for name, model in models.items():
         version = Version(name, 1, Path("/"), State.LOADING)
         table.add(version)

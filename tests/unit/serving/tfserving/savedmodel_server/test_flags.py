@@ -39,12 +39,12 @@ def test_both_spellings_of_a_value() -> None:
         (["--enable_batching", "false"], "unrecognized arguments: false"),
         (["--noenable_batching"], "unrecognized arguments: --noenable_batching"),
         (["--per_process_gpu_memory_fraction=2"], "'2' is no number from 0 to 1"),
-        (["--ssl_config_file", "/x"], "--ssl_config_file is a flag of TensorFlow Serving"),
+        (["--xla_gpu_compilation_enabled"], "--xla_gpu_compilation_enabled is a flag of TensorFlow Serving"),
         (["--rest_api=1"], "unrecognized arguments: --rest_api=1"),
         (["--port=65536"], "argument --port: '65536' is no port"),
         (["--port=x"], "argument --port: 'x' is no port"),
         (["--file_system_poll_wait_seconds=-1"], "argument --file_system_poll_wait_seconds: '-1' is no natural number"),
-        (["--port=0"], "--port and --rest_api_port are both 0"),
+        (["--port=0", "--rest_api_port=1"], "--port is 0 and there is no --grpc_socket_path"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(
@@ -87,3 +87,8 @@ def test_booleans_are_tensorflows() -> None:
         assert parse([BASE, given, "--port=1"]).enable_batching is True
     assert parse([BASE, "--enable_model_warmup=false"]).enable_model_warmup is False
     assert parse([BASE]).enable_model_warmup is True
+
+
+def test_a_socket_is_enough() -> None:
+    """Without a TCP port for gRPC."""
+    assert parse([BASE, "--port=0", "--grpc_socket_path=/tmp/s"]).grpc_socket_path == "/tmp/s"

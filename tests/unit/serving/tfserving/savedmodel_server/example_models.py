@@ -1,4 +1,7 @@
-"""A SavedModel as TensorFlow 1 exports it: signatures over tf.Examples that share one input, right and wrong ones."""
+"""A SavedModel as TensorFlow 1 exports it: signatures over tf.Examples that share one input, right and wrong ones.
+
+Two more, `half` and `uint16`, answer with what JSON cannot carry.
+"""
 
 from __future__ import annotations
 
@@ -67,6 +70,9 @@ def save_examples(base: Path) -> None:
             "short": signature(one, {"outputs": value[:1]}, REGRESS),
             "double": signature(one, {"outputs": tf.cast(value, tf.float64)}, REGRESS),
         }
+        number = v1.placeholder(tf.float32, [None], name="number")
+        for dtype in ("half", "uint16"):
+            signatures[dtype] = signature({"x": number}, {"y": tf.cast(number, dtype)}, PREDICT)
         builder = v1.saved_model.Builder(str(base / "1"))
         builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=signatures)
         builder.save()

@@ -50,8 +50,8 @@ def single(name: str, base_path: str) -> tuple[ModelConfig, ...]:
     return (ModelConfig(name, _absolute(name, base_path)),)
 
 
-def from_file(path: Path) -> tuple[ModelConfig, ...]:
-    """The models of `--model_config_file`, none of an empty file.
+def from_file(path: Path) -> tuple[ModelConfig, ...] | None:
+    """The models of `--model_config_file`; None where it is empty and says nothing.
 
     Raises ServingError naming what cannot be served: NOT_FOUND where there is no such file, else INVALID_ARGUMENT.
     """
@@ -64,7 +64,7 @@ def from_file(path: Path) -> tuple[ModelConfig, ...]:
         text_format.Parse(text, message)
     except text_format.ParseError as exc:
         raise invalid(f"Invalid protobuf file: '{path}': {exc}") from exc
-    return from_message(message) or ()
+    return from_message(message)
 
 
 def from_message(message: model_server_config_pb2.ModelServerConfig) -> tuple[ModelConfig, ...] | None:

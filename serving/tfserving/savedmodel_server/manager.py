@@ -68,13 +68,17 @@ class Manager:
         self._closing: set[Future[None]] = set()
         self.versions = Versions(self._close_later)
 
-    async def start(self, models: Sequence[ModelConfig]) -> None:
-        """Returns once every configured model has an available version.
+    async def start(self, models: Sequence[ModelConfig], starter: Executor | None = None) -> None:
+        """Returns once every configured model has an available version; until then `starter` loads, where given.
 
         A base path or version that is missing is waited for, without end. Raises FAILED_PRECONDITION for a label of a
         version that is not available, and UNKNOWN where a model can never become available.
         """
-        await self._apply(models, "servable(s)")
+        later, self._loader = self._loader, starter or self._loader
+        try:
+            await self._apply(models, "servable(s)")
+        finally:
+            self._loader = later
 
     async def reload(self, models: Sequence[ModelConfig]) -> None:
         """Replaces the whole configuration: models left out are unloaded; returns once the new ones are available.

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from serving.tfserving.savedmodel_server import MARK, config
 from serving.tfserving.savedmodel_server.config import ModelConfig
-from serving.tfserving.savedmodel_server.doors import open_doors, read_settings
+from serving.tfserving.savedmodel_server.config_file import ConfigFile
+from serving.tfserving.savedmodel_server.doors import THREADS_PER_CPU, open_doors, read_settings
 from serving.tfserving.savedmodel_server.errors import ServingError
-from serving.tfserving.savedmodel_server.executor import Parallelism, SavedModel
+from serving.tfserving.savedmodel_server.executor import Servable
 from serving.tfserving.savedmodel_server.flags import Flags
+from serving.tfserving.savedmodel_server.loading import Loader, options_of
 from serving.tfserving.savedmodel_server.manager import LoadPolicy, Manager
 from serving.tfserving.savedmodel_server.metrics import Metrics
 from serving.tfserving.savedmodel_server.runtime import Runtime
@@ -41,17 +45,18 @@ async def serving(flags: Flags, models: Sequence[ModelConfig]) -> AsyncIterator[
 
     Raises ServingError where a model can never be available, and OSError where a port is taken.
     """
-    parallelism = Parallelism(flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism)
     async with AsyncExitStack() as stack:
-        loader = ThreadPoolExecutor(1, "loader")
-        stack.callback(loader.shutdown, wait=False)
+        starter = _threads(stack, THREADS_PER_CPU * (os.cpu_count() or 1), "start")
+        loader = _threads(stack, flags.num_load_threads or 1, "load")
+        unloader = _threads(stack, flags.num_unload_threads or 1, "unload")
         settings = read_settings(flags)
         metrics = Metrics()
         runtime = Runtime(metrics, flags.enable_signature_method_name_check)
+        load_version = Loader(options_of(flags))
 
-        def load(path: Path) -> SavedModel:
+        def load(path: Path) -> Servable:
             with metrics.loading(path):
-                return SavedModel(path, parallelism=parallelism)
+                return load_version(path)
 
         policy = LoadPolicy(
             poll_s=flags.file_system_poll_wait_seconds,
@@ -59,13 +64,27 @@ async def serving(flags: Flags, models: Sequence[ModelConfig]) -> AsyncIterator[
             retry_interval_s=flags.load_retry_interval_micros / 1e6,
             any_label=flags.allow_version_labels_for_unavailable_models,
         )
-        manager = Manager(load, loader, loader, policy)
+        manager = Manager(load, loader, unloader, policy)
         stack.push_async_callback(manager.stop)
-        await manager.start(models)
+        await manager.start(models, starter)
         await stack.enter_async_context(open_doors(flags, settings, manager, runtime))
-        keeping_up = asyncio.create_task(manager.keep_up())
-        stack.push_async_callback(_cancel, keeping_up)
+        _keep(stack, manager.keep_up())
+        if flags.model_config_file:
+            file = ConfigFile(Path(flags.model_config_file), manager, models)
+            _keep(stack, file.follow(flags.model_config_file_poll_wait_seconds))
         yield
+
+
+def _threads(stack: AsyncExitStack, count: int, name: str) -> ThreadPoolExecutor:
+    """A pool that is left to itself when the stack is left: nobody waits for what hangs in it."""
+    pool = ThreadPoolExecutor(count, name)
+    stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+    return pool
+
+
+def _keep(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """Runs in the background until the stack is left."""
+    stack.push_async_callback(_cancel, asyncio.create_task(work))
 
 
 async def _serve_until_stopped(flags: Flags, models: Sequence[ModelConfig]) -> int:
@@ -96,5 +115,5 @@ async def _cancel(task: asyncio.Future[None]) -> None:
 
 def _models(flags: Flags) -> tuple[ModelConfig, ...]:
     if flags.model_config_file:
-        return config.from_file(Path(flags.model_config_file))
+        return config.from_file(Path(flags.model_config_file)) or ()
     return config.single(flags.model_name, flags.model_base_path)

@@ -22,10 +22,10 @@ _FULL = "The batch scheduling queue to which this task was submitted is full; "
 class BatchingOptions:
     """How requests are put together; the defaults are shared_batch_scheduler.h's, for one processor.
 
-    `max_batch_size`: the most rows of one request; `max_execution_size`: of one batch, the same unless `splitting`, with
-    which a larger request is cut into several batches. `timeout_s`: how long the first request of a batch waits for
-    more. `allowed_sizes`: sizes that a batch is padded up to, increasing; empty allows any. `pad_inputs`: requests of
-    different shapes are padded to the largest, rather than refused.
+    `max_batch_size`: the most rows of one request; `max_execution_size`: of one batch, the same unless `splitting`,
+    with which a larger request is cut into several batches. `timeout_s`: how long the first request of a batch waits
+    for more. `allowed_sizes`: sizes that a batch is padded up to, increasing; empty allows any. `pad_inputs`: requests
+    of different shapes are padded to the largest, rather than refused.
     """
 
     max_batch_size: int = 1000

@@ -47,13 +47,14 @@ class BatchingOptions:
 class Task:
     """A request that waits, or a part of one: `rows` of every array; `answer` gets its outputs or its error.
 
-    `deadline` is a time.monotonic(), None for no limit.
+    `deadline` is a time.monotonic(), None for no limit; so is `since`, when the queue took it in.
     """
 
     rows: int
     arrays: Mapping[str, NDArray]
     deadline: float | None = None
     answer: Future[dict[str, NDArray]] = field(default_factory=Future)
+    since: float = 0.0
 
     def parts(self, first: int, most: int) -> list[Task]:
         """This request as several, of `first` rows (none of 0) and then of at most `most`."""
@@ -90,6 +91,7 @@ class BatchQueue:
                 self._close_open()
             if not self._open:
                 self._open_since = now
+            part.since = now
             self._open.append(part)
             self._open_rows += part.rows
         return parts

@@ -17,6 +17,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from serving.tfserving.savedmodel_server.batch_queue import BatchingOptions, BatchQueue, Task
 from serving.tfserving.savedmodel_server.errors import ServingError, invalid
 from serving.tfserving.savedmodel_server.executor import Execute
+from serving.tfserving.savedmodel_server.metrics import Metrics
 from serving.tfserving.savedmodel_server.tensors import NDArray
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,9 @@ MAX_PADDED_RANK = 6
 class BatchScheduler:
     """The batch threads, which the signatures of all versions share, each with a queue of its own, in turns."""
 
-    def __init__(self, options: BatchingOptions) -> None:
+    def __init__(self, options: BatchingOptions, metrics: Metrics | None = None) -> None:
         self.options = options
+        self.metrics = metrics or Metrics()
         self._condition = threading.Condition()
         self._signatures: list[BatchedSignature] = []
         self._next = 0
@@ -110,7 +112,10 @@ class BatchedSignature:
         if set(wanted) != set(self._outputs):
             # A call that matches no signature exactly is not batched (BatchingSession::InternalRun).
             return self._execute(arrays, wanted, deadline)
-        parts = self._scheduler.submit(self, Task(_rows(arrays), arrays, deadline))
+        rows = _rows(arrays)
+        for _ in arrays:
+            self._scheduler.metrics.input_batch_size.record(rows)
+        parts = self._scheduler.submit(self, Task(rows, arrays, deadline))
         answers = [part.answer.result() for part in parts]
         if len(answers) == 1:
             return {alias: answers[0][alias] for alias in wanted}
@@ -132,10 +137,17 @@ class BatchedSignature:
             task.answer.set_result(answer)
 
     def _answers(self, batch: Sequence[Task]) -> list[dict[str, NDArray]]:
-        deadline = _latest_deadline(batch)
+        metrics, now = self._scheduler.metrics, time.monotonic()
+        for task in batch:
+            # Sessions are not told the name of the pool (bundle_factory_util.cc).
+            metrics.queuing_latency.record((now - task.since) * 1e6, "")
+        deadline = _latest_deadline(batch, now)
         rows = sum(task.rows for task in batch)
         size = self._scheduler.options.padded_size(rows)
+        metrics.padding_size.record(size - rows, str(size))
+        metrics.processed_batch_size.record(size)
         merged = {alias: self._merge(batch, alias, size - rows) for alias in batch[0].arrays}
+        metrics.wrapped_run_count.add()
         outputs = self._execute(merged, self._outputs, deadline)
         for array in outputs.values():
             _check_output(array, len(next(iter(merged.values()))))
@@ -174,13 +186,13 @@ def _rows(arrays: Mapping[str, NDArray]) -> int:
     return sizes.pop()
 
 
-def _latest_deadline(batch: Sequence[Task]) -> float | None:
+def _latest_deadline(batch: Sequence[Task], now: float) -> float | None:
     """The deadline of a batch: its members' latest; raises RESOURCE_EXHAUSTED where all are over already."""
     deadlines = [task.deadline for task in batch if task.deadline is not None]
     if len(deadlines) < len(batch):
         return None
     latest = max(deadlines)
-    if latest <= time.monotonic():
+    if latest <= now:
         raise ServingError(StatusCode.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue")
     return latest
 

@@ -16,6 +16,7 @@ from serving.tfserving.savedmodel_server.config import PLATFORM
 from serving.tfserving.savedmodel_server.errors import invalid
 from serving.tfserving.savedmodel_server.executor import SERVE, SavedModel, Servable
 from serving.tfserving.savedmodel_server.load_flags import LoadFlags
+from serving.tfserving.savedmodel_server.metrics import Metrics
 from serving.tfserving.savedmodel_server.tflite import FILE as TFLITE_FILE
 from serving.tfserving.savedmodel_server.tflite import TFLiteModel
 from serving.tfserving.savedmodel_server.warmup import warm_up
@@ -60,9 +61,10 @@ def options_of(flags: LoadFlags) -> LoadOptions:
 class Loader:
     """Loads versions, several at once where it is called so. Raises ServingError where one cannot be loaded."""
 
-    def __init__(self, options: LoadOptions) -> None:
+    def __init__(self, options: LoadOptions, metrics: Metrics | None = None) -> None:
         self._options = options
-        self._scheduler = BatchScheduler(options.batching) if options.batching else None
+        self._metrics = metrics or Metrics()
+        self._scheduler = BatchScheduler(options.batching, self._metrics) if options.batching else None
 
     def __call__(self, folder: Path) -> Servable:
         """The servable of a folder, warmed up."""
@@ -75,7 +77,7 @@ class Loader:
             servable = SavedModel(folder, tags=options.tags, config=options.session, wrap=wrap)
         if options.warmup_iterations:
             try:
-                warm_up(folder, servable, options.warmup_iterations)
+                warm_up(folder, servable, options.warmup_iterations, self._metrics)
             except BaseException:
                 servable.close()
                 raise

@@ -52,7 +52,7 @@ async def serving(flags: Flags, models: Sequence[ModelConfig]) -> AsyncIterator[
         settings = read_settings(flags)
         metrics = Metrics()
         runtime = Runtime(metrics, flags.enable_signature_method_name_check)
-        load_version = Loader(options_of(flags))
+        load_version = Loader(options_of(flags), metrics)
 
         def load(path: Path) -> Servable:
             with metrics.loading(path):

@@ -15,7 +15,9 @@ from tensorflow.python.lib.io import _pywrap_record_io
 from tensorflow_serving.apis import model_pb2, prediction_log_pb2
 
 from serving.tfserving.savedmodel_server.errors import ServingError, invalid, of_number
+from serving.tfserving.savedmodel_server.example_calls import classify, multi_inference, regress
 from serving.tfserving.savedmodel_server.executor import Servable
+from serving.tfserving.savedmodel_server.metrics import Metrics, microseconds
 from serving.tfserving.savedmodel_server.predict import predict
 from serving.tfserving.savedmodel_server.versions import Version, Versions
 
@@ -25,10 +27,15 @@ REQUESTS = Path("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000
 
 # The request of each kind of record, answered as at the gRPC door. A record of another kind is refused by its number.
-CALLS: dict[str, Callable[[Versions, Any], object]] = {"predict_log": predict}
+CALLS: dict[str, Callable[[Versions, Any], object]] = {
+    "classify_log": classify,
+    "regress_log": regress,
+    "predict_log": predict,
+    "multi_inference_log": multi_inference,
+}
 
 
-def warm_up(folder: Path, servable: Servable, iterations: int = 1) -> int:
+def warm_up(folder: Path, servable: Servable, iterations: int = 1, metrics: Metrics | None = None) -> int:
     """Runs each request of a version's folder so many times; how many requests there were, 0 without a file.
 
     Raises the first failing request's error, and INVALID_ARGUMENT or DATA_LOSS for a file that cannot be replayed.
@@ -36,6 +43,7 @@ def warm_up(folder: Path, servable: Servable, iterations: int = 1) -> int:
     file = folder / REQUESTS
     if not file.exists():
         return 0
+    metrics = metrics or Metrics()
     table = Versions(lambda _: None)
     table.relabel({})
     version = Version("warm-up", 1, folder)
@@ -46,9 +54,12 @@ def warm_up(folder: Path, servable: Servable, iterations: int = 1) -> int:
         for _ in range(iterations):
             _replay(record, table, version.model)
         count += 1
+        metrics.model_warmup_records_read.add(str(folder))
         if count > MAX_RECORDS:
             raise invalid(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}")
-    log.info("warmed up with %d requests of %s in %.2f s", count, file, time.perf_counter() - started)
+    took = microseconds(started)
+    metrics.model_warmup_latency.record(took, str(folder), "OK")
+    log.info("warmed up with %d requests of %s in %.2f s", count, file, took / 1e6)
     return count
 
 

@@ -1,4 +1,4 @@
-"""The stand-in as a process: models of every kind, batching, warm-up, a configuration that changes, starts that fail."""
+"""The stand-in as a process: models of every kind, batching, warm-up, a configuration that changes, a failing start."""
 
 from __future__ import annotations
 

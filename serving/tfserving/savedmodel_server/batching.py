@@ -6,6 +6,7 @@ A request's thread waits here for its batch; the event loop never does.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -55,13 +56,14 @@ class BatchScheduler:
             self._condition.notify(len(parts))
             return parts
 
-    def close(self) -> None:
-        """Ends the threads once they have nothing to do; nothing may be submitted any more."""
+    def close(self, *, wait: bool = True) -> None:
+        """Ends the threads after what is queued, which waits for nothing more; nothing may be submitted any more."""
         with self._condition:
             self._stopped = True
             self._condition.notify_all()
-        for thread in self._threads:
-            thread.join()
+        if wait:
+            for thread in self._threads:
+                thread.join()
 
     def _run(self) -> None:
         while True:
@@ -77,7 +79,7 @@ class BatchScheduler:
 
     def _take(self) -> tuple[BatchedSignature, list[Task]] | None:
         """A batch of the first signature in turn that has one; a signature with nothing waiting leaves the round."""
-        now = time.monotonic()
+        now = math.inf if self._stopped else time.monotonic()
         for _ in range(len(self._signatures)):
             self._next %= len(self._signatures)
             signature = self._signatures[self._next]

@@ -83,10 +83,10 @@ class Loader:
                 raise
         return servable
 
-    def close(self) -> None:
-        """Ends the threads of the batches; no version may be called any more."""
+    def close(self, *, wait: bool = True) -> None:
+        """Ends the threads of the batches, and may wait for that; no version may be called any more."""
         if self._scheduler:
-            self._scheduler.close()
+            self._scheduler.close(wait=wait)
 
 
 def _session(flags: LoadFlags) -> config_pb2.ConfigProto:

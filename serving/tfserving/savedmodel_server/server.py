@@ -53,6 +53,7 @@ async def serving(flags: Flags, models: Sequence[ModelConfig]) -> AsyncIterator[
         metrics = Metrics()
         runtime = Runtime(metrics, flags.enable_signature_method_name_check)
         load_version = Loader(options_of(flags), metrics)
+        stack.callback(load_version.close, wait=False)
 
         def load(path: Path) -> Servable:
             with metrics.loading(path):

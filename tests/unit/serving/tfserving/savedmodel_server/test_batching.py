@@ -189,6 +189,16 @@ def test_concurrent_requests_get_their_own_answers(affine: SavedModel) -> None:
         np.testing.assert_array_equal(answer, np.full((count, 2), 2 * place + 1, np.float32))
 
 
+def test_closing_waits_for_no_more_requests(affine: SavedModel) -> None:
+    """What is queued goes at once, however long it was to wait."""
+    with ThreadPoolExecutor(1) as pool:
+        with scheduling(affine, timeout_s=3600) as signature:
+            waiting = pool.submit(signature, {"x": np.ones((1, 2), np.float32)}, ("y",), None)
+            while signature.queue.due() is None:
+                time.sleep(0)
+        assert waiting.result()["y"].tolist() == [[3, 3]]
+
+
 def test_an_error_is_everybodys_and_the_threads_go_on(affine: SavedModel) -> None:
     """A batch that fails ends no thread."""
     with scheduling(affine) as signature:

@@ -35,11 +35,12 @@ num_batch_threads { value: 2 }
 """
 
 
-def configure(folder: Path, names: Iterable[str]) -> Path:
-    """A configuration of these models, renamed into place."""
+def configure(folder: Path, names: Iterable[str], extra: str = "") -> Path:
+    """A configuration of these models, the last one with something more, renamed into place."""
     entries = " ".join(
-        f'config {{ name: "{name}" base_path: "{folder}/{name}" model_platform: "tensorflow" }}' for name in names
-    )
+        f'config {{ name: "{name}" base_path: "{folder}/{name}" model_platform: "tensorflow"' for name in names
+    ).replace('" config', '" } config')
+    entries += f" {extra} }}"
     (folder / "aside").write_text(f"model_config_list {{ {entries} }}")
     return (folder / "aside").rename(folder / "models.config")
 
@@ -162,19 +163,35 @@ def test_batches_have_limits(server: Server) -> None:
         assert list(waiting.result().outputs["y"].float_val) == [3, 3]
 
 
+def versions_of(server: Server, model: str) -> dict[str, str]:
+    """The state of every version."""
+    status = json.loads(server.ask("GET", f"/v1/models/{model}").body)
+    return {entry["version"]: entry["state"] for entry in status.get("model_version_status", ())}
+
+
 def test_a_changed_configuration_is_followed(server: Server, folder: Path) -> None:
-    """What is left out goes, what is new comes; a wrong file changes nothing."""
-    save_affine(folder / "late", 1)
-    configure(folder, (*MODELS[:-1], "late"))
-    server.wait_until(lambda: predict(server, "late", [[0, 1], [2, 3]]).status == 200)
-    server.wait_until(lambda: predict(server, "lite", [[0, 1], [2, 3]]).status == 404)
-    (entry,) = json.loads(server.ask("GET", "/v1/models/lite").body)["model_version_status"]
-    assert entry["state"] in {"UNLOADING", "END"}
+    """What is left out goes, what is new comes, with its policy; then labels of what is there; a wrong file nothing."""
+    rows = [[0, 1], [2, 3]]
+    for number in (1, 2, 3):
+        save_affine(folder / "late", number)
+    policy = "model_version_policy { specific { versions: 1 versions: 3 } }"
+    configure(folder, (*MODELS[:-1], "late"), policy)
+    server.wait_until(lambda: versions_of(server, "late") == {"3": "AVAILABLE", "1": "AVAILABLE"})
+    server.wait_until(lambda: versions_of(server, "lite") == {"1": "END"})
+    assert predict(server, "lite", rows).status == 404
+    assert json.loads(predict(server, "late", rows).body) == {"outputs": [[3, 5], [7, 9]]}
+    assert json.loads(predict(server, "late/versions/1", rows).body) == {"outputs": [[1, 3], [5, 7]]}
+    assert predict(server, "late/versions/2", rows).status == 404
+
+    configure(folder, (*MODELS[:-1], "late"), policy + ' version_labels { key: "stable" value: 1 }')
+    server.wait_until(lambda: predict(server, "late/labels/stable", rows).status == 200)
+    assert json.loads(predict(server, "late/labels/stable", rows).body) == {"outputs": [[1, 3], [5, 7]]}
+
     (folder / "models.config").write_text("model_config_list { config { nonsense")
     server.wait_until(lambda: "failed to reload" in server.log.read_text())
-    assert predict(server, "late", [[0, 1], [2, 3]]).status == 200
+    assert predict(server, "late", rows).status == 200
     configure(folder, MODELS)
-    server.wait_until(lambda: predict(server, "lite", [[0, 1], [2, 3]]).status == 200)
+    server.wait_until(lambda: predict(server, "lite", rows).status == 200)
 
 
 def failing(*flags: str) -> tuple[int, str]:

@@ -29,6 +29,8 @@ class LoadFlags:
     tensorflow_intra_op_parallelism: int = 0
     tensorflow_inter_op_parallelism: int = 0
     per_process_gpu_memory_fraction: float = 0
+    flush_filesystem_caches: bool = True
+    remove_unused_fields_from_bundle_metagraph: bool = True
 
 
 def add_load_flags(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +65,9 @@ def add_load_flags(parser: argparse.ArgumentParser) -> None:
     add("tensorflow_intra_op_parallelism", natural, "threads within one operation; 0 is auto")
     add("tensorflow_inter_op_parallelism", natural, "operations at once; 0 is auto")
     add("per_process_gpu_memory_fraction", fraction, "share of a GPU's memory; 0 is auto")
+    # Neither changes anything here: local folders have no such caches, and of a graph only its signatures are kept.
+    add("flush_filesystem_caches", boolean, "no effect with local folders")
+    add("remove_unused_fields_from_bundle_metagraph", boolean, "no effect: only the signatures are kept")
 
 
 _DEFAULTS = LoadFlags()

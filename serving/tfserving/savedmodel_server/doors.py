@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import grpc
 from aiohttp import web
 
+from serving.tfserving.savedmodel_server.door_files import credentials, monitoring_path
 from serving.tfserving.savedmodel_server.flags import Flags
 from serving.tfserving.savedmodel_server.grpc_service import SERVER_OPTIONS, add_services
 from serving.tfserving.savedmodel_server.health import add_health
@@ -20,7 +21,6 @@ from serving.tfserving.savedmodel_server.http_answers import MarkedServer
 from serving.tfserving.savedmodel_server.manager import Manager
 from serving.tfserving.savedmodel_server.rest import RestDoor
 from serving.tfserving.savedmodel_server.runtime import Runtime
-from serving.tfserving.savedmodel_server.text_protos import credentials, monitoring_path
 
 log = logging.getLogger(__name__)
 

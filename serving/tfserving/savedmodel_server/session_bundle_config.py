@@ -1,8 +1,8 @@
-"""Three messages that tensorflow-serving-api leaves out, in a pool of their own, and how their text is read.
+"""Messages that tensorflow-serving-api leaves out, in a pool of their own, and how their text is read.
 
 SessionBundleConfig, BatchingParameters and ModelWarmupOptions of servables/tensorflow/session_bundle_config.proto, and
-the SavedModelBundleSourceAdapterConfig that a PlatformConfigMap wraps them in. A pool of their own, so that they never
-clash with an installation that brings the official ones.
+the SavedModelBundleSourceAdapterConfig that a PlatformConfigMap wraps them in; MonitoringConfig and SSLConfig of
+config/. A pool of their own, so that they never clash with an installation that brings the official ones.
 """
 
 from __future__ import annotations
@@ -58,6 +58,17 @@ _MESSAGES: dict[str, _Fields] = {
         ("prefer_tflite_model", 783, "bool"),
     ),
     "SavedModelBundleSourceAdapterConfig": (("legacy_config", 1000, f".{_PACKAGE}.SessionBundleConfig"),),
+    "PrometheusConfig": (
+        ("enable", 1, "bool"),
+        ("path", 2, "string"),
+    ),
+    "MonitoringConfig": (("prometheus_config", 1, f".{_PACKAGE}.PrometheusConfig"),),
+    "SSLConfig": (
+        ("server_key", 1, "string"),
+        ("server_cert", 2, "string"),
+        ("custom_ca", 3, "string"),
+        ("client_verify", 4, "bool"),
+    ),
 }
 _SCALARS = {
     name: getattr(descriptor_pb2.FieldDescriptorProto, f"TYPE_{name.upper()}")

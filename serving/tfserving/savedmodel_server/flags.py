@@ -24,6 +24,8 @@ REFUSED = frozenset(
         "xla_gpu_compilation_enabled",
     }
 )
+# Turned off, a flag asks for nothing.
+TURNED_OFF = frozenset(f"--{name}=false" for name in REFUSED - {"mixed_precision"})
 MAX_PORT = 65535
 DESCRIPTION = f"""{MARK}: TensorFlow Serving's protocols over TensorFlow's own runtime, for machines
 on which TensorFlow Serving cannot run. Its flags are TensorFlow Serving's, but those marked (extension)."""
@@ -74,7 +76,8 @@ def parse(arguments: Sequence[str]) -> Flags:
     )
     add_door_flags(parser)
     add_load_flags(parser)
-    flags = Flags(**vars(parser.parse_args(spelled_out(parser, arguments))))
+    words = [word for word in arguments if word not in TURNED_OFF]
+    flags = Flags(**vars(parser.parse_args(spelled_out(parser, words))))
     if not flags.port and not flags.grpc_socket_path:
         parser.error("--port is 0 and there is no --grpc_socket_path; like TensorFlow Serving it serves gRPC always")
     if not flags.model_config_file and not flags.model_base_path:

@@ -92,3 +92,16 @@ def test_booleans_are_tensorflows() -> None:
 def test_a_socket_is_enough() -> None:
     """Without a TCP port for gRPC."""
     assert parse([BASE, "--port=0", "--grpc_socket_path=/tmp/s"]).grpc_socket_path == "/tmp/s"
+
+
+def test_a_flag_that_is_turned_off_asks_for_nothing() -> None:
+    """Whatever the stand-in lacks may be off."""
+    assert parse([BASE, "--enable_profiler=false", "--xla_cpu_compilation_enabled=false"]) == parse([BASE])
+
+
+def test_the_doors_are_set_by_flags() -> None:
+    """By TensorFlow Serving's names and defaults."""
+    flags = parse([BASE, "--rest_api_enable_cors_support", "--rest_api_num_threads=3", "--monitoring_config_file=/m"])
+    assert (flags.rest_api_enable_cors_support, flags.rest_api_num_threads) == (True, 3)
+    assert (flags.monitoring_config_file, flags.grpc_max_threads) == ("/m", 0)
+    assert not flags.enable_signature_method_name_check

@@ -75,13 +75,14 @@ def shape_of(value: Json) -> tuple[int, ...]:
 
 def uniform(value: Json, shape: tuple[int, ...], dtype: int) -> NDArray | None:
     """The tensor of a regular nest of plain numbers or booleans; None where anything needs a closer look."""
-    if 0 in shape or len(shape) > MAX_RANK:
-        return None
     flat: list[Any] = [value]
-    for size in shape:
-        if set(map(type, flat)) != {list} or set(map(len, flat)) != {size}:
+    for level, size in enumerate(shape):
+        if level == MAX_RANK or set(map(type, flat)) != {list} or set(map(len, flat)) != {size}:
             return None
         flat = list(chain.from_iterable(flat))
+    if not flat:
+        # One array for all: millions of empty rows, each with an array of its own, would cost gigabytes.
+        return np.empty(shape, DATA_TYPES[dtype].dtype) if dtype in DATA_TYPES else None
     kinds = set(map(type, flat))
     if dtype in _FLOATS:
         return _uniform_floats(flat, shape, kinds, dtype)

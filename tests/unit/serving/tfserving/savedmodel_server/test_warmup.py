@@ -12,7 +12,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.tfserving.savedmodel_server.errors import ServingError
 from serving.tfserving.savedmodel_server.executor import SavedModel
+from serving.tfserving.savedmodel_server.metrics import Metrics
 from serving.tfserving.savedmodel_server.warmup import MAX_RECORDS, warm_up
+from tests.unit.serving.tfserving.savedmodel_server.example_models import REGRESS, save_examples
 from tests.unit.serving.tfserving.savedmodel_server.saved_models import write_warmup
 
 
@@ -32,6 +34,29 @@ def test_every_request_runs(tmp_path: Path, affine: SavedModel) -> None:
     assert warm_up(tmp_path, affine) == 0
     write_warmup(tmp_path, record([[1, 2]]), record([[3, 4], [5, 6]], signature="serving_default"), b"")
     assert warm_up(tmp_path, affine, iterations=2) == 3
+
+
+def test_requests_over_examples_run_too(tmp_path: Path) -> None:
+    """Classify, regress and multi-inference; an empty input is refused as at the door."""
+    save_examples(tmp_path)
+    model = SavedModel(tmp_path / "1")
+    examples = {"example_list": {"examples": [{}]}}
+    regress = {"model_spec": {"name": "x", "signature_name": "regress"}, "input": examples}
+    task = {"model_spec": regress["model_spec"], "method_name": REGRESS}
+    logs = [
+        prediction_log_pb2.PredictionLog(classify_log={"request": {"input": examples}}),
+        prediction_log_pb2.PredictionLog(regress_log={"request": regress}),
+        prediction_log_pb2.PredictionLog(multi_inference_log={"request": {"tasks": [task], "input": examples}}),
+    ]
+    metrics = Metrics()
+    write_warmup(tmp_path, *(log.SerializeToString() for log in logs))
+    assert warm_up(tmp_path, model, metrics=metrics) == 3
+    assert f'model_warmup_records_read{{model_path="{tmp_path}"}} 3' in metrics.page()
+    logs[0].classify_log.request.ClearField("input")
+    write_warmup(tmp_path, logs[0].SerializeToString())
+    with pytest.raises(ServingError, match="INVALID_ARGUMENT: Input is empty"):
+        warm_up(tmp_path, model)
+    model.close()
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ ROUTES = [
     get("/v1/models/zoo?x=1", 404, error="Could not find any versions of model zoo?x=1"),
     get("/v1/models/nope", 404, error="Could not find any versions of model nope"),
     get("/v1/models/zoo/versions/9", 404, error="Could not find version 9 of model zoo"),
+    get("http://elsewhere/v1/models/zoo", answer=AVAILABLE),
     get("/v1/models", 400, error="Missing model name in request."),
     get("/v1/models/versions/1", 400, error="Missing model name in request."),
     get("/v1/models/metadata", 404, error="Could not find any versions of model metadata"),

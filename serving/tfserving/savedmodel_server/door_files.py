@@ -29,7 +29,7 @@ def credentials(file: str) -> grpc.ServerCredentials | None:
     if config.client_verify and not config.custom_ca:
         raise invalid(f"'{file}': SSLConfig with client_verify needs the PEM text custom_ca")
     return grpc.ssl_server_credentials(
-        ((config.server_key.encode(), config.server_cert.encode()),),
+        [(config.server_key.encode(), config.server_cert.encode())],
         root_certificates=config.custom_ca.encode() or None,
         require_client_auth=config.client_verify,
     )

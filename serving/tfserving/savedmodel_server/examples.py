@@ -44,6 +44,10 @@ class ExamplesRequest(Protocol):
         """Its examples."""
         ...
 
+    def HasField(self, field_name: str) -> bool:  # noqa: N802 - protobuf's name
+        """Whether a field is set."""
+        ...
+
 
 def fill(request: ExamplesRequest, body: bytes) -> None:
     """Puts a REST body's signature name and examples into a request; raises INVALID_ARGUMENT.

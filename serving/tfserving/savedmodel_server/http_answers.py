@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import PayloadEncodingError
-from aiohttp.typedefs import Handler
 from grpc import StatusCode
 
 from serving.tfserving.savedmodel_server import MARK, MARK_HEADER
@@ -26,6 +25,9 @@ class _Response(web.Response):
         await super()._prepare_headers()
         # libevent's server does not name itself.
         self.headers.popall(hdrs.SERVER, None)
+
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class MarkedServer(web.Server):

@@ -40,10 +40,11 @@ _PATTERNS = {"POST": _POST, "GET": _GET}
 _MAX_VERSION = 2**63 - 1
 _MAX_DIGITS = len(str(_MAX_VERSION))
 
-# What evhttp_uri_parse takes: a path, perhaps a query and a fragment.
+# What evhttp_uri_parse takes: a path, perhaps a query and a fragment; before it what a proxy is sent, which is ignored.
 _CHARACTERS = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/{}]|%[0-9a-fA-F]{{2}})*"
 _TARGET = re.compile(
-    rf"(?P<path>{_CHARACTERS.format('')})(?:\?{_CHARACTERS.format('?')})?(?:#{_CHARACTERS.format('?')})?"
+    rf"(?:[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*)?"
+    rf"(?P<target>(?P<path>{_CHARACTERS.format('')})(?:\?{_CHARACTERS.format('?')})?(?:#{_CHARACTERS.format('?')})?)"
 )
 # What the server turned on in libevent (evhttp_server.cc); any other method is not implemented.
 _METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"})
@@ -95,11 +96,11 @@ class RestDoor:
         """The answer to any request; never raises."""
         if request.method not in _METHODS:
             return page(501)
-        # The request target as sent: the query string counts as part of the path.
-        target = request.raw_path
-        parsed = _TARGET.fullmatch(target)
+        parsed = _TARGET.fullmatch(request.raw_path)
         if parsed is None:
             return page(400)
+        # As sent: the query string counts as part of the path.
+        target = parsed["target"]
         if parsed["path"] == self._monitoring_path:
             return self._monitoring(target)
         if not _API.fullmatch(target):

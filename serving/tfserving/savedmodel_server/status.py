@@ -10,7 +10,6 @@ import json
 from typing import Any
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from grpc import StatusCode
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
@@ -98,10 +97,11 @@ def _document(message: Message) -> dict[str, Any]:
     document = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    return _in_order(document, message.DESCRIPTOR)
+    ordered: dict[str, Any] = _in_order(document, message.DESCRIPTOR)
+    return ordered
 
 
-def _in_order(document: Any, descriptor: Descriptor) -> Any:  # noqa: ANN401 - JSON
+def _in_order(document: Any, descriptor: Any) -> Any:  # noqa: ANN401 - JSON, and either implementation's descriptor
     """The JSON object of a message with its fields, and those of its messages, by number; a map by its keys."""
     if not isinstance(document, dict):
         # A wrapper such as Int64Value is a bare value.

@@ -41,7 +41,7 @@ _MAX_VERSION = 2**63 - 1
 _MAX_DIGITS = len(str(_MAX_VERSION))
 
 # What evhttp_uri_parse takes: a path, perhaps a query and a fragment; before it what a proxy is sent, which is ignored.
-_CHARACTERS = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/{}]|%[0-9a-fA-F]{{2}})*"
+_CHARACTERS = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/{}]++|%[0-9a-fA-F]{{2}})*+"
 _TARGET = re.compile(
     rf"(?:[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*)?"
     rf"(?P<target>(?P<path>{_CHARACTERS.format('')})(?:\?{_CHARACTERS.format('?')})?(?:#{_CHARACTERS.format('?')})?)"

@@ -55,7 +55,7 @@ def fill(request: ExamplesRequest, body: bytes) -> None:
     All of the body is checked, before anybody looks for the model.
     """
     document = parse(body)
-    request.model_spec.signature_name = document.signature_name
+    request.model_spec.signature_name = _text(document.signature_name)
     members = document.document
     context = _example(members[CONTEXT]) if CONTEXT in members else None
     if EXAMPLES not in members:
@@ -97,8 +97,7 @@ def _example(value: Json) -> Example:
         raise invalid(f"Example must be JSON object but got JSON {type_word(value)}")
     example = Example()
     for key, content in value.items():
-        # A name that is no UTF-8 cannot be the key of a map; TensorFlow Serving would write an invalid message.
-        name = rapidjson.to_bytes(key).decode("utf-8", "replace")
+        name = _text(key)
         feature = Feature()
         for item in content if isinstance(content, list) else [content]:
             _add(item, name, feature)
@@ -134,6 +133,11 @@ def _check_kind(feature: Feature, kind: str, name: str) -> None:
     has = feature.WhichOneof("kind")
     if has not in (None, kind):
         raise invalid(f"Unexpected element type in feature: {name} expecting type: {_KINDS[has]}")
+
+
+def _text(text: str) -> str:
+    """A parsed string as a protobuf string can hold it: what is no UTF-8 is replaced, where C++ would let it pass."""
+    return rapidjson.to_bytes(text).decode("utf-8", "replace")
 
 
 def _malformed(document: dict[str, Json], text: str) -> ServingError:

@@ -68,7 +68,9 @@ class Histogram:
     def record(self, value: float, *values: str) -> None:
         """Adds one value for these label values, given in the order of the labels."""
         with self._lock:
-            cell = self._cells.setdefault(values, _Cell(len(self._limits) + 1))
+            cell = self._cells.get(values)
+            if cell is None:
+                cell = self._cells[values] = _Cell(len(self._limits) + 1)
             cell.counts[bisect_right(self._limits, value)] += 1
             cell.total += value
 

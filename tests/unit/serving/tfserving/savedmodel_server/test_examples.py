@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format
+from grpc import StatusCode
+from hypothesis import given
+from hypothesis import strategies as st
 from tensorflow.core.example import example_pb2
 from tensorflow_serving.apis import classification_pb2, input_pb2
 
@@ -104,3 +107,35 @@ def test_an_input_without_examples_is_refused(message: dict[str, Any]) -> None:
     """Whatever its kind."""
     with pytest.raises(ServingError, match=r"INVALID_ARGUMENT: Input is empty\."):
         serialized(input_pb2.Input(**message))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just({"b64": "YQ=="}),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(("signature_name", "context", "examples"), VALUES)))
+def test_whatever_a_body_holds_is_taken_or_refused(body: Any) -> None:
+    """INVALID_ARGUMENT is all that can be raised, and what was taken is a message that can be sent."""
+    refusal = None
+    try:
+        request = filled(body)
+    except ServingError as exc:
+        refusal = exc
+    if refusal is not None:
+        assert refusal.code is StatusCode.INVALID_ARGUMENT
+    else:
+        assert len(serialized(request.input)) == len(body["examples"])
+        request.SerializeToString()
+
+
+@pytest.mark.parametrize("text", [rb"\ud800", b"\xff"])
+def test_names_that_are_no_text_are_mended(text: bytes) -> None:
+    """A lone surrogate and a stray byte, in a signature's name and a feature's; in values they stay as they are."""
+    request = filled(b'{"signature_name": "%b", "examples": [{"%b": "%b"}]}' % (text, text, text))
+    assert set(request.model_spec.signature_name) == {"\ufffd"}
+    ((name, feature),) = request.input.example_list.examples[0].features.feature.items()
+    assert set(name) == {"\ufffd"}
+    assert feature.bytes_list.value[0] in {b"\xed\xa0\x80", b"\xff"}

@@ -68,6 +68,11 @@ class Manager:
         self._closing: set[Future[None]] = set()
         self.versions = Versions(self._close_later)
 
+    @property
+    def models(self) -> tuple[ModelConfig, ...]:
+        """The configuration in force."""
+        return self._models
+
     async def start(self, models: Sequence[ModelConfig], starter: Executor | None = None) -> None:
         """Returns once every configured model has an available version; until then `starter` loads, where given.
 
@@ -103,7 +108,7 @@ class Manager:
         while self._loads:
             await asyncio.wait(self._loads)
         while self._closing:
-            await asyncio.wait([asyncio.wrap_future(closing) for closing in self._closing])
+            await asyncio.wait([asyncio.wrap_future(closing) for closing in tuple(self._closing)])
 
     async def stop(self) -> None:
         """Gives up what is being loaded; a load under way ends in its thread, and nobody waits for it."""

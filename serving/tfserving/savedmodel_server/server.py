@@ -71,7 +71,7 @@ async def serving(flags: Flags, models: Sequence[ModelConfig]) -> AsyncIterator[
         await stack.enter_async_context(open_doors(flags, settings, manager, runtime))
         _keep(stack, manager.keep_up())
         if flags.model_config_file:
-            file = ConfigFile(Path(flags.model_config_file), manager, models)
+            file = ConfigFile(Path(flags.model_config_file), manager)
             _keep(stack, file.follow(flags.model_config_file_poll_wait_seconds))
         yield
 

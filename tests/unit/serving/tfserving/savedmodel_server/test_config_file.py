@@ -11,7 +11,7 @@ from serving.tfserving.savedmodel_server import config
 from serving.tfserving.savedmodel_server.config_file import ConfigFile
 from serving.tfserving.savedmodel_server.versions import State
 from tests.unit.serving.tfserving.savedmodel_server.fakes import FakeLoader
-from tests.unit.serving.tfserving.savedmodel_server.test_manager import managing, put, states
+from tests.unit.serving.tfserving.savedmodel_server.test_manager import managing, model, put, states
 
 
 def write(folder: Path, names: Iterable[str], extra: str = "") -> Path:
@@ -33,7 +33,7 @@ async def test_a_change_is_a_reload(tmp_path: Path) -> None:
     async with managing(loader) as manager:
         models = config.from_file(file) or ()
         await manager.start(models)
-        followed = ConfigFile(file, manager, models)
+        followed = ConfigFile(file, manager)
         await followed.poll()
         assert len(loader.loaded) == 1
         write(tmp_path, "b")
@@ -47,6 +47,18 @@ async def test_a_change_is_a_reload(tmp_path: Path) -> None:
         assert len(loader.loaded) == 2
 
 
+async def test_the_file_has_the_last_word(tmp_path: Path) -> None:
+    """A configuration that came in another way lasts until the next look."""
+    for name in "ab":
+        put(tmp_path / name, "1")
+    file = write(tmp_path, "a")
+    async with managing() as manager:
+        await manager.start(config.from_file(file) or ())
+        await manager.reload([model("b", tmp_path)])
+        await ConfigFile(file, manager).poll()
+        assert states(manager, "a") == {1: State.AVAILABLE}
+
+
 async def test_a_wrong_file_keeps_what_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It says so once, and takes a right one up again."""
     put(tmp_path / "a", "1")
@@ -54,7 +66,7 @@ async def test_a_wrong_file_keeps_what_is_served(tmp_path: Path, caplog: pytest.
     async with managing() as manager:
         models = config.from_file(file) or ()
         await manager.start(models)
-        followed = ConfigFile(file, manager, models)
+        followed = ConfigFile(file, manager)
         for wrong in ("nonsense", None):
             caplog.clear()
             file.write_text(wrong) if wrong else file.unlink()
@@ -74,4 +86,4 @@ async def test_a_wrong_file_keeps_what_is_served(tmp_path: Path, caplog: pytest.
 async def test_a_poll_time_of_0_reads_the_file_once(tmp_path: Path) -> None:
     """At the start, and never again."""
     async with managing() as manager:
-        await ConfigFile(tmp_path / "nothing", manager, ()).follow(0)
+        await ConfigFile(tmp_path / "nothing", manager).follow(0)

@@ -35,7 +35,7 @@ class BatchScheduler:
         self._condition = threading.Condition()
         self._signatures: list[BatchedSignature] = []
         self._next = 0
-        self._stopped = False
+        self._hurried = self._stopped = False
         self._threads = [
             threading.Thread(target=self._run, name=f"{options.thread_pool_name}-{number}", daemon=True)
             for number in range(options.threads)
@@ -56,10 +56,16 @@ class BatchScheduler:
             self._condition.notify(len(parts))
             return parts
 
+    def hurry(self) -> None:
+        """From now on no request waits for others."""
+        with self._condition:
+            self._hurried = True
+            self._condition.notify_all()
+
     def close(self, *, wait: bool = True) -> None:
         """Ends the threads after what is queued, which waits for nothing more; nothing may be submitted any more."""
         with self._condition:
-            self._stopped = True
+            self._hurried = self._stopped = True
             self._condition.notify_all()
         if wait:
             for thread in self._threads:
@@ -79,7 +85,7 @@ class BatchScheduler:
 
     def _take(self) -> tuple[BatchedSignature, list[Task]] | None:
         """A batch of the first signature in turn that has one; a signature with nothing waiting leaves the round."""
-        now = math.inf if self._stopped else time.monotonic()
+        now = math.inf if self._hurried else time.monotonic()
         for _ in range(len(self._signatures)):
             self._next %= len(self._signatures)
             signature = self._signatures[self._next]
@@ -104,7 +110,7 @@ class BatchedSignature:
         self._names = {alias: info.name for alias, info in definition.inputs.items()}
         self._outputs = tuple(sorted(definition.outputs))
         self._execute = execute
-        self._scheduler = scheduler
+        self.scheduler = scheduler
         self.queue = BatchQueue(scheduler.options)
 
     def __call__(
@@ -116,8 +122,8 @@ class BatchedSignature:
             return self._execute(arrays, wanted, deadline)
         rows = _rows(arrays)
         for _ in arrays:
-            self._scheduler.metrics.input_batch_size.record(rows)
-        parts = self._scheduler.submit(self, Task(rows, arrays, deadline))
+            self.scheduler.metrics.input_batch_size.record(rows)
+        parts = self.scheduler.submit(self, Task(rows, arrays, deadline))
         answers = [part.answer.result() for part in parts]
         if len(answers) == 1:
             return {alias: answers[0][alias] for alias in wanted}
@@ -139,13 +145,13 @@ class BatchedSignature:
             task.answer.set_result(answer)
 
     def _answers(self, batch: Sequence[Task]) -> list[dict[str, NDArray]]:
-        metrics, now = self._scheduler.metrics, time.monotonic()
+        metrics, now = self.scheduler.metrics, time.monotonic()
         for task in batch:
             # Sessions are not told the name of the pool (bundle_factory_util.cc).
             metrics.queuing_latency.record((now - task.since) * 1e6, "")
         deadline = _latest_deadline(batch, now)
         rows = sum(task.rows for task in batch)
-        size = self._scheduler.options.padded_size(rows)
+        size = self.scheduler.options.padded_size(rows)
         metrics.padding_size.record(size - rows, str(size))
         metrics.processed_batch_size.record(size)
         merged = {alias: self._merge(batch, alias, size - rows) for alias in batch[0].arrays}
@@ -161,7 +167,7 @@ class BatchedSignature:
 
     def _merge(self, batch: Sequence[Task], alias: str, padding: int) -> NDArray:
         arrays = [task.arrays[alias] for task in batch]
-        if self._scheduler.options.pad_inputs:
+        if self.scheduler.options.pad_inputs:
             sizes = _largest(arrays)
             arrays = [_padded(array, sizes) for array in arrays]
         elif any(array.shape[1:] != arrays[0].shape[1:] for array in arrays):

@@ -83,6 +83,11 @@ class Loader:
                 raise
         return servable
 
+    def hurry(self) -> None:
+        """From now on no call waits for others to be put together with."""
+        if self._scheduler:
+            self._scheduler.hurry()
+
     def close(self, *, wait: bool = True) -> None:
         """Ends the threads of the batches, and may wait for that; no version may be called any more."""
         if self._scheduler:

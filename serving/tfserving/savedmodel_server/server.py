@@ -40,8 +40,8 @@ def run(flags: Flags) -> int:
 
 
 @asynccontextmanager
-async def serving(flags: Flags, models: Sequence[ModelConfig]) -> AsyncIterator[None]:
-    """Open ports, once every model is available; leaving it drains what is under way.
+async def serving(flags: Flags, models: Sequence[ModelConfig] | None) -> AsyncIterator[None]:
+    """Open ports, once every model is available; leaving it drains what is under way. None is no configuration yet.
 
     Raises ServingError where a model can never be available, and OSError where a port is taken.
     """
@@ -67,8 +67,11 @@ async def serving(flags: Flags, models: Sequence[ModelConfig]) -> AsyncIterator[
         )
         manager = Manager(load, loader, unloader, policy)
         stack.push_async_callback(manager.stop)
-        await manager.start(models, starter)
+        if models is not None:
+            await manager.start(models, starter)
         await stack.enter_async_context(open_doors(flags, settings, manager, runtime))
+        # Before the doors drain: their calls may be waiting for a batch.
+        stack.callback(load_version.hurry)
         _keep(stack, manager.keep_up())
         if flags.model_config_file:
             file = ConfigFile(Path(flags.model_config_file), manager)
@@ -88,11 +91,11 @@ def _keep(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
     stack.push_async_callback(_cancel, asyncio.create_task(work))
 
 
-async def _serve_until_stopped(flags: Flags, models: Sequence[ModelConfig]) -> int:
+async def _serve_until_stopped(flags: Flags, models: Sequence[ModelConfig] | None) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    log.info("%s: starting with %s", MARK, ", ".join(model.name for model in models) or "no model")
+    log.info("%s: starting with %s", MARK, ", ".join(model.name for model in models or ()) or "no model")
     async with AsyncExitStack() as stack:
         stopped = asyncio.create_task(stop.wait())
         started = asyncio.ensure_future(stack.enter_async_context(serving(flags, models)))
@@ -114,7 +117,7 @@ async def _cancel(task: asyncio.Future[None]) -> None:
         await task
 
 
-def _models(flags: Flags) -> tuple[ModelConfig, ...]:
+def _models(flags: Flags) -> tuple[ModelConfig, ...] | None:
     if flags.model_config_file:
-        return config.from_file(Path(flags.model_config_file)) or ()
+        return config.from_file(Path(flags.model_config_file))
     return config.single(flags.model_name, flags.model_base_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -189,13 +189,14 @@ def test_concurrent_requests_get_their_own_answers(affine: SavedModel) -> None:
         np.testing.assert_array_equal(answer, np.full((count, 2), 2 * place + 1, np.float32))
 
 
-def test_closing_waits_for_no_more_requests(affine: SavedModel) -> None:
+@pytest.mark.parametrize("end", [BatchScheduler.hurry, BatchScheduler.close])
+def test_in_a_hurry_nobody_waits_for_more(affine: SavedModel, end: Callable[[BatchScheduler], None]) -> None:
     """What is queued goes at once, however long it was to wait."""
-    with ThreadPoolExecutor(1) as pool:
-        with scheduling(affine, timeout_s=3600) as signature:
-            waiting = pool.submit(signature, {"x": np.ones((1, 2), np.float32)}, ("y",), None)
-            while signature.queue.due() is None:
-                time.sleep(0)
+    with scheduling(affine, timeout_s=3600) as signature, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(signature, {"x": np.ones((1, 2), np.float32)}, ("y",), None)
+        while signature.queue.due() is None:
+            time.sleep(0)
+        end(signature.scheduler)
         assert waiting.result()["y"].tolist() == [[3, 3]]
 
 

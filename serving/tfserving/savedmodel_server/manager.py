@@ -63,6 +63,7 @@ class Manager:
         self._models: tuple[ModelConfig, ...] = ()
         self._said: dict[str, str] = {}
         self._reloading = asyncio.Lock()
+        self._looking = asyncio.Lock()
         self._loads: set[asyncio.Task[None]] = set()
         self._unwanted: dict[tuple[str, int], asyncio.Event] = {}
         self._closing: set[Future[None]] = set()
@@ -172,11 +173,15 @@ class Manager:
         return f"{{name: {model} version: {newest.number}}} due to error: {newest.error}"
 
     async def _look(self) -> None:
-        for model in self._models:
-            found = await asyncio.to_thread(self._find, model)
-            # The configuration may have been replaced meanwhile.
-            if found is not None and model in self._models:
-                self._follow(model, found)
+        # One at a time: what an earlier look saw must not be followed after what a later one saw.
+        async with self._looking:
+            for model in self._models:
+                found, trouble = await asyncio.to_thread(_find, model)
+                # The configuration may have been replaced meanwhile.
+                if model in self._models:
+                    self._say(model.name, trouble)
+                    if found is not None:
+                        self._follow(model, found)
 
     def _follow(self, model: ModelConfig, found: dict[int, Path]) -> None:
         aspired = model.policy.aspired(frozenset(found))
@@ -250,28 +255,28 @@ class Manager:
         self.versions.ended(version)
         log.info("model %s version %d: unloaded", version.model, version.number)
 
-    def _find(self, model: ModelConfig) -> dict[int, Path] | None:
-        """The numbered folders of a model; None where its base path cannot be read, so that nothing changes."""
-        found: dict[int, Path] = {}
-        try:
-            for child in sorted(model.base_path.iterdir()):
-                if _VERSION.fullmatch(child.name) and int(child.name) <= _MAX_VERSION and child.is_dir():
-                    found[int(child.name)] = child
-        except OSError as exc:
-            self._say(model, f"could not find base path {model.base_path} ({exc.strerror}); looking again")
-            return None
-        if found:
-            self._said.pop(model.name, None)
-        else:
-            self._say(
-                model,
-                f"no versions found under base path {model.base_path}; "
-                "did you forget to name your leaf directory as a number (eg. '/1/')?",
-            )
-        return found
-
-    def _say(self, model: ModelConfig, text: str) -> None:
+    def _say(self, model: str, trouble: str) -> None:
         """Warns once, not at every look."""
-        if self._said.get(model.name) != text:
-            self._said[model.name] = text
-            log.warning("model %s: %s", model.name, text)
+        if trouble and self._said.get(model) != trouble:
+            log.warning("model %s: %s", model, trouble)
+        self._said[model] = trouble
+
+
+def _find(model: ModelConfig) -> tuple[dict[int, Path] | None, str]:
+    """The numbered folders of a model, and what is wrong with them ("" for nothing).
+
+    None where its base path cannot be read, so that nothing changes.
+    """
+    found: dict[int, Path] = {}
+    try:
+        for child in sorted(model.base_path.iterdir()):
+            if _VERSION.fullmatch(child.name) and int(child.name) <= _MAX_VERSION and child.is_dir():
+                found[int(child.name)] = child
+    except OSError as exc:
+        return None, f"could not find base path {model.base_path} ({exc.strerror}); looking again"
+    if found:
+        return found, ""
+    return found, (
+        f"no versions found under base path {model.base_path}; "
+        "did you forget to name your leaf directory as a number (eg. '/1/')?"
+    )

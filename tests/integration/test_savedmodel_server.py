@@ -230,7 +230,7 @@ def test_ports_stay_closed_until_the_model_is_there_and_calls_are_drained(folder
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
 
         # Both were cancelled rather than abandoned: they would take every thread that TensorFlow has.
-        steps = np.int32(400_000)
+        steps = np.int32(150_000)
         # As a stream of one answer, since the stub shows a unary call's initial metadata only at its end.
         predict = server.channel.unary_stream(
             "/tensorflow.serving.PredictionService/Predict",

@@ -107,6 +107,8 @@ def tfserving(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltMode
         f"--port={ports.tfserving_grpc_port}",
         f"--rest_api_port={rest}",
         f"--model_config_file={config}",
+        # A model that does not load ends the start at once: by default it is tried for five minutes more.
+        "--max_num_load_retries=0",
     ]
     if program := shutil.which(TFSERVING_PROGRAM):
         # The real server has no option to listen on one address only.

@@ -18,10 +18,8 @@ import grpc
 import numpy as np
 import pytest
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
-    model_management_pb2,
     predict_pb2,
     prediction_service_pb2_grpc,
 )
@@ -57,7 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
     """A stand-in that serves both."""
-    with running(folder, f"--model_config_file={folder}/models.config") as started:
+    flags = ("--allow_version_labels_for_unavailable_models", "--max_num_load_retries=0")
+    with running(folder, f"--model_config_file={folder}/models.config", *flags) as started:
         started.wait_until(started.is_open)
         yield started
 
@@ -86,51 +85,14 @@ def test_large_messages_pass(server: Server) -> None:
     assert len(json.loads(reply.body)["outputs"]) == 200_000
 
 
-@pytest.mark.parametrize(
-    ("message", "code", "text"),
-    [
-        (predict_pb2.PredictRequest(), grpc.StatusCode.INVALID_ARGUMENT, "Missing ModelSpec"),
-        (
-            predict_pb2.PredictRequest(model_spec={"name": "nope"}),
-            grpc.StatusCode.NOT_FOUND,
-            "Servable not found for request: Latest(nope)",
-        ),
-        (
-            predict_pb2.PredictRequest(model_spec={"name": "zoo", "version_label": "x"}),
-            grpc.StatusCode.INVALID_ARGUMENT,
-            "Unrecognized servable version label: x",
-        ),
-        (request("nope"), grpc.StatusCode.FAILED_PRECONDITION, 'Serving signature key "nope" not found.'),
-        (request(x=True), grpc.StatusCode.INVALID_ARGUMENT, "Expects arg[0] to be float but bool is provided"),
-    ],
-)
-def test_errors_over_grpc(
-    server: Server, message: predict_pb2.PredictRequest, code: grpc.StatusCode, text: str
-) -> None:
-    """Codes and texts are TensorFlow Serving's, and errors carry the mark too."""
-    with pytest.raises(grpc.RpcError) as caught:
-        server.prediction.Predict(message)
-    call: Any = caught.value
-    assert (call.code(), call.details()) == (code, text)
-    assert ("x-server", MARK) in call.initial_metadata()
-
-
 def test_what_is_missing_says_so(server: Server) -> None:
-    """UNIMPLEMENTED with a clear word and the mark, for known and unknown methods."""
-    classify = classification_pb2.ClassificationRequest()
-    reload_request = model_management_pb2.ReloadConfigRequest()
-    unknown = server.channel.unary_unary("/some.Service/Method")
-    for method, message, word in (
-        (server.prediction.Classify, classify, "Classify"),
-        (server.models.HandleReloadConfigRequest, reload_request, "HandleReloadConfigRequest"),
-        (unknown, b"", "/some.Service/Method"),
-    ):
-        with pytest.raises(grpc.RpcError) as caught:
-            method(message)
-        call: Any = caught.value
-        assert call.code() is grpc.StatusCode.UNIMPLEMENTED
-        assert call.details() == f"{word} is not implemented by {MARK}"
-        assert ("x-server", MARK) in call.initial_metadata()
+    """UNIMPLEMENTED with a clear word and the mark."""
+    with pytest.raises(grpc.RpcError) as caught:
+        server.channel.unary_unary("/some.Service/Method")(b"")
+    call: Any = caught.value
+    assert call.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert call.details() == f"/some.Service/Method is not implemented by {MARK}"
+    assert ("x-server", MARK) in call.initial_metadata()
 
 
 def test_metadata_is_the_same_at_both_doors(server: Server) -> None:
@@ -159,77 +121,6 @@ def test_status_is_the_same_at_both_doors(server: Server) -> None:
 
 PAIR = {"signature_name": "pair", "inputs": {"a": [3], "b": [1]}}
 PAIR_ANSWER = {"outputs": {"sum": [4.0], "difference": [2.0]}}
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/v1/models/zoo:predict",
-        "/V1/Models/zoo/Versions/1:PREDICT",
-        "/v1/models/z%6Fo/versions/0001:predict",
-        "/v1/models/zoo/labels/stable:predict",
-        "/v1/models/zoo/labels/%73table:predict",
-    ],
-)
-def test_paths_of_predict(server: Server, path: str) -> None:
-    """Versions, labels, any case, percent signs decoded."""
-    reply = server.ask("POST", path, PAIR)
-    assert (reply.status, json.loads(reply.body)) == (200, PAIR_ANSWER)
-    assert (reply.headers["content-type"], reply.headers["x-server"]) == ("application/json", MARK)
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status", "text"),
-    [
-        ("GET", "/v1/models", None, 400, "Missing model name in request."),
-        ("GET", "/v1/models/nope", None, 404, "Could not find any versions of model nope"),
-        ("GET", "/v1/models/zoo/versions/9", None, 404, "Could not find version 9 of model zoo"),
-        ("GET", "/v1/models/zoo?x=1", None, 404, "Could not find any versions of model zoo?x=1"),
-        ("GET", "/v1/models/nope/metadata", None, 404, "Servable not found for request: Latest(nope)"),
-        ("GET", "/v1/foo", None, 400, "Malformed request: GET /v1/foo"),
-        ("GET", "/v1/models/zoo:predict", None, 400, "Malformed request: GET /v1/models/zoo:predict"),
-        ("PUT", "/v1/models/zoo", None, 400, "Malformed request: PUT /v1/models/zoo"),
-        ("POST", "/v1/models/zoo:predict?x=1", PAIR, 400, "Malformed request: POST /v1/models/zoo:predict?x=1"),
-        (
-            "POST",
-            "/v1/models/zoo/versions/1/labels/stable:predict",
-            PAIR,
-            400,
-            "Malformed request: POST /v1/models/zoo/versions/1/labels/stable:predict",
-        ),
-        (
-            "GET",
-            "/v1/models/zoo/versions/9223372036854775808",
-            None,
-            400,
-            "Failed to convert version: 9223372036854775808 to numeric.",
-        ),
-        ("POST", "/v1/models/zoo/versions/99:predict", {}, 404, "Servable not found for request: Specific(zoo, 99)"),
-        ("POST", "/v1/models/zoo/labels/x:predict", {}, 400, "Unrecognized servable version label: x"),
-        ("POST", "/v1/models/zoo:classify", {}, 501, f"classify is not implemented by {MARK}"),
-        ("POST", "/v1/models/affine:predict", b"", 400, "JSON Parse error: The document is empty"),
-        ("POST", "/v1/models/nope:predict", b"{", 400, "Missing a name for object member. at offset: 1"),
-        ("POST", "/v1/models/affine:predict", {"inputs": ["x"]}, 400, "Type: String is not of expected type: float"),
-        ("POST", "/v1/models/affine:predict", {"inputs": [[1, 2, 3]]}, 200, None),
-        ("POST", "/v1/models/zoo:predict", {"signature_name": "same_float16", "inputs": [1]}, 501, "to type: half"),
-    ],
-)
-def test_errors_over_rest(server: Server, method: str, path: str, body: Any, status: int, text: str | None) -> None:
-    """Every error under /v1/ is one pretty-printed member, with the mark."""
-    reply = server.ask(method, path, body)
-    assert (reply.status, reply.headers["x-server"]) == (status, MARK)
-    if text is not None:
-        assert reply.body.startswith(b'{\n    "error": "')
-        assert json.loads(reply.body)["error"].endswith(text)
-
-
-def test_outside_v1_is_libevents_page(server: Server) -> None:
-    """HTML, and the connection closes."""
-    for path in ("/", "/v1", "/foo?/v1/models/zoo"):
-        reply = server.ask("GET", path)
-        assert (reply.status, reply.headers["content-type"], reply.headers["connection"]) == (404, "text/html", "close")
-        assert reply.body.startswith(b"<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>")
-        assert reply.headers["x-server"] == MARK
 
 
 def test_gzip_requests_are_inflated(server: Server) -> None:
@@ -339,7 +230,7 @@ def test_ports_stay_closed_until_the_model_is_there_and_calls_are_drained(folder
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
 
         # Both were cancelled rather than abandoned: they would take every thread that TensorFlow has.
-        steps = np.int32(400_000)
+        steps = np.int32(150_000)
         # As a stream of one answer, since the stub shows a unary call's initial metadata only at its end.
         predict = server.channel.unary_stream(
             "/tensorflow.serving.PredictionService/Predict",
@@ -359,10 +250,10 @@ def test_a_start_that_must_fail_says_why(server: Server) -> None:
     """An unknown flag before TensorFlow is loaded, a taken port after."""
     command = [sys.executable, "-m", "serving.tfserving.savedmodel_server"]
     unknown = subprocess.run(
-        [*command, "--enable_batching=true"], capture_output=True, text=True, cwd=ROOT, check=False
+        [*command, "--mixed_precision=auto"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert unknown.returncode == 2
-    assert "--enable_batching is a flag of TensorFlow Serving" in unknown.stderr
+    assert "--mixed_precision is a flag of TensorFlow Serving" in unknown.stderr
     taken = subprocess.run(
         [*command, "--model_name=zoo", f"--model_base_path={server.log.parent}/zoo", f"--port={server.grpc_port}"],
         capture_output=True,

@@ -1,23 +1,23 @@
-"""Which models to serve: from the flags, or from a ModelServerConfig in protobuf's text format."""
+"""Which models to serve: from the flags, from a ModelServerConfig in protobuf's text format, or from a reload's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 from google.protobuf import text_format
+from grpc import StatusCode
 from tensorflow_serving.config import file_system_storage_path_source_pb2, model_server_config_pb2
+
+from serving.tfserving.savedmodel_server.errors import ServingError, invalid
 
 ServableVersionPolicy: TypeAlias = (
     file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
 )
 PLATFORM = "tensorflow"
-
-
-class ConfigError(Exception):
-    """The configuration cannot be served; the text names the setting."""
+_SCHEME = "://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,52 +42,97 @@ class ModelConfig:
     base_path: Path
     policy: VersionPolicy = VersionPolicy()
     labels: Mapping[str, int] = field(default_factory=dict)
+    platform: str = PLATFORM
 
 
 def single(name: str, base_path: str) -> tuple[ModelConfig, ...]:
-    """The configuration that `--model_name` and `--model_base_path` mean; raises ConfigError."""
+    """The configuration that `--model_name` and `--model_base_path` mean; raises INVALID_ARGUMENT."""
     return (ModelConfig(name, _absolute(name, base_path)),)
 
 
-def from_file(path: Path) -> tuple[ModelConfig, ...]:
-    """The models of `--model_config_file`; raises ConfigError naming what cannot be served."""
+def from_file(path: Path) -> tuple[ModelConfig, ...] | None:
+    """The models of `--model_config_file`; None where it is empty and says nothing.
+
+    Raises ServingError naming what cannot be served: NOT_FOUND where there is no such file, else INVALID_ARGUMENT.
+    """
     try:
         text = path.read_text()
-    except OSError as exc:
-        raise ConfigError(f"--model_config_file: {exc}") from exc
-    return from_text(text)
-
-
-def from_text(text: str) -> tuple[ModelConfig, ...]:
-    """The models of a ModelServerConfig in text format; raises ConfigError naming what cannot be served."""
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ServingError(StatusCode.NOT_FOUND, f"--model_config_file: {exc}") from exc
     message = model_server_config_pb2.ModelServerConfig()
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as exc:
-        raise ConfigError(f"Invalid protobuf file: {exc}") from exc
-    if not message.HasField("model_config_list"):
-        raise ConfigError("ModelServerConfig: expected a model_config_list")
-    models: dict[str, ModelConfig] = {}
-    for entry in message.model_config_list.config:
-        if entry.name in models:
-            raise ConfigError(f"Illegal to list model {entry.name} multiple times in config list")
-        models[entry.name] = _model(entry)
-    return tuple(models.values())
+        raise invalid(f"Invalid protobuf file: '{path}': {exc}") from exc
+    return from_message(message)
+
+
+def from_message(message: model_server_config_pb2.ModelServerConfig) -> tuple[ModelConfig, ...] | None:
+    """The models of a configuration, in its order; None where it says nothing, so that nothing is to be done.
+
+    Raises ServingError with TensorFlow Serving's code and text: INVALID_ARGUMENT for a model listed twice, a relative
+    base path or no platform, FAILED_PRECONDITION for what is no list of models.
+    """
+    match message.WhichOneof("config"):
+        case None:
+            return None
+        case "model_config_list":
+            models: dict[str, ModelConfig] = {}
+            for entry in message.model_config_list.config:
+                if entry.name in models:
+                    raise invalid(f"Illegal to list model {entry.name} multiple times in config list")
+                models[entry.name] = _model(entry)
+            return tuple(models.values())
+        case _:
+            raise ServingError(
+                StatusCode.FAILED_PRECONDITION,
+                "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
+                "another.",
+            )
+
+
+def check_platforms(before: Sequence[ModelConfig], after: Sequence[ModelConfig]) -> None:
+    """Raises INVALID_ARGUMENT where a model changes its platform, or has one that is not served."""
+    platforms = {model.name: model.platform for model in before}
+    for model in after:
+        old = platforms.get(model.name, model.platform)
+        if model.platform != old:
+            raise invalid(
+                f"Illegal to change a model's platform. For model {model.name} platform was {old} and new platform "
+                f"requested is {model.platform}"
+            )
+    for model in after:
+        if model.platform != PLATFORM:
+            raise invalid(f"Model {model.name} requests unsupported platform {model.platform}")
 
 
 def _model(entry: model_server_config_pb2.ModelConfig) -> ModelConfig:
     if not entry.name:
-        raise ConfigError("a model of the config list has no name")
-    if entry.model_platform != PLATFORM:
-        raise ConfigError(f"model {entry.name}: model_platform is '{entry.model_platform}'; expected '{PLATFORM}'")
+        raise invalid("a model of the config list has no name")
+    base_path = _absolute(entry.name, entry.base_path)
+    platform = _platform(entry)
     if entry.HasField("logging_config"):
-        raise ConfigError(f"model {entry.name}: logging_config is not supported by the stand-in")
-    return ModelConfig(
-        entry.name,
-        _absolute(entry.name, entry.base_path),
-        _policy(entry.name, entry.model_version_policy),
-        dict(entry.version_labels),
-    )
+        raise invalid(f"model {entry.name}: logging_config is not supported by the stand-in; leave it out")
+    policy = _policy(entry.name, entry.model_version_policy)
+    return ModelConfig(entry.name, base_path, policy, dict(entry.version_labels), platform)
+
+
+def _platform(entry: model_server_config_pb2.ModelConfig) -> str:
+    """`model_platform`, or what the deprecated `model_type` means (GetPlatform of server_core.cc)."""
+    kind = entry.model_type
+    if kind and entry.model_platform:
+        raise invalid(
+            "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform."
+        )
+    if kind:
+        if kind != model_server_config_pb2.TENSORFLOW:
+            raise invalid(f"ModelServerConfig::model_type choice {kind} not supported.")
+        return PLATFORM
+    if not entry.model_platform:
+        raise invalid(
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform."
+        )
+    return entry.model_platform
 
 
 def _policy(name: str, policy: ServableVersionPolicy) -> VersionPolicy:
@@ -102,14 +147,17 @@ def _policy(name: str, policy: ServableVersionPolicy) -> VersionPolicy:
         case "specific":
             versions = frozenset(policy.specific.versions)
             if not versions:
-                raise ConfigError(f"model {name}: a specific model_version_policy names no version")
+                raise invalid(f"model {name}: a specific model_version_policy names no version")
             return VersionPolicy(latest=None, specific=versions)
         case other:
-            raise ConfigError(f"model {name}: model_version_policy '{other}' is not supported by the stand-in")
+            raise invalid(f"model {name}: model_version_policy '{other}' is not supported by the stand-in")
 
 
 def _absolute(name: str, base_path: str) -> Path:
     path = Path(base_path)
+    if _SCHEME in base_path:
+        # TensorFlow Serving reads such paths through TensorFlow's file systems.
+        raise invalid(f"model {name}: the stand-in serves local folders only; got base_path()={base_path}")
     if not path.is_absolute():
-        raise ConfigError(f"Expected model {name} to have an absolute path or URI; got base_path()={base_path}")
+        raise invalid(f"Expected model {name} to have an absolute path or URI; got base_path()={base_path}")
     return path

@@ -56,10 +56,11 @@ class ServingError(Exception):
 
     @property
     def grpc_message(self) -> str:
-        """The message, cut where TensorFlow Serving cuts it."""
-        if len(self.message) <= MAX_GRPC_MESSAGE:
+        """The message, cut where TensorFlow Serving cuts it, which counts bytes."""
+        encoded = self.message.encode("utf-8", "replace")
+        if len(encoded) <= MAX_GRPC_MESSAGE:
             return self.message
-        return self.message[:MAX_GRPC_MESSAGE] + TRUNCATED
+        return encoded[:MAX_GRPC_MESSAGE].decode("utf-8", "replace") + TRUNCATED
 
 
 def invalid(message: str) -> ServingError:

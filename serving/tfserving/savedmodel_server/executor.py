@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -27,6 +26,10 @@ from serving.tfserving.savedmodel_server.tensors import NDArray
 SERVE = "serve"
 DEFAULT_SIGNATURE = "serving_default"
 INIT_OP = "__saved_model_init_op"
+TRAIN_OP = "__saved_model_train_op"
+# Listed among the signatures, with operations where a signature has tensors; they cannot be called.
+NO_SIGNATURES = (INIT_OP, TRAIN_OP)
+MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
 SignatureDef: TypeAlias = meta_graph_pb2.SignatureDef
 TensorProto: TypeAlias = tensor_pb2.TensorProto
@@ -49,52 +52,46 @@ class Servable(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Parallelism:
-    """Threads of TensorFlow's own pools: within one operation, and operations at once; 0 is its own choice."""
+class Execute(Protocol):
+    """Computes the wanted outputs of a signature for one array per input, checked already; any thread may call it.
 
-    intra_op: int = 0
-    inter_op: int = 0
+    `deadline` is a time.monotonic(). Raises ServingError: DEADLINE_EXCEEDED out of time, and TensorFlow's own code and
+    text where a kernel refuses.
+    """
+
+    def __call__(
+        self, arrays: Mapping[str, NDArray], wanted: Sequence[str], deadline: float | None
+    ) -> dict[str, NDArray]:
+        """The outputs by alias."""
+        ...
+
+
+Wrap: TypeAlias = Callable[[SignatureDef, Execute], Execute]
 
 
 class Signature:
-    """One signature of a loaded model."""
+    """One signature of a loaded model, over whatever executes it."""
 
-    def __init__(self, name: str, definition: SignatureDef, session: tf.compat.v1.Session) -> None:
+    def __init__(self, name: str, definition: SignatureDef, execute: Execute) -> None:
         self.name = name
+        self.method_name: str = definition.method_name
         self.inputs = {alias: definition.inputs[alias] for alias in sorted(definition.inputs)}
         self.outputs = {alias: definition.outputs[alias] for alias in sorted(definition.outputs)}
         self.defaults: dict[str, TensorProto] = dict(definition.defaults)
-        self._session = session
         # Sorted as a session sorts its feeds: `arg[i]` in an error text is the place in this order.
         self._order = sorted(self.inputs, key=lambda alias: self.inputs[alias].name)
-        self._feeds = _handles(session.graph, self.inputs)
-        self._fetches = _handles(session.graph, self.outputs)
+        self._execute = execute
 
     def run(
         self, arrays: Mapping[str, NDArray], wanted: Sequence[str], deadline: float | None = None
     ) -> dict[str, NDArray]:
         """The wanted outputs for one array per input. Any thread may call this, several at once.
 
-        `deadline` is a time.monotonic(). Raises INVALID_ARGUMENT for a wrong dtype, DEADLINE_EXCEEDED out of time, and
-        TensorFlow's own code and text where a kernel refuses.
+        `deadline` is a time.monotonic(). Raises INVALID_ARGUMENT for a wrong dtype, and as `Execute` does.
         """
         for place, alias in enumerate(self._order):
             self._check_dtype(place, alias, arrays[alias])
-        feeds = {handle: arrays[alias] for alias, handle in _plain(self._feeds, self._feeds)}
-        fetches = [handle for _, handle in _plain(self._fetches, wanted)]
-        options = pywrap_tf_session.TF_NewBufferFromString(_run_options(deadline).SerializeToString())
-        try:
-            # Session.run says the same in five times the time: it looks every name up anew and copies the feeds.
-            values = self._session._call_tf_sessionrun(options, feeds, fetches, [], None)
-        except tf.errors.OpError as exc:
-            raise of_number(exc.error_code, exc.message) from exc
-        finally:
-            pywrap_tf_session.TF_DeleteBuffer(options)
-        return {
-            alias: tensors.as_array(value, self.outputs[alias].dtype)
-            for alias, value in zip(wanted, values, strict=True)
-        }
+        return self._execute(arrays, wanted, deadline)
 
     def _check_dtype(self, place: int, alias: str, array: NDArray) -> None:
         dtype = self.inputs[alias].dtype
@@ -105,26 +102,33 @@ class Signature:
 
 
 class SavedModel:
-    """A SavedModel in memory. Raises ServingError where it cannot be loaded."""
+    """A SavedModel in memory. Raises ServingError where it cannot be loaded.
 
-    def __init__(self, path: Path, parallelism: Parallelism = Parallelism()) -> None:
+    `wrap` may put something before each signature's execution, such as a batcher.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        tags: Sequence[str] = (SERVE,),
+        config: config_pb2.ConfigProto | None = None,
+        wrap: Wrap | None = None,
+    ) -> None:
         # Nothing is shared between versions but TensorFlow's thread pools, which the first session makes.
-        config = config_pb2.ConfigProto(
-            intra_op_parallelism_threads=parallelism.intra_op, inter_op_parallelism_threads=parallelism.inter_op
-        )
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
             with self._session.graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.load(self._session, [SERVE], str(path))
+                meta_graph = tf.compat.v1.saved_model.load(self._session, list(tags), str(path))
             self._definitions: dict[str, SignatureDef] = dict(meta_graph.signature_def)
             self._signatures = {
-                name: Signature(name, definition, self._session)
+                name: self._signature(name, definition, wrap)
                 for name, definition in self._definitions.items()
-                if name != INIT_OP
+                if name not in NO_SIGNATURES
             }
         except Exception as exc:
             self._session.close()
-            raise _load_error(exc) from exc
+            raise _load_error(exc, path, tags) from exc
 
     @property
     def signature_defs(self) -> Mapping[str, SignatureDef]:
@@ -138,6 +142,38 @@ class SavedModel:
     def close(self) -> None:
         """Frees the session; no call may be under way."""
         self._session.close()
+
+    def _signature(self, name: str, definition: SignatureDef, wrap: Wrap | None) -> Signature:
+        execute: Execute = _SessionRun(definition, self._session)
+        return Signature(name, definition, wrap(definition, execute) if wrap else execute)
+
+
+class _SessionRun:
+    """Executes one signature in a session, whose handles it looks up once."""
+
+    def __init__(self, definition: SignatureDef, session: tf.compat.v1.Session) -> None:
+        self._session = session
+        self._dtypes = {alias: info.dtype for alias, info in definition.outputs.items()}
+        self._feeds = _handles(session.graph, definition.inputs)
+        self._fetches = _handles(session.graph, definition.outputs)
+
+    def __call__(
+        self, arrays: Mapping[str, NDArray], wanted: Sequence[str], deadline: float | None
+    ) -> dict[str, NDArray]:
+        feeds = {handle: arrays[alias] for alias, handle in _plain(self._feeds, self._feeds)}
+        fetches = [handle for _, handle in _plain(self._fetches, wanted)]
+        run_options = config_pb2.RunOptions(timeout_in_ms=left_ms(deadline))
+        options = pywrap_tf_session.TF_NewBufferFromString(run_options.SerializeToString())
+        try:
+            # Session.run says the same in five times the time: it looks every name up anew and copies the feeds.
+            values = self._session._call_tf_sessionrun(options, feeds, fetches, [], None)
+        except tf.errors.OpError as exc:
+            raise of_number(exc.error_code, exc.message) from exc
+        finally:
+            pywrap_tf_session.TF_DeleteBuffer(options)
+        return {
+            alias: tensors.as_array(value, self._dtypes[alias]) for alias, value in zip(wanted, values, strict=True)
+        }
 
 
 def _handles(graph: tf.Graph, infos: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, Any]:
@@ -155,21 +191,36 @@ def _plain(handles: Mapping[str, Any], aliases: Iterable[str]) -> list[tuple[str
     return [(alias, handles[alias]) for alias in aliases]
 
 
-def _run_options(deadline: float | None) -> config_pb2.RunOptions:
+def left_ms(deadline: float | None) -> int:
+    """The milliseconds until a time.monotonic(), 0 without one; raises DEADLINE_EXCEEDED where it is over."""
     if deadline is None:
-        return config_pb2.RunOptions()
-    left_ms = math.ceil((deadline - time.monotonic()) * 1000)
-    if left_ms <= 0:
+        return 0
+    left = math.ceil((deadline - time.monotonic()) * 1000)
+    if left <= 0:
         raise ServingError(StatusCode.DEADLINE_EXCEEDED, DEADLINE_TEXT)
-    return config_pb2.RunOptions(timeout_in_ms=left_ms)
+    return left
 
 
-def _load_error(exc: Exception) -> ServingError:
+def _load_error(exc: Exception, path: Path, tags: Sequence[str]) -> ServingError:
+    """The loader's error as TensorFlow Serving's own loader would tell it (tensorflow/cc/saved_model)."""
+    text = str(exc)
     match exc:
         case ServingError():
             return exc
         case tf.errors.OpError():
             return of_number(exc.error_code, exc.message)
+        case OSError() if any((path / name).exists() for name in MODEL_FILES):
+            return ServingError(StatusCode.DATA_LOSS, f"Can't parse {path / MODEL_FILES[0]} as binary proto")
         case OSError():
-            return ServingError(StatusCode.NOT_FOUND, str(exc))
-    return ServingError(StatusCode.UNKNOWN, f"{type(exc).__name__}: {exc}")
+            return ServingError(
+                StatusCode.NOT_FOUND,
+                f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}. Check that the "
+                "directory exists and that you have the right permissions for accessing it.",
+            )
+        case RuntimeError() if "could not be found in SavedModel" in text:
+            return ServingError(
+                StatusCode.NOT_FOUND,
+                f"Could not find meta graph def matching supplied tags: {{ {' '.join(tags)} }}. To inspect available "
+                "tag-sets in the SavedModel, please use the SavedModel CLI: `saved_model_cli`",
+            )
+    return ServingError(StatusCode.UNKNOWN, f"{type(exc).__name__}: {text}")

@@ -8,52 +8,32 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from serving.tfserving.savedmodel_server import MARK
+from serving.tfserving.savedmodel_server.door_flags import DoorFlags, add_door_flags
+from serving.tfserving.savedmodel_server.flag_types import natural, spelled_out
+from serving.tfserving.savedmodel_server.load_flags import add_load_flags
 
 # model_servers/main.cc, 2.20.0: what a user may have in a script, refused with a word on why.
 REFUSED = frozenset(
     {
-        "allow_version_labels_for_unavailable_models",
-        "batching_parameters_file",
-        "enable_batching",
-        "enable_grpc_healthcheck_service",
-        "enable_model_warmup",
         "enable_per_model_batching_parameters",
         "enable_profiler",
         "enable_serialization_as_tensor_content",
-        "enable_signature_method_name_check",
-        "flush_filesystem_caches",
-        "grpc_max_threads",
-        "grpc_socket_path",
-        "load_retry_interval_micros",
-        "max_num_load_retries",
         "mixed_precision",
-        "model_config_file_poll_wait_seconds",
-        "monitoring_config_file",
-        "num_load_threads",
-        "num_request_iterations_for_warmup",
-        "num_unload_threads",
-        "per_process_gpu_memory_fraction",
-        "platform_config_file",
-        "prefer_tflite_model",
-        "remove_unused_fields_from_bundle_metagraph",
-        "rest_api_enable_cors_support",
-        "rest_api_num_threads",
-        "saved_model_tags",
-        "ssl_config_file",
-        "tensorflow_session_parallelism",
         "use_tflite_model",
         "xla_cpu_compilation_enabled",
         "xla_gpu_compilation_enabled",
     }
 )
+# Turned off, a flag asks for nothing.
+TURNED_OFF = frozenset(f"--{name}=false" for name in REFUSED - {"mixed_precision"})
 MAX_PORT = 65535
 DESCRIPTION = f"""{MARK}: TensorFlow Serving's protocols over TensorFlow's own runtime, for machines
 on which TensorFlow Serving cannot run. Its flags are TensorFlow Serving's, but those marked (extension)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Flags:
-    """The parsed command line; a port of 0 is a protocol that is off."""
+class Flags(DoorFlags):
+    """The parsed command line; a port of 0 is closed."""
 
     port: int = 8500
     rest_api_port: int = 0
@@ -62,16 +42,6 @@ class Flags:
     model_base_path: str = ""
     model_config_file: str = ""
     file_system_poll_wait_seconds: int = 1
-    rest_api_timeout_in_ms: int = 30_000
-    tensorflow_intra_op_parallelism: int = 0
-    tensorflow_inter_op_parallelism: int = 0
-    grpc_channel_arguments: str = ""
-
-    @property
-    def grpc_options(self) -> tuple[tuple[str, int | str], ...]:
-        """`grpc_channel_arguments` as gRPC takes them: whole numbers are numbers, everything else is text."""
-        pairs = [pair.partition("=") for pair in self.grpc_channel_arguments.split(",") if pair.strip()]
-        return tuple((key.strip(), int(value) if _is_int(value) else value) for key, _, value in pairs)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -92,7 +62,7 @@ def parse(arguments: Sequence[str]) -> Flags:
     parser = _Parser(prog="savedmodel_server", description=DESCRIPTION, allow_abbrev=False)
     add = parser.add_argument
     add("--version", action="version", version=MARK, help="print the version and exit")
-    add("--port", type=_port, default=8500, help="TCP port for gRPC; 0 turns it off (default 8500)")
+    add("--port", type=_port, default=8500, help="TCP port for gRPC; 0 leaves --grpc_socket_path alone (default 8500)")
     add("--rest_api_port", type=_port, default=0, help="TCP port for REST; 0 turns it off (default 0)")
     add("--bind_address", default="0.0.0.0", help="(extension) address to listen on (default 0.0.0.0)")
     add("--model_name", default="default", help="name of the one model; ignored with --model_config_file")
@@ -100,33 +70,22 @@ def parse(arguments: Sequence[str]) -> Flags:
     add("--model_config_file", default="", help="text protobuf ModelServerConfig, for several models")
     add(
         "--file_system_poll_wait_seconds",
-        type=_natural,
+        type=natural,
         default=1,
         help="seconds between two looks for new versions; 0 looks until every model is there, then never (default 1)",
     )
-    add("--rest_api_timeout_in_ms", type=_natural, default=30_000, help="limit of a REST call; 0 is none")
-    add("--tensorflow_intra_op_parallelism", type=_natural, default=0, help="threads within one operation; 0 is auto")
-    add("--tensorflow_inter_op_parallelism", type=_natural, default=0, help="operations at once; 0 is auto")
-    add("--grpc_channel_arguments", default="", help="gRPC server options, as k=v,k=v")
-    flags = Flags(**vars(parser.parse_args(arguments)))
-    if not flags.port and not flags.rest_api_port:
-        parser.error("--port and --rest_api_port are both 0, so that nothing would be served")
+    add_door_flags(parser)
+    add_load_flags(parser)
+    words = [word for word in arguments if word not in TURNED_OFF]
+    flags = Flags(**vars(parser.parse_args(spelled_out(parser, words))))
+    if not flags.port and not flags.grpc_socket_path:
+        parser.error("--port is 0 and there is no --grpc_socket_path; like TensorFlow Serving it serves gRPC always")
     if not flags.model_config_file and not flags.model_base_path:
         parser.error("one of --model_base_path and --model_config_file must be given")
     return flags
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is no natural number")
-    return int(text)
 
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > MAX_PORT:
         raise argparse.ArgumentTypeError(f"'{text}' is no port")
     return int(text)
-
-
-def _is_int(text: str) -> bool:
-    return text.strip().removeprefix("-").isdecimal()

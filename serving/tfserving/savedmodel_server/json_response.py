@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,10 @@ _INTEGERS = frozenset(
         types_pb2.DT_UINT64,
     }
 )
+_ESCAPES = str.maketrans(
+    {chr(code): f"\\u{code:04X}" for code in range(0x20)}
+    | {"\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", '"': r"\"", "\\": r"\\"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,20 @@ class Output:
     dtype: int
 
 
+def quoted(text: str) -> str:
+    """A string as RapidJSON writes it, whose hexadecimal digits are capitals."""
+    written = json.dumps(text, ensure_ascii=False)
+    return f'"{text.translate(_ESCAPES)}"' if "\\u" in written else written
+
+
+def single_line(items: Iterable[str]) -> str:
+    """An array on one line."""
+    return f"[{', '.join(items)}]"
+
+
 def error_body(error: ServingError) -> bytes:
     """`{"error": text}`."""
-    return f'{{\n    "error": {_quoted(error.message)}\n}}'.encode("utf-8", "replace")
+    return f'{{\n    "error": {quoted(error.message)}\n}}'.encode("utf-8", "replace")
 
 
 def render(outputs: Mapping[str, Output], *, row: bool) -> bytes:
@@ -69,7 +84,7 @@ def _rows(outputs: Mapping[str, Output]) -> str:
         return f'{{\n    "predictions": [{", ".join(items)}\n    ]\n}}'
     rows = []
     for index in range(size):
-        members = ",\n".join(f"{_pad(3)}{_quoted(name)}: {items[index]}" for name, items in columns.items())
+        members = ",\n".join(f"{_pad(3)}{quoted(name)}: {items[index]}" for name, items in columns.items())
         rows.append(f"{_pad(2)}{{\n{members}\n{_pad(2)}}}")
     return '{\n    "predictions": [\n' + ",\n".join(rows) + "\n    ]\n}"
 
@@ -78,7 +93,7 @@ def _columns(outputs: Mapping[str, Output]) -> str:
     if len(outputs) == 1:
         ((name, output),) = outputs.items()
         return f'{{\n    "outputs": {_column(name, output, 1)}\n}}'
-    members = ",\n".join(f"{_pad(2)}{_quoted(name)}: {_column(name, output, 2)}" for name, output in outputs.items())
+    members = ",\n".join(f"{_pad(2)}{quoted(name)}: {_column(name, output, 2)}" for name, output in outputs.items())
     return f'{{\n    "outputs": {{\n{members}\n    }}\n}}'
 
 
@@ -138,14 +153,10 @@ def _tokens(name: str, output: Output, depth: int) -> list[str]:
         if name.endswith(BYTES_SUFFIX):
             head, tail = f'{{\n{_pad(depth + 1)}"b64": "', f'"\n{_pad(depth)}}}'
             return [head + base64.b64encode(value).decode() + tail for value in flat.tolist()]
-        return [_quoted(value.decode("utf-8", "surrogateescape")) for value in flat.tolist()]
+        return [quoted(value.decode("utf-8", "surrogateescape")) for value in flat.tolist()]
     if flat.size:
         raise invalid(f"Failed to write JSON value for tensor type: {word_of(output.dtype)}")
     return []
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _pad(level: int) -> str:

@@ -75,13 +75,14 @@ def shape_of(value: Json) -> tuple[int, ...]:
 
 def uniform(value: Json, shape: tuple[int, ...], dtype: int) -> NDArray | None:
     """The tensor of a regular nest of plain numbers or booleans; None where anything needs a closer look."""
-    if 0 in shape or len(shape) > MAX_RANK:
-        return None
     flat: list[Any] = [value]
-    for size in shape:
-        if set(map(type, flat)) != {list} or set(map(len, flat)) != {size}:
+    for level, size in enumerate(shape):
+        if level == MAX_RANK or set(map(type, flat)) != {list} or set(map(len, flat)) != {size}:
             return None
         flat = list(chain.from_iterable(flat))
+    if not flat:
+        # One array for all: millions of empty rows, each with an array of its own, would cost gigabytes.
+        return np.empty(shape, DATA_TYPES[dtype].dtype) if dtype in DATA_TYPES else None
     kinds = set(map(type, flat))
     if dtype in _FLOATS:
         return _uniform_floats(flat, shape, kinds, dtype)
@@ -98,6 +99,11 @@ def uniform(value: Json, shape: tuple[int, ...], dtype: int) -> NDArray | None:
 def is_base64(value: Json) -> bool:
     """An object of the one key `b64` with a string stands for bytes."""
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
+
+
+def type_word(value: Json) -> str:
+    """RapidJSON's word for the type of a value, such as `Null` or `True`."""
+    return str(value) if isinstance(value, bool) else _WORDS.get(type(value), "Number")
 
 
 def echo(value: Json) -> str:
@@ -176,9 +182,9 @@ def _leaf(value: Json, dtype: int) -> Any:  # noqa: ANN401 - bytes, bool, int or
     if isinstance(value, dict):
         if dtype != types_pb2.DT_STRING:
             raise _wrong_type(value, dtype)
-        return _from_base64(value)
+        return from_base64(value)
     if dtype in _FLOATS:
-        return _float_leaf(value, dtype)
+        return float_leaf(value, dtype)
     if dtype in _INTEGERS:
         low, high = _INTEGERS[dtype]
         if type(value) is not int or not low <= value <= high:
@@ -195,7 +201,8 @@ def _leaf(value: Json, dtype: int) -> Any:  # noqa: ANN401 - bytes, bool, int or
     raise ServingError(StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value: {echo(value)} to type: {word_of(dtype)}")
 
 
-def _float_leaf(value: Json, dtype: int) -> float:
+def float_leaf(value: Json, dtype: int) -> float:
+    """A JSON number as a float of this dtype; raises INVALID_ARGUMENT for what is none, or would lose precision."""
     if isinstance(value, rapidjson.NonFinite):
         return value
     if type(value) not in (int, float):
@@ -214,11 +221,11 @@ def _float_leaf(value: Json, dtype: int) -> float:
 
 
 def _wrong_type(value: Json, dtype: int) -> ServingError:
-    kind = str(value) if isinstance(value, bool) else _WORDS.get(type(value), "Number")
-    return invalid(f"JSON Value: {echo(value)} Type: {kind} is not of expected type: {word_of(dtype)}")
+    return invalid(f"JSON Value: {echo(value)} Type: {type_word(value)} is not of expected type: {word_of(dtype)}")
 
 
-def _from_base64(value: dict[str, Json]) -> bytes:
+def from_base64(value: dict[str, Json]) -> bytes:
+    """The bytes of a `{"b64": text}`; raises INVALID_ARGUMENT."""
     if not is_base64(value):
         raise invalid(f"JSON Value: {echo(value)} not formatted correctly for base64 data")
     # Like absl::Base64Unescape: white space is skipped and padding may be missing.

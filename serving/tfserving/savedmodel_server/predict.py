@@ -14,25 +14,31 @@ from serving.tfserving.savedmodel_server import json_request, json_response, rap
 from serving.tfserving.savedmodel_server.errors import ServingError, invalid
 from serving.tfserving.savedmodel_server.executor import DEFAULT_SIGNATURE, Signature
 from serving.tfserving.savedmodel_server.json_response import Output
+from serving.tfserving.savedmodel_server.runtime import Runtime
 from serving.tfserving.savedmodel_server.tensors import NDArray
 from serving.tfserving.savedmodel_server.versions import Versions
 
 
 def predict(
-    versions: Versions, request: predict_pb2.PredictRequest, deadline: float | None = None
+    versions: Versions,
+    request: predict_pb2.PredictRequest,
+    deadline: float | None = None,
+    runtime: Runtime | None = None,
 ) -> predict_pb2.PredictResponse:
     """The gRPC method, until `deadline`, a time.monotonic(); raises ServingError."""
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
+    runtime = runtime or Runtime()
     spec = request.model_spec
     with versions.using(spec) as (number, servable):
         signature = servable.signature(spec.signature_name)
         if signature is None:
             name = spec.signature_name or DEFAULT_SIGNATURE
             raise ServingError(StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+        runtime.check_method_name(servable, signature)
         arrays = bind(signature, request.inputs, lambda alias: tensors.decode(request.inputs[alias], alias))
         wanted = choose(signature, request.output_filter)
-        results = signature.run(arrays, wanted, deadline)
+        results = runtime.run(spec.name, "Predict", signature, arrays, wanted, deadline)
         response = predict_pb2.PredictResponse()
         response.model_spec.name = spec.name
         response.model_spec.version.value = number
@@ -42,8 +48,15 @@ def predict(
         return response
 
 
-def predict_json(versions: Versions, spec: model_pb2.ModelSpec, body: bytes, deadline: float | None = None) -> bytes:
+def predict_json(
+    versions: Versions,
+    spec: model_pb2.ModelSpec,
+    body: bytes,
+    deadline: float | None = None,
+    runtime: Runtime | None = None,
+) -> bytes:
     """The REST call, until `deadline`, a time.monotonic(); raises ServingError."""
+    runtime = runtime or Runtime()
     try:
         request = json_request.parse(body)
         with versions.using(spec) as (_, servable):
@@ -52,8 +65,9 @@ def predict_json(versions: Versions, spec: model_pb2.ModelSpec, body: bytes, dea
                 name = request.signature_name or DEFAULT_SIGNATURE
                 raise invalid(f'Serving signature name: "{name}" not found in signature def')
             given = request.tensors({alias: info.dtype for alias, info in signature.inputs.items()})
+            runtime.check_method_name(servable, signature)
             arrays = bind(signature, given, given.__getitem__)
-            results = signature.run(arrays, tuple(signature.outputs), deadline)
+            results = runtime.run(spec.name, "Predict", signature, arrays, tuple(signature.outputs), deadline)
         outputs = {alias: Output(array, signature.outputs[alias].dtype) for alias, array in results.items()}
         return json_response.render(outputs, row=request.row)
     except RecursionError:

@@ -6,75 +6,96 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
-
-import grpc
-from aiohttp import web
+from typing import Any
 
 from serving.tfserving.savedmodel_server import MARK, config
-from serving.tfserving.savedmodel_server.config import ConfigError, ModelConfig
-from serving.tfserving.savedmodel_server.executor import Parallelism, SavedModel
+from serving.tfserving.savedmodel_server.config import ModelConfig
+from serving.tfserving.savedmodel_server.config_file import ConfigFile
+from serving.tfserving.savedmodel_server.doors import THREADS_PER_CPU, open_doors, read_settings
+from serving.tfserving.savedmodel_server.errors import ServingError
+from serving.tfserving.savedmodel_server.executor import Servable
 from serving.tfserving.savedmodel_server.flags import Flags
-from serving.tfserving.savedmodel_server.grpc_service import SERVER_OPTIONS, add_services
-from serving.tfserving.savedmodel_server.manager import Manager, StartError
-from serving.tfserving.savedmodel_server.rest import MarkedServer, RestDoor
+from serving.tfserving.savedmodel_server.loading import Loader, options_of
+from serving.tfserving.savedmodel_server.manager import LoadPolicy, Manager
+from serving.tfserving.savedmodel_server.metrics import Metrics
+from serving.tfserving.savedmodel_server.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-# How long calls under way may go on after a SIGTERM.
-DRAIN_S = 5.0
 # What TensorFlow Serving's main returns, -1, as a shell sees it.
 FAILED = 255
-THREADS_PER_CPU = 4
-
-Stop = Callable[[], Awaitable[object]]
 
 
 def run(flags: Flags) -> int:
     """Serves until SIGTERM or SIGINT; the exit code."""
     try:
         return asyncio.run(_serve_until_stopped(flags, _models(flags)))
-    except (ConfigError, StartError, OSError) as exc:
+    except (ServingError, OSError) as exc:
         log.error("Failed to start server. Error: %s", exc)
         return FAILED
 
 
 @asynccontextmanager
-async def serving(flags: Flags, models: Sequence[ModelConfig]) -> AsyncIterator[None]:
-    """Open ports, once every model is available; leaving it drains what is under way.
+async def serving(flags: Flags, models: Sequence[ModelConfig] | None) -> AsyncIterator[None]:
+    """Open ports, once every model is available; leaving it drains what is under way. None is no configuration yet.
 
-    Raises StartError where a model can never be available, and OSError where a port is taken.
+    Raises ServingError where a model can never be available, and OSError where a port is taken.
     """
-    parallelism = Parallelism(flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism)
     async with AsyncExitStack() as stack:
-        loader = ThreadPoolExecutor(1, "loader")
-        stack.callback(loader.shutdown, wait=False)
-        # Calls leave Python while TensorFlow computes, so more threads than processors keep both busy.
-        pool = ThreadPoolExecutor(THREADS_PER_CPU * (os.cpu_count() or 1), "predict")
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        load: Callable[[Path], SavedModel] = partial(SavedModel, parallelism=parallelism)
-        manager = Manager(models, load, loader, poll_s=flags.file_system_poll_wait_seconds)
-        await manager.start()
-        doors: list[Stop] = []
-        stack.push_async_callback(_stop_all, doors)
-        if flags.port:
-            doors.append(await _start_grpc(flags, manager, pool))
-        if flags.rest_api_port:
-            doors.append(await _start_rest(flags, manager, pool))
-        keeping_up = asyncio.create_task(manager.keep_up())
-        stack.push_async_callback(_cancel, keeping_up)
+        starter = _threads(stack, THREADS_PER_CPU * (os.cpu_count() or 1), "start")
+        loader = _threads(stack, flags.num_load_threads or 1, "load")
+        unloader = _threads(stack, flags.num_unload_threads or 1, "unload")
+        settings = read_settings(flags)
+        metrics = Metrics()
+        runtime = Runtime(metrics, flags.enable_signature_method_name_check)
+        load_version = Loader(options_of(flags), metrics)
+        stack.callback(load_version.close, wait=False)
+
+        def load(path: Path) -> Servable:
+            with metrics.loading(path):
+                return load_version(path)
+
+        policy = LoadPolicy(
+            poll_s=flags.file_system_poll_wait_seconds,
+            retries=flags.max_num_load_retries,
+            retry_interval_s=flags.load_retry_interval_micros / 1e6,
+            any_label=flags.allow_version_labels_for_unavailable_models,
+        )
+        manager = Manager(load, loader, unloader, policy)
+        stack.push_async_callback(manager.stop)
+        if models is not None:
+            await manager.start(models, starter)
+        await stack.enter_async_context(open_doors(flags, settings, manager, runtime))
+        # Before the doors drain: their calls may be waiting for a batch.
+        stack.callback(load_version.hurry)
+        _keep(stack, manager.keep_up())
+        if flags.model_config_file:
+            file = ConfigFile(Path(flags.model_config_file), manager)
+            _keep(stack, file.follow(flags.model_config_file_poll_wait_seconds))
         yield
 
 
-async def _serve_until_stopped(flags: Flags, models: Sequence[ModelConfig]) -> int:
+def _threads(stack: AsyncExitStack, count: int, name: str) -> ThreadPoolExecutor:
+    """A pool that is left to itself when the stack is left: nobody waits for what hangs in it."""
+    pool = ThreadPoolExecutor(count, name)
+    stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+    return pool
+
+
+def _keep(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """Runs in the background until the stack is left."""
+    stack.push_async_callback(_cancel, asyncio.create_task(work))
+
+
+async def _serve_until_stopped(flags: Flags, models: Sequence[ModelConfig] | None) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    log.info("%s: starting with %s", MARK, ", ".join(model.name for model in models) or "no model")
+    log.info("%s: starting with %s", MARK, ", ".join(model.name for model in models or ()) or "no model")
     async with AsyncExitStack() as stack:
         stopped = asyncio.create_task(stop.wait())
         started = asyncio.ensure_future(stack.enter_async_context(serving(flags, models)))
@@ -90,44 +111,13 @@ async def _serve_until_stopped(flags: Flags, models: Sequence[ModelConfig]) -> i
     return 0
 
 
-async def _start_grpc(flags: Flags, manager: Manager, pool: ThreadPoolExecutor) -> Stop:
-    server = grpc.aio.server(options=SERVER_OPTIONS + flags.grpc_options)
-    add_services(server, manager.versions, pool)
-    address = f"{flags.bind_address}:{flags.port}"
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError as exc:
-        raise OSError(f"--port: cannot listen on {address}: {exc}") from exc
-    await server.start()
-    log.info("gRPC at %s", address)
-    return partial(server.stop, DRAIN_S)
-
-
-async def _start_rest(flags: Flags, manager: Manager, pool: ThreadPoolExecutor) -> Stop:
-    door = RestDoor(manager.versions, pool, timeout_s=flags.rest_api_timeout_in_ms / 1000 or None)
-    runner = web.ServerRunner(MarkedServer(door), shutdown_timeout=DRAIN_S)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, flags.bind_address, flags.rest_api_port).start()
-    except OSError as exc:
-        await runner.cleanup()
-        raise OSError(f"--rest_api_port: {exc}") from exc
-    log.info("REST at %s:%d", flags.bind_address, flags.rest_api_port)
-    return runner.cleanup
-
-
-async def _stop_all(doors: Sequence[Stop]) -> None:
-    """All doors close at once, and have the same time to drain."""
-    await asyncio.gather(*(stop() for stop in doors))
-
-
 async def _cancel(task: asyncio.Future[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
 
 
-def _models(flags: Flags) -> tuple[ModelConfig, ...]:
+def _models(flags: Flags) -> tuple[ModelConfig, ...] | None:
     if flags.model_config_file:
         return config.from_file(Path(flags.model_config_file))
     return config.single(flags.model_name, flags.model_base_path)

@@ -1,6 +1,7 @@
 """The answers about models rather than from them: version status and signatures, as messages and as JSON.
 
-The JSON is protobuf's own, with the space of indentation that TensorFlow Serving's printer uses.
+The JSON is that of protobuf's C++ printer: fields by their numbers, defaults written out, one space of indentation. The
+metadata are two such documents, put together as text (http_rest_api_util.cc).
 """
 
 from __future__ import annotations
@@ -86,14 +87,40 @@ def metadata_json(versions: Versions, spec: model_pb2.ModelSpec) -> bytes:
     response = model_metadata(versions, request)
     signatures = get_model_metadata_pb2.SignatureDefMap()
     response.metadata[SIGNATURE_DEF].Unpack(signatures)
-    return _text({"model_spec": _document(response.model_spec), "metadata": {SIGNATURE_DEF: _document(signatures)}})
-
-
-def _document(message: Message) -> dict[str, Any]:
-    return json_format.MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    return b'{\n"model_spec":%b,\n"metadata": {"signature_def": %b}\n}\n' % (
+        _text(_document(response.model_spec)),
+        _text(_document(signatures)),
     )
 
 
+def _document(message: Message) -> dict[str, Any]:
+    document = json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    ordered: dict[str, Any] = _in_order(document, message.DESCRIPTOR)
+    return ordered
+
+
+def _in_order(document: Any, descriptor: Any) -> Any:  # noqa: ANN401 - JSON, and either implementation's descriptor
+    """The JSON object of a message with its fields, and those of its messages, by number; a map by its keys."""
+    if not isinstance(document, dict):
+        # A wrapper such as Int64Value is a bare value.
+        return document
+    ordered: dict[str, Any] = {}
+    for field in sorted(descriptor.fields, key=lambda field: field.number):
+        if field.name not in document:
+            continue
+        value, inner = document[field.name], field.message_type
+        if inner is not None and inner.GetOptions().map_entry:
+            of_value = inner.fields_by_name["value"].message_type
+            value = {key: _in_order(value[key], of_value) if of_value else value[key] for key in sorted(value)}
+        elif inner is not None:
+            value = [_in_order(item, inner) for item in value] if isinstance(value, list) else _in_order(value, inner)
+        ordered[field.name] = value
+    return ordered
+
+
 def _text(document: dict[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+    # The printer escapes what would end a script element.
+    text = json.dumps(document, indent=1, ensure_ascii=False).replace("<", "\\u003c").replace(">", "\\u003e")
+    return (text + "\n").encode()

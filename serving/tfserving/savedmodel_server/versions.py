@@ -75,8 +75,9 @@ class Versions:
     `on_drained` is called, once and outside the lock, with a version that is unloading and no longer used.
     """
 
-    def __init__(self, labels: Mapping[str, Mapping[str, int]], on_drained: Callable[[Version], None]) -> None:
-        self._labels = labels
+    def __init__(self, on_drained: Callable[[Version], None]) -> None:
+        # None until the first configuration.
+        self._labels: Mapping[str, Mapping[str, int]] | None = None
         self._on_drained = on_drained
         self._models: dict[str, dict[int, Version]] = {}
         self._lock = threading.Lock()
@@ -85,7 +86,8 @@ class Versions:
     def using(self, spec: model_pb2.ModelSpec) -> Iterator[tuple[int, Servable]]:
         """The version that a ModelSpec asks for, kept from unloading meanwhile.
 
-        Raises INVALID_ARGUMENT for an empty name or an unknown label, NOT_FOUND for an unknown model or version.
+        Raises INVALID_ARGUMENT for an empty name or an unknown label, NOT_FOUND for an unknown model or version, and
+        UNAVAILABLE for a label before there is any configuration.
         """
         version, servable = self._enter(spec)
         try:
@@ -102,6 +104,16 @@ class Versions:
         with self._lock:
             known = self._models.get(model, {})
             return {number: known[number] for number in sorted(known, reverse=True)}
+
+    def labelled(self, model: str, label: str) -> int | None:
+        """The version of a model that a label names; None where there is no such label."""
+        with self._lock:
+            return (self._labels or {}).get(model, {}).get(label)
+
+    def relabel(self, labels: Mapping[str, Mapping[str, int]]) -> None:
+        """Replaces the labels of all models."""
+        with self._lock:
+            self._labels = labels
 
     def add(self, version: Version) -> None:
         """Puts a version into the table, or a new life of it in the old one's place."""
@@ -146,7 +158,9 @@ class Versions:
             case "version":
                 number = spec.version.value
             case "version_label":
-                number = self._labels.get(spec.name, {}).get(spec.version_label)
+                if self._labels is None:
+                    raise ServingError(StatusCode.UNAVAILABLE, "Model labels does not init yet.")
+                number = self.labelled(spec.name, spec.version_label)
                 if number is None:
                     raise invalid(f"Unrecognized servable version label: {spec.version_label}")
         with self._lock:

@@ -110,6 +110,7 @@ def test_without_tensorflow_serving_the_stand_in_takes_its_options(
         f"--port={PORTS.tfserving_grpc_port}",
         f"--rest_api_port={PORTS.tfserving_rest_port}",
         f"--model_config_file={config}",
+        "--max_num_load_retries=0",
         "--bind_address=127.0.0.1",
     ]
     assert "stand-in" in server.note

@@ -99,6 +99,7 @@ async def test_headers_choose_where_it_is_answered(client: httpx.AsyncClient) ->
         ("POST", PREDICT, {"inputs": [[1]]}, 400, "expected [-1, 2]"),
         ("POST", f"/v1/models/doubler/versions/{2**63}:predict", {}, 400, "Failed to convert version: 922337"),
         ("POST", "/v1/models/doubler:classify", {}, 400, "classify works on tf.Example"),
+        ("POST", "/v1/models/doubler/versions/1:Regress", {}, 400, "regress works on tf.Example, which the gateway "),
         ("POST", "/v1/foo", {}, 400, "Malformed request: POST /v1/foo"),
         ("POST", "/v1/models/doubler/versions/1/labels/stable:predict", {}, 400, "Malformed request: POST /v1/models"),
         ("POST", "/v1/models/doubler/versions/one:predict", {}, 400, "Malformed request: POST /v1/models"),

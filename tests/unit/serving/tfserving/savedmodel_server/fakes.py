@@ -9,7 +9,18 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving.tfserving.savedmodel_server.errors import invalid
-from serving.tfserving.savedmodel_server.executor import Signature
+from serving.tfserving.savedmodel_server.executor import Servable, Signature
+from serving.tfserving.savedmodel_server.versions import State, Version, Versions
+
+
+def served(models: Mapping[str, Servable]) -> Versions:
+    """A table with version 1 of each model, available."""
+    table = Versions(lambda _: None)
+    for name, model in models.items():
+        version = Version(name, 1, Path("/"), State.LOADING)
+        table.add(version)
+        table.available(version, model)
+    return table
 
 
 class FakeServable:

@@ -95,3 +95,57 @@ def save_zoo(base: Path) -> None:
     defaults = saved.meta_graphs[0].signature_def["scaled"].defaults
     defaults["scale"].CopyFrom(tf.make_tensor_proto(3.0))
     file.write_bytes(saved.SerializeToString())
+
+
+def save_version_1(base: Path, *, op: str = "main") -> None:
+    """Writes a model as TensorFlow 1 does: y = x + 1 and a table of words, initialised by a main or a legacy op."""
+    v1 = tf.compat.v1
+    words = base.parent / f".{base.name}.words"
+    words.write_text("zero\none\ntwo\n")
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None], "x")
+        one = v1.get_variable("one", [], initializer=v1.constant_initializer(1.0), use_resource=False)
+        v1.add_to_collection(v1.GraphKeys.ASSET_FILEPATHS, file := tf.constant(str(words)))
+        table = tf.lookup.StaticHashTable(
+            tf.lookup.TextFileInitializer(
+                file, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
+            ),
+            -1,
+        )
+        word = v1.placeholder(tf.string, [None], "word")
+        session.run([v1.global_variables_initializer(), v1.tables_initializer()])
+        signature = v1.saved_model.signature_def_utils.predict_signature_def
+        builder = v1.saved_model.Builder(str(base / "1"))
+        builder.add_meta_graph_and_variables(
+            session,
+            [v1.saved_model.tag_constants.SERVING],
+            {
+                "serving_default": signature({"x": x}, {"y": x + one}),
+                "number": signature({"word": word}, {"number": table.lookup(word)}),
+            },
+            assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS),
+            **{"main_op" if op == "main" else "legacy_init_op": v1.tables_initializer()},
+        )
+        builder.save()
+    words.unlink()
+
+
+def save_keras(base: Path) -> None:
+    """Writes a Keras model, exported as for serving: two features, one value."""
+    inputs = tf.keras.Input((2,), name="features")
+    outputs = tf.keras.layers.Dense(1, kernel_initializer="ones", bias_initializer="ones", name="value")(inputs)
+    tf.keras.Model(inputs, outputs).export(str(base / "1"), verbose=False)
+
+
+def tflite_model(model: tf.Module, signature: Any) -> bytes:
+    """A module's function converted to TFLite."""
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([signature.get_concrete_function()], model)
+    return bytes(converter.convert())
+
+
+def write_warmup(version: Path, *records: bytes) -> None:
+    """Puts warm-up records into a version's folder."""
+    (version / "assets.extra").mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(version / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        for record in records:
+            writer.write(record)

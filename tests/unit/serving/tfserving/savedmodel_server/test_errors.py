@@ -19,9 +19,10 @@ def test_an_error_reads_as_tensorflow_serving_writes_it() -> None:
 
 
 def test_grpc_messages_are_cut() -> None:
-    """1024 characters and a mark; short ones are whole."""
+    """1024 bytes and a mark; short ones are whole."""
     assert ServingError(StatusCode.INTERNAL, "x" * 1024).grpc_message == "x" * 1024
     assert ServingError(StatusCode.INTERNAL, "x" * 1025).grpc_message == "x" * 1024 + "...TRUNCATED"
+    assert ServingError(StatusCode.INTERNAL, "ä" * 513).grpc_message == "ä" * 512 + "...TRUNCATED"
 
 
 def test_numbers_that_are_no_code_are_unknown() -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from grpc import StatusCode
 
 from serving.tfserving.savedmodel_server.errors import ServingError
 from serving.tfserving.savedmodel_server.executor import SavedModel
@@ -81,13 +79,3 @@ def test_an_unknown_signature_is_none(affine: SavedModel) -> None:
     assert affine.signature("nope") is None
     assert affine.signature("__saved_model_init_op") is None
     assert "__saved_model_init_op" in affine.signature_defs
-
-
-def test_what_is_no_saved_model_does_not_load(tmp_path: Path) -> None:
-    """A folder without a SavedModel is NOT_FOUND; a file that is none says so."""
-    with pytest.raises(ServingError) as caught:
-        SavedModel(tmp_path)
-    assert caught.value.code is StatusCode.NOT_FOUND
-    (tmp_path / "saved_model.pb").write_bytes(b"\xff not a model")
-    with pytest.raises(ServingError):
-        SavedModel(tmp_path)

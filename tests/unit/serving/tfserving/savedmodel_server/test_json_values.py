@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tensorflow.core.framework import types_pb2 as t
 
 from serving.tfserving.savedmodel_server.errors import ServingError
-from serving.tfserving.savedmodel_server.json_values import decimal, decimals, echo, tensor
+from serving.tfserving.savedmodel_server.json_values import decimal, decimals, echo, tensor, uniform
 from serving.tfserving.savedmodel_server.rapidjson import parse
 from serving.tfserving.savedmodel_server.tensors import DATA_TYPES
 
@@ -135,3 +135,15 @@ def test_echoes_are_short() -> None:
     assert echo({"a": [1]}) == '{\n    "a": [\n        1\n    ]\n}'
     assert len(echo(list(range(1_000_000)))) == 256
     assert len(echo("x" * 1_000_000)) == 256
+
+
+@pytest.mark.parametrize("dtype", [t.DT_FLOAT, t.DT_STRING, t.DT_HALF])
+def test_empty_lists_are_one_array(dtype: int) -> None:
+    """Without a walk over them, of which there may be millions; whatever is irregular is looked at."""
+    for value, shape in (([], (0,)), ([[], []], (2, 0)), ([[[]], [[]]], (2, 1, 0))):
+        array = uniform(value, shape, dtype)
+        assert array is not None
+        assert (array.shape, array.dtype) == (shape, DATA_TYPES[dtype].dtype)
+    assert uniform([[], [1]], (2, 0), dtype) is None
+    with pytest.raises(ServingError, match="Encountered list at unexpected size: 1 at level: 1 expected size: 0"):
+        tensor([[], [1]], dtype)

@@ -14,7 +14,8 @@ import pytest
 from tensorflow_serving.apis import model_pb2
 
 from serving.tfserving.savedmodel_server.config import ModelConfig, VersionPolicy
-from serving.tfserving.savedmodel_server.manager import Manager, StartError
+from serving.tfserving.savedmodel_server.errors import ServingError
+from serving.tfserving.savedmodel_server.manager import LoadPolicy, Manager
 from serving.tfserving.savedmodel_server.versions import State
 from tests.unit.serving.tfserving.savedmodel_server.fakes import FakeLoader
 
@@ -27,16 +28,26 @@ def put(base: Path, *names: str, broken: bool = False) -> None:
             (base / name / "broken").touch()
 
 
+ONCE = LoadPolicy(poll_s=0, retries=0)
+
+
 @asynccontextmanager
-async def managing(*models: ModelConfig, loader: FakeLoader | None = None) -> AsyncIterator[Manager]:
+async def managing(loader: FakeLoader | None = None, policy: LoadPolicy = ONCE) -> AsyncIterator[Manager]:
     """A manager that never polls by itself; its loader's work is over when it is left."""
-    with ThreadPoolExecutor(1) as executor:
-        yield Manager(models, loader or FakeLoader(), executor, poll_s=0)
+    with ThreadPoolExecutor(2) as executor:
+        manager = Manager(loader or FakeLoader(), executor, executor, policy)
+        yield manager
+        await manager.stop()
 
 
-def states(manager: Manager) -> dict[int, State]:
-    """The states of model m's versions."""
-    return {number: version.state for number, version in manager.versions.of("m").items()}
+def model(name: str, folder: Path, **labels: int) -> ModelConfig:
+    """A model by its name, in the folder of that name."""
+    return ModelConfig(name, folder / name, labels=labels)
+
+
+def states(manager: Manager, name: str = "m") -> dict[int, State]:
+    """The states of a model's versions."""
+    return {number: version.state for number, version in manager.versions.of(name).items()}
 
 
 async def test_starting_serves_the_latest_version(tmp_path: Path) -> None:
@@ -44,15 +55,17 @@ async def test_starting_serves_the_latest_version(tmp_path: Path) -> None:
     put(tmp_path, "1", "00000012", "next", ".13")
     (tmp_path / "14").touch()
     loader = FakeLoader()
-    async with managing(ModelConfig("m", tmp_path), loader=loader) as manager:
-        await manager.start()
+    async with managing(loader) as manager:
+        await manager.start([ModelConfig("m", tmp_path)])
         assert states(manager) == {12: State.AVAILABLE}
         assert [path.name for path, _ in loader.loaded] == ["00000012"]
 
 
 async def test_starting_waits_for_a_missing_base_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It says so once, and goes on when the folder comes."""
-    async with managing(ModelConfig("m", tmp_path / "m")) as manager:
+    async with managing() as manager:
+        starting = asyncio.create_task(manager.start([ModelConfig("m", tmp_path / "m")]))
+        await asyncio.sleep(0)
         await manager.poll()
         await manager.poll()
         assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -60,36 +73,31 @@ async def test_starting_waits_for_a_missing_base_path(tmp_path: Path, caplog: py
         (tmp_path / "m").mkdir()
         await manager.poll()
         assert "no versions found under base path" in caplog.text
-        starting = asyncio.create_task(manager.start())
         await asyncio.to_thread(put, tmp_path / "m", "1")
         await starting
         assert states(manager) == {1: State.AVAILABLE}
 
 
 async def test_a_model_that_cannot_load_stops_the_start(tmp_path: Path) -> None:
-    """With the reason, rather than a wait without end."""
-    put(tmp_path, "1", broken=True)
-    async with managing(ModelConfig("m", tmp_path)) as manager:
-        with pytest.raises(StartError, match=r"name: m version: 1} due to error: INVALID_ARGUMENT: it is broken"):
-            await manager.start()
-
-
-async def test_a_label_needs_an_available_version(tmp_path: Path) -> None:
-    """As TensorFlow Serving checks when it reads its configuration."""
-    put(tmp_path, "1", "2")
-    async with managing(ModelConfig("m", tmp_path, labels={"old": 1})) as manager:
-        with pytest.raises(StartError, match="assign label to version 1 of model m, which is not currently available"):
-            await manager.start()
-    async with managing(ModelConfig("m", tmp_path, VersionPolicy(latest=None), {"old": 1})) as manager:
-        await manager.start()
+    """With the reason, rather than a wait without end, and only once every other model is decided."""
+    put(tmp_path / "m", "1", "2", broken=True)
+    put(tmp_path / "n", "1")
+    async with managing() as manager:
+        with pytest.raises(ServingError) as caught:
+            await manager.start([ModelConfig("m", tmp_path / "m", VersionPolicy(latest=None)), model("n", tmp_path)])
+        assert str(caught.value) == (
+            "UNKNOWN: 1 servable(s) did not become available: "
+            "{{{name: m version: 2} due to error: INVALID_ARGUMENT: it is broken}, }"
+        )
+        assert states(manager, "n") == {1: State.AVAILABLE}
 
 
 async def test_a_new_version_takes_over_once_it_is_available(tmp_path: Path) -> None:
     """The old one is closed only when its last request has ended."""
     put(tmp_path, "1")
     loader = FakeLoader()
-    async with managing(ModelConfig("m", tmp_path), loader=loader) as manager:
-        await manager.start()
+    async with managing(loader) as manager:
+        await manager.start([ModelConfig("m", tmp_path)])
         with manager.versions.using(model_pb2.ModelSpec(name="m")) as (number, _):
             assert number == 1
             put(tmp_path, "2")
@@ -104,8 +112,8 @@ async def test_a_new_version_takes_over_once_it_is_available(tmp_path: Path) -> 
 async def test_a_version_that_fails_leaves_the_old_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is not tried again until its folder was away."""
     put(tmp_path, "1")
-    async with managing(ModelConfig("m", tmp_path)) as manager:
-        await manager.start()
+    async with managing() as manager:
+        await manager.start([ModelConfig("m", tmp_path)])
         put(tmp_path, "2", broken=True)
         await manager.poll()
         await manager.poll()
@@ -122,8 +130,8 @@ async def test_a_version_that_fails_leaves_the_old_one(tmp_path: Path, caplog: p
 async def test_a_removed_version_gives_way_to_an_older_one(tmp_path: Path) -> None:
     """Removing the newest folder is a way back."""
     put(tmp_path, "1", "2")
-    async with managing(ModelConfig("m", tmp_path)) as manager:
-        await manager.start()
+    async with managing() as manager:
+        await manager.start([ModelConfig("m", tmp_path)])
         shutil.rmtree(tmp_path / "2")
         await manager.poll()
         await manager.poll()
@@ -137,8 +145,8 @@ async def test_a_removed_version_gives_way_to_an_older_one(tmp_path: Path) -> No
 async def test_a_base_path_that_goes_away_changes_nothing(tmp_path: Path) -> None:
     """A file system that fails for a moment must not take the model with it."""
     put(tmp_path / "m", "1")
-    async with managing(ModelConfig("m", tmp_path / "m")) as manager:
-        await manager.start()
+    async with managing() as manager:
+        await manager.start([model("m", tmp_path)])
         shutil.rmtree(tmp_path / "m")
         await manager.poll()
         assert states(manager) == {1: State.AVAILABLE}
@@ -148,8 +156,8 @@ async def test_every_version_is_logged(tmp_path: Path, caplog: pytest.LogCapture
     """One line when it comes, and two when it goes."""
     caplog.set_level(logging.INFO)
     put(tmp_path, "1")
-    async with managing(ModelConfig("m", tmp_path)) as manager:
-        await manager.start()
+    async with managing() as manager:
+        await manager.start([ModelConfig("m", tmp_path)])
         put(tmp_path, "2")
         await manager.poll()
     lines = [record.getMessage() for record in caplog.records if record.name.endswith("manager")]

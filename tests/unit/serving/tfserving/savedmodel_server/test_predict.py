@@ -20,7 +20,8 @@ from serving.tfserving.savedmodel_server.versions import State, Version, Version
 @pytest.fixture
 def versions(zoo: SavedModel, affine: SavedModel) -> Versions:
     """Version 1 of both models."""
-    table = Versions({}, lambda _: None)
+    table = Versions(lambda _: None)
+    table.relabel({})
     for name, model in (("zoo", zoo), ("affine", affine)):
         version = Version(name, 1, Path("/"), State.LOADING)
         table.add(version)

@@ -19,7 +19,7 @@ from tests.unit.serving.tfserving.savedmodel_server.fakes import FakeServable
 @pytest.fixture
 def versions() -> Versions:
     """Model m: version 2 failed, version 1 is available."""
-    table = Versions({"m": {}}, lambda _: None)
+    table = Versions(lambda _: None)
     for number in (1, 2):
         version = Version("m", number, Path("/m"), State.LOADING)
         table.add(version)

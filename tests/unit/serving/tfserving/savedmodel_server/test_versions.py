@@ -56,7 +56,8 @@ class Table:
 
     def __init__(self) -> None:
         self.drained: list[int] = []
-        self.versions = Versions({"m": {"stable": 1, "gone": 9}}, lambda drained: self.drained.append(drained.number))
+        self.versions = Versions(lambda drained: self.drained.append(drained.number))
+        self.versions.relabel({"m": {"stable": 1, "gone": 9}})
         for number in (1, 2):
             entry = version(number, State.START)
             self.versions.add(entry)
@@ -124,3 +125,14 @@ def test_a_failing_request_ends_its_use() -> None:
     with pytest.raises(ServingError):
         fail()
     assert table.versions.of("m")[2].in_flight == 0
+
+
+def test_labels_come_with_the_first_configuration() -> None:
+    """Before, a label is not wrong but early; afterwards the labels are replaced all at once."""
+    versions = Versions(lambda _: None)
+    with pytest.raises(ServingError, match="UNAVAILABLE: Model labels does not init yet"):
+        used(versions, spec(label="x"))
+    versions.relabel({"m": {"x": 1}})
+    assert versions.labelled("m", "x") == 1
+    versions.relabel({"m": {"y": 1}})
+    assert versions.labelled("m", "x") is None

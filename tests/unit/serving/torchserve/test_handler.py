@@ -325,19 +325,6 @@ def test_a_bool_byte_is_zero_or_one() -> None:
     assert refused.value.cause == Cause.INVALID_INPUT
 
 
-def test_bytes_are_refused_by_the_model_not_by_the_codec(folder: Path) -> None:
-    """The codec reads BYTES; TorchScript cannot take them, which is an unsupported datatype."""
-    its = ModelContract("doubler", 1, (TensorSpec("x", "BYTES", (-1,)),), (TensorSpec("y", "FP32", (-1, 2)),))
-    (folder.parent / "texts").mkdir()
-    (folder.parent / "texts" / "contract.json").write_text(its.to_json())
-    (folder.parent / "texts" / "model.pt").write_bytes((folder / "model.pt").read_bytes())
-    context = FakeContext(folder.parent / "texts", its)
-    handler.handle(None, context)
-    replies = handler.handle([{"frame": frame([tensor("x", [b"a"], "BYTES")])}], context)
-    assert replies is not None
-    assert _error(replies[0])[0] == Cause.UNSUPPORTED_DATATYPE
-
-
 def test_an_output_that_json_cannot_carry_is_refused_there_and_framed_elsewhere(tmp_path: Path) -> None:
     """Infinity travels in a frame; in JSON the client is told so."""
     its = contract(finite="allowed")

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from gateway.core import tensor as core
-from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause
 from gateway.core.messages import TensorSpec
 from serving.torchserve import handler

@@ -21,6 +21,8 @@ from gateway.frontends.grpc import errors as grpc_errors
 from gateway.frontends.rest import errors as rest_errors
 from tests.contract.wire_forms import CONTENTS, flattened, nested, packed, unpacked
 
+PREDICTIONS = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
+
 
 @dataclass(frozen=True)
 class Input:
@@ -116,7 +118,7 @@ class Predict:
             body["outputs"] = asked.wanted
         answer = await _post(world, "/predict", body, asked)
         document = answer.json()
-        return _outcome(answer, document.get("outputs", {}), document.get("id", ""))
+        return outcome(answer, document.get("outputs", {}), document.get("id", ""))
 
 
 class OipRest:
@@ -129,12 +131,17 @@ class OipRest:
         return 200 if cause is None else rest_errors.OIP[cause]
 
     async def send(self, world: Reachable, asked: Asked) -> Outcome:
-        """Data nested, as it is; whatever fits goes flat."""
+        """Data nested, as it is; a scalar is a list of one."""
         body: dict[str, Any] = {
             "id": "7",
             "parameters": dict(asked.fields),
             "inputs": [
-                {"name": item.name, "shape": item.shape, "datatype": item.datatype, "data": item.data}
+                {
+                    "name": item.name,
+                    "shape": item.shape,
+                    "datatype": item.datatype,
+                    "data": item.data if isinstance(item.data, list) else [item.data],
+                }
                 for item in asked.inputs
             ],
         }
@@ -144,7 +151,7 @@ class OipRest:
         answer = await _post(world, f"/v2/models/{asked.model}{version}/infer", body, asked)
         document = answer.json()
         outputs = {item["name"]: nested(item["data"], item["shape"]) for item in document.get("outputs", [])}
-        return _outcome(answer, outputs, document.get("id", ""))
+        return outcome(answer, outputs, document.get("id", ""))
 
 
 class OipBinary:
@@ -152,6 +159,8 @@ class OipBinary:
 
     name = "oip-binary"
     protocol = "oip-rest"
+    wish = True
+    """Whether outputs are wanted as binary data too."""
 
     def status(self, cause: Cause | None) -> object:
         """By the table of the Open Inference Protocol over REST."""
@@ -162,7 +171,7 @@ class OipBinary:
         buffers = [packed(flattened(item.data), item.datatype) for item in asked.inputs]
         body: dict[str, Any] = {
             "id": "7",
-            "parameters": {**asked.fields, "binary_data_output": True},
+            "parameters": {**asked.fields, "binary_data_output": self.wish},
             "inputs": [
                 {
                     "name": item.name,
@@ -184,11 +193,14 @@ class OipBinary:
         document, data = json.loads(answer.content[:length]), answer.content[length:]
         outputs = {}
         for item in document.get("outputs", []):
+            if not self.wish:
+                outputs[item["name"]] = nested(item["data"], item["shape"])
+                continue
             size = item["parameters"]["binary_data_size"]
             outputs[item["name"]] = nested(unpacked(data[:size], item["datatype"]), item["shape"])
             data = data[size:]
         assert data == b""
-        return _outcome(answer, outputs, document.get("id", ""))
+        return outcome(answer, outputs, document.get("id", ""))
 
 
 class OipGrpc:
@@ -212,7 +224,7 @@ class OipGrpc:
         for name in asked.wanted:
             message.outputs.add(name=name)
         data = message.SerializeToString() if asked.garbage is None else asked.garbage
-        reply, told = await _called(world, "/inference.GRPCInferenceService/ModelInfer", data, asked)
+        reply, told = await called(world, "/inference.GRPCInferenceService/ModelInfer", data, asked)
         answer = oip_pb2.ModelInferResponse.FromString(reply)
         outputs = {
             item.name: nested(values, list(item.shape))
@@ -245,7 +257,7 @@ class TorchServeRest:
         version = "" if asked.version is None else f"/{asked.version}"
         answer = await _post(world, f"/predictions/{asked.model}{version}", _torchserve_body(asked), asked)
         document = answer.json() if answer.content else {}
-        return _outcome(answer, document.get("outputs", {}), document.get("id", ""))
+        return outcome(answer, document.get("outputs", {}), document.get("id", ""))
 
 
 class TorchServeGrpc:
@@ -264,8 +276,7 @@ class TorchServeGrpc:
         )
         message.input["data"] = json.dumps(_torchserve_body(asked), default=_text).encode()
         data = message.SerializeToString() if asked.garbage is None else asked.garbage
-        path = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
-        reply, told = await _called(world, path, data, asked)
+        reply, told = await called(world, PREDICTIONS, data, asked)
         document = json.loads(torchserve_pb2.PredictionResponse.FromString(reply).prediction or "{}")
         return replace(told, outputs=document.get("outputs", {}), id=document.get("id", ""))
 
@@ -287,7 +298,7 @@ class TfServingRest:
         choice = "" if asked.version is None else f"/versions/{asked.version}"
         choice += f"/labels/{asked.fields['label']}" if "label" in asked.fields else ""
         answer = await _post(world, f"/v1/models/{asked.model}{choice}:predict", body, asked)
-        return _outcome(answer, self.outputs(answer.json(), asked), "7")
+        return outcome(answer, self.outputs(answer.json(), asked), "7")
 
     def body(self, asked: Asked) -> dict[str, Any]:
         """Columns."""
@@ -312,7 +323,7 @@ class TfServingGrpc:
     async def send(self, world: Reachable, asked: Asked) -> Outcome:
         """The protocol has no request ids."""
         data = self.message(asked) if asked.garbage is None else asked.garbage
-        reply, told = await _called(world, "/tensorflow.serving.PredictionService/Predict", data, asked)
+        reply, told = await called(world, "/tensorflow.serving.PredictionService/Predict", data, asked)
         return replace(told, outputs=self.outputs(reply), id="7")
 
     def message(self, asked: Asked) -> bytes:
@@ -358,7 +369,7 @@ async def _post(world: Reachable, path: str, body: dict[str, Any], asked: Asked)
         return await client.post(path, content=content, headers=headers)
 
 
-async def _called(world: Reachable, path: str, data: bytes, asked: Asked) -> tuple[bytes, Outcome]:
+async def called(world: Reachable, path: str, data: bytes, asked: Asked) -> tuple[bytes, Outcome]:
     """The answer's message, empty where there is none, and what its metadata and its status tell."""
     async with world.grpc() as channel:
         metadata = tuple(asked.headers.items())
@@ -377,7 +388,10 @@ def _text(item: bytes) -> str:
     return item.decode(errors="surrogateescape")
 
 
-def _outcome(answer: httpx.Response, outputs: Mapping[str, Any], identity: str) -> Outcome:
+def outcome(answer: httpx.Response, outputs: Mapping[str, Any], identity: str) -> Outcome:
+    """What a REST client was told."""
     headers = answer.headers
     text = "" if answer.is_success else answer.text
-    return Outcome(answer.status_code, outputs, identity, headers["x-request-id"], headers.get("x-served-by", ""), text)
+    return Outcome(
+        answer.status_code, outputs, identity, headers.get("x-request-id", ""), headers.get("x-served-by", ""), text
+    )

@@ -1,0 +1,89 @@
+"""Asks every case through every door of every backend, and the servers themselves, and judges each answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.core.errors import Cause
+from tests.matrix import compare, direct, rules
+from tests.matrix.cases import Case
+from tests.matrix.doors import WAYS, Way, question
+from tests.matrix.stack import Backend, Running, backends_of, running
+
+AT_ONCE = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One answer: `refused` names the cause where it is the refusal that the rules ask for; `fault` what is wrong."""
+
+    status: object = None
+    refused: Cause | None = None
+    fault: str | None = None
+
+
+@dataclass(slots=True)
+class Results:
+    """All answers: by door, backend and case; those of the servers themselves by backend and case."""
+
+    cases: tuple[Case, ...]
+    servers: dict[str, str] = field(default_factory=dict)
+    cells: dict[tuple[str, str, tuple[str, str]], Cell] = field(default_factory=dict)
+    direct: dict[tuple[str, tuple[str, str]], str | None] = field(default_factory=dict)
+
+    def faults(self, door: str, backend: str) -> list[str]:
+        """What is wrong on one way, each with its case."""
+        found = [(key[2], cell.fault) for key, cell in self.cells.items() if key[:2] == (door, backend)]
+        return [f"{section}: {name}: {fault}" for (section, name), fault in found if fault is not None]
+
+    def direct_faults(self, backend: str) -> list[str]:
+        """What is wrong with the server's own answers, each with its case."""
+        found = [(key[1], fault) for key, fault in self.direct.items() if key[0] == backend]
+        return [f"{section}: {name}: {fault}" for (section, name), fault in found if fault is not None]
+
+
+async def run(built: Path, work: Path) -> Results:
+    """The whole matrix, on servers that are started for it."""
+    async with running(built, work) as stack:
+        results = Results(stack.cases)
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def bounded(ask: Callable[[], Awaitable[None]]) -> None:
+            async with gate:
+                await ask()
+
+        async with asyncio.TaskGroup() as group:
+            for case in stack.cases:
+                for backend in backends_of(case):
+                    group.create_task(bounded(lambda b=backend, c=case: _direct(stack, b, c, results)))
+                    for way in (way for way in WAYS if way.asks(case)):
+                        group.create_task(bounded(lambda w=way, b=backend, c=case: _ask(stack, w, b, c, results)))
+        return results
+
+
+async def _direct(stack: Running, backend: Backend, case: Case, results: Results) -> None:
+    server = stack.direct.get(backend.name)
+    if server is None or rules.expected("", backend.name, case) is not None:
+        return
+    outcome = await direct.ask(server, backend.name, case)
+    fault = outcome.text or compare.fault(case, outcome.outputs, filtered=False)
+    results.direct[backend.name, case.key] = fault
+
+
+async def _ask(stack: Running, way: Way, backend: Backend, case: Case, results: Results) -> None:
+    door = way.door
+    outcome = await door.send(stack.gateway, question(case, backend.name))
+    refusal = rules.expected(door.name, backend.name, case)
+    if refusal is not None:
+        cell = Cell(outcome.status, refusal.cause, refusal.fault(door, outcome.status, outcome.text))
+    elif outcome.status != door.status(None):
+        cell = Cell(outcome.status, fault=f"answered {outcome.status}: {outcome.text}")
+    elif f"endpoint={backend.name};" not in outcome.served_by:
+        cell = Cell(outcome.status, fault=f"was served by {outcome.served_by}")
+    else:
+        results.servers.setdefault(backend.name, outcome.served_by.partition('server="')[2].partition('"')[0])
+        cell = Cell(outcome.status, fault=compare.fault(case, outcome.outputs, filtered=way.filters))
+    results.cells[door.name, backend.name, case.key] = cell

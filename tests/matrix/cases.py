@@ -26,7 +26,7 @@ BATCH_CAP = 8
 # Sections of the page.
 VALUES = "Datatypes"
 NO_ROWS = "No rows: shape [0, 2]"
-RANKS = "Ranks and empty dimensions"
+RANKS = {"FP32": "FP32 by shape", "BYTES": "BYTES by shape"}
 ODD = "Values that text has no form for"
 SEVERAL = "Several inputs and outputs"
 REAL = "Trained models"
@@ -125,12 +125,12 @@ def identities() -> list[Case]:
         for rank, shape in enumerate(SHAPES)
     }
     cases += [
-        case(RANKS, f"{datatype} {list(SHAPES[rank])}", its, arrays(datatype, SHAPES[rank]))
+        case(RANKS[datatype], str(list(SHAPES[rank])), its, arrays(datatype, SHAPES[rank]))
         for (datatype, rank), its in ranked.items()
     ]
-    cases.append(case(RANKS, "BYTES [1]", ranked["BYTES", 1], arrays("BYTES", (1,))))
+    cases.append(case(RANKS["BYTES"], "[1]", ranked["BYTES", 1], arrays("BYTES", (1,))))
     anything = identity("open", TensorSpec("x", "FP32", (-1, -1)), finite="allowed")
-    cases += [case(RANKS, f"FP32 {[*shape]}", anything, arrays("FP32", shape)) for shape in ((3, 0), (0, 0))]
+    cases += [case(RANKS["FP32"], str([*shape]), anything, arrays("FP32", shape)) for shape in ((3, 0), (0, 0))]
     nan = np.array([[np.nan, 1.5], [np.inf, -np.inf]], np.float32)
     cases.append(case(ODD, "FP32 with NaN and infinities", anything, nan, odd={"nan"}))
     anybytes = np.array([[b"\xff\xfe", b"\x80"], [b"\0\xc3(", b"text"]], object)

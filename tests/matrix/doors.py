@@ -160,19 +160,19 @@ def _is_element(case: Case) -> bool:
 
 WAYS: tuple[Way, ...] = (
     Way(doors.Predict(), "`/predict`"),
-    Way(doors.OipRest(), "OIP REST, JSON"),
-    Way(doors.OipBinary(), "OIP REST, binary"),
-    Way(OipMixed(), "OIP REST, binary in, JSON out"),
-    Way(doors.OipGrpc(), "OIP gRPC, typed"),
-    Way(OipGrpcRaw(), "OIP gRPC, raw"),
-    Way(TfServingRows(), "TF Serving REST, rows", filters=False),
-    Way(TfServingColumns(), "TF Serving REST, columns", filters=False),
+    Way(doors.OipRest(), "OIP REST JSON"),
+    Way(doors.OipBinary(), "OIP REST binary"),
+    Way(OipMixed(), "OIP REST binary in / JSON out"),
+    Way(doors.OipGrpc(), "OIP gRPC typed"),
+    Way(OipGrpcRaw(), "OIP gRPC raw"),
+    Way(TfServingRows(), "TF Serving REST rows", filters=False),
+    Way(TfServingColumns(), "TF Serving REST columns", filters=False),
     Way(TfServingOfficial(), "TF Serving gRPC"),
-    Way(doors.TorchServeRest(), "TorchServe REST"),
-    Way(TorchServeRestRaw(), "TorchServe REST, raw body", asks=_is_element),
+    Way(doors.TorchServeRest(), "TorchServe REST JSON"),
+    Way(TorchServeRestRaw(), "TorchServe REST raw body", asks=_is_element),
     # Over gRPC nothing says that the bytes are JSON: where they may be the element, they are.
-    Way(doors.TorchServeGrpc(), "TorchServe gRPC", asks=lambda case: not _takes_raw(case)),
-    Way(TorchServeGrpcRaw(), "TorchServe gRPC, raw body", asks=_is_element),
+    Way(doors.TorchServeGrpc(), "TorchServe gRPC JSON", asks=lambda case: not _takes_raw(case)),
+    Way(TorchServeGrpcRaw(), "TorchServe gRPC raw body", asks=_is_element),
 )
 
 

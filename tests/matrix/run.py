@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.core.errors import Cause
+from gateway.core.tensor import NDArray
 from tests.matrix import compare, direct, rules
 from tests.matrix.cases import Case
 from tests.matrix.doors import WAYS, Way, question
+from tests.matrix.rules import Refusal
 from tests.matrix.stack import Backend, Running, backends_of, running
 
 AT_ONCE = 12
@@ -18,21 +19,25 @@ AT_ONCE = 12
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One answer: `refused` names the cause where it is the refusal that the rules ask for; `fault` what is wrong."""
+    """One answer: `refused` is the refusal that the rules ask for, where they do; `fault` what is wrong."""
 
     status: object = None
-    refused: Cause | None = None
+    refused: Refusal | None = None
     fault: str | None = None
 
 
 @dataclass(slots=True)
 class Results:
-    """All answers: by door, backend and case; those of the servers themselves by backend and case."""
+    """All answers: by door, backend and case; those of the servers themselves by backend and case.
+
+    `trained` are the latter's outputs for trained models.
+    """
 
     cases: tuple[Case, ...]
     servers: dict[str, str] = field(default_factory=dict)
     cells: dict[tuple[str, str, tuple[str, str]], Cell] = field(default_factory=dict)
     direct: dict[tuple[str, tuple[str, str]], str | None] = field(default_factory=dict)
+    trained: dict[tuple[str, tuple[str, str]], dict[str, NDArray]] = field(default_factory=dict)
 
     def faults(self, door: str, backend: str) -> list[str]:
         """What is wrong on one way, each with its case."""
@@ -49,19 +54,29 @@ async def run(built: Path, work: Path) -> Results:
     """The whole matrix, on servers that are started for it."""
     async with running(built, work) as stack:
         results = Results(stack.cases)
-        gate = asyncio.Semaphore(AT_ONCE)
-
-        async def bounded(ask: Callable[[], Awaitable[None]]) -> None:
-            async with gate:
-                await ask()
-
-        async with asyncio.TaskGroup() as group:
-            for case in stack.cases:
-                for backend in backends_of(case):
-                    group.create_task(bounded(lambda b=backend, c=case: _direct(stack, b, c, results)))
-                    for way in (way for way in WAYS if way.asks(case)):
-                        group.create_task(bounded(lambda w=way, b=backend, c=case: _ask(stack, w, b, c, results)))
+        asked = [(case, backend) for case in stack.cases for backend in backends_of(case)]
+        # First the servers themselves: what they say of trained models is what the gateway must say.
+        await _together(lambda c=case, b=backend: _direct(stack, b, c, results) for case, backend in asked)
+        await _together(
+            lambda c=case, b=backend, w=way: _ask(stack, w, b, c, results)
+            for case, backend in asked
+            for way in WAYS
+            if way.asks(case)
+        )
         return results
+
+
+async def _together(calls: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    """Makes all calls, `AT_ONCE` of them at a time."""
+    left = iter(calls)
+
+    async def worker() -> None:
+        for call in left:
+            await call()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE):
+            group.create_task(worker())
 
 
 async def _direct(stack: Running, backend: Backend, case: Case, results: Results) -> None:
@@ -71,6 +86,9 @@ async def _direct(stack: Running, backend: Backend, case: Case, results: Results
     outcome = await direct.ask(server, backend.name, case)
     fault = outcome.text or compare.fault(case, outcome.outputs, filtered=False)
     results.direct[backend.name, case.key] = fault
+    if case.golden is not None and fault is None:
+        arrays = {tensor.name: compare.array_of(outcome.outputs[tensor.name], tensor) for tensor in case.outputs}
+        results.trained[backend.name, case.key] = arrays
 
 
 async def _ask(stack: Running, way: Way, backend: Backend, case: Case, results: Results) -> None:
@@ -78,12 +96,15 @@ async def _ask(stack: Running, way: Way, backend: Backend, case: Case, results: 
     outcome = await door.send(stack.gateway, question(case, backend.name))
     refusal = rules.expected(door.name, backend.name, case)
     if refusal is not None:
-        cell = Cell(outcome.status, refusal.cause, refusal.fault(door, outcome.status, outcome.text))
+        cell = Cell(outcome.status, refusal, refusal.fault(door, outcome.status, outcome.text))
     elif outcome.status != door.status(None):
         cell = Cell(outcome.status, fault=f"answered {outcome.status}: {outcome.text}")
     elif f"endpoint={backend.name};" not in outcome.served_by:
         cell = Cell(outcome.status, fault=f"was served by {outcome.served_by}")
     else:
         results.servers.setdefault(backend.name, outcome.served_by.partition('server="')[2].partition('"')[0])
-        cell = Cell(outcome.status, fault=compare.fault(case, outcome.outputs, filtered=way.filters))
+        # Behind the second gateway is TorchServe.
+        own = results.trained.get((backend.name if backend.name in stack.direct else "ts-rest", case.key))
+        fault = compare.fault(case, outcome.outputs, filtered=way.filters, direct=own)
+        cell = Cell(outcome.status, fault=fault)
     results.cells[door.name, backend.name, case.key] = cell

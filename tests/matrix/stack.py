@@ -41,14 +41,14 @@ class Backend:
 
 
 BACKENDS: tuple[Backend, ...] = (
-    Backend("ts-rest", "TorchServe REST, frame"),
-    Backend("ts-grpc", "TorchServe gRPC, frame"),
+    Backend("ts-rest", "TorchServe REST"),
+    Backend("ts-grpc", "TorchServe gRPC"),
     Backend("tf-rest", "TF Serving REST"),
     Backend("tf-grpc", "TF Serving gRPC"),
-    Backend("oip-rest", "OIP REST, binary"),
-    Backend("oip-grpc", "OIP gRPC, raw"),
-    Backend("oip-rest-json", "OIP REST, JSON", trained=False),
-    Backend("oip-grpc-typed", "OIP gRPC, typed answers", trained=False),
+    Backend("oip-rest", "OIP REST binary"),
+    Backend("oip-grpc", "OIP gRPC raw"),
+    Backend("oip-rest-json", "OIP REST JSON", trained=False),
+    Backend("oip-grpc-typed", "OIP gRPC, answers typed", trained=False),
 )
 
 

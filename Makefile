@@ -51,7 +51,7 @@ test-clients: setup  ## Third-party clients and servers, each in an environment 
 	@TWINSERVE_CLIENTS="$(abspath $(CLIENTS))" $(BIN)/pytest -q -m clients -rs
 
 matrix: setup models  ## Ask every door, backend and datatype on real servers, and write docs/protocol-matrix.md
-	@$(BIN)/python -m tests.matrix.page
+	@TWINSERVE_CLIENTS=$(abspath $(CLIENTS)) $(BIN)/python -m tests.matrix
 
 test-docker: setup  ## The tests that build and run docker-compose.yml; skipped without a Docker engine
 	@$(BIN)/pytest -q -m docker -rs

@@ -11,7 +11,7 @@ from tests.matrix import page
 from tests.matrix.cases import DATATYPES, VALUES
 from tests.matrix.doors import WAYS
 from tests.matrix.run import Results, run
-from tests.matrix.stack import BACKENDS
+from tests.matrix.stack import BACKENDS, running
 
 pytestmark = pytest.mark.servers
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.servers
 @pytest.fixture(scope="module")
 def results(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """One run of the whole matrix; the tests look at its parts."""
-    return asyncio.run(run(artifacts, tmp_path_factory.mktemp("matrix")))
+    return asyncio.run(run(running(artifacts, tmp_path_factory.mktemp("matrix"))))
 
 
 @pytest.mark.parametrize("backend", [backend.name for backend in BACKENDS])

@@ -1,10 +1,7 @@
-"""Writes docs/protocol-matrix.md from a run: `python -m tests.matrix.page`, or `make matrix`."""
+"""The page of a run: a summary, a table for every section, and what each refusal means."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,8 +11,8 @@ import grpc
 
 from tests.matrix.cases import NO_ROWS, ODD, RANKS, REAL, SEVERAL, VALUES, Case
 from tests.matrix.doors import WAYS, Way
-from tests.matrix.run import Cell, Results, run
-from tests.matrix.stack import BACKENDS, Backend
+from tests.matrix.run import Cell, Results
+from tests.matrix.stack import Backend
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "protocol-matrix.md"
@@ -38,30 +35,42 @@ _SECTIONS: dict[str, str] = {
     SEVERAL: "Rows repeat a scalar in every instance, which is then no scalar. TF Serving's REST has no way to ask for "
     "some of the outputs: all are answered.",
     REAL: "TorchScript on TorchServe, SavedModel on TF Serving: the golden answers of training, within the contract's "
-    "tolerance. The scripted server has no trained models.",
+    "tolerance.",
 }
 
 
-def render(results: Results) -> str:
+HEAD = (
+    "# Protocol matrix",
+    "Which clients reach which model servers with which tensors: every door of the gateway, to every backend, over "
+    "both transports of each, with every datatype, rank 0 to 5, empty batches, and several inputs and outputs. "
+    "[MLServer](protocol-matrix-mlserver.md), a server of another project, has a page of its own.",
+)
+SERVERS = (
+    "TorchServe is sent the frame of our handler. The scripted server is one of the tests', for two forms of the Open "
+    "Inference Protocol that twinserve itself does not speak as a server: REST without the binary extension, and typed "
+    "answers to raw requests. It has no trained models."
+)
+
+
+def render(results: Results, head: Sequence[str] = HEAD, servers: str = SERVERS, tests: str = "make test") -> str:
     """The page of a run: the same for every run that gives the same answers."""
     letters = _letters(results)
     parts = [
-        "# Protocol matrix",
-        "Which clients reach which model servers with which tensors: every door of the gateway, to every backend, over "
-        "both transports of each, with every datatype, rank 0 to 5, empty batches, and several inputs and outputs.",
-        f"`make matrix` writes this page from {len(results.cells)} requests to running servers; `make test` sends the "
+        *head,
+        f"`make matrix` writes this page from {len(results.cells)} requests to running servers; `{tests}` sends the "
         "same, and fails where an answer is not what stands here. Identity models must answer what they were sent, "
         f"**to the bit**, trained ones within their contract's tolerance. {len(results.direct)} of the questions "
         "are put to the servers directly as well, by clients of their own protocols, and must give the same answers.",
         "## Servers that answered",
-        _table(["backend", "endpoint", "server"], [_served(results, backend) for backend in BACKENDS]),
-        "TorchServe is sent the frame of our handler. The scripted server is one of the tests', for two forms of the "
-        "Open Inference Protocol that twinserve itself does not speak as a server: REST without the binary extension, "
-        "and typed answers to raw requests.",
+        _table(["backend", "endpoint", "server"], [_served(results, backend) for backend in results.backends]),
+        servers,
         "## Summary",
         f"Answers equal to the bit (`{EXACT}`), within the contract's tolerance (`{NEAR}`), and refusals by the "
         "protocol's own status. Whatever is refused, is so because a protocol on its way has no form for it.",
-        _table(["door", *(backend.title for backend in BACKENDS)], [_summed(results, way, letters) for way in WAYS]),
+        _table(
+            ["door", *(backend.title for backend in results.backends)],
+            [_summed(results, way, letters) for way in WAYS],
+        ),
         "## In detail",
         f"`{EXACT}` equal to the bit. `{NEAR}` within the contract's tolerance. `{NONE}` the door has no form for the "
         "question. Else refused: the status (over gRPC by its number: 3 is INVALID_ARGUMENT, 12 UNIMPLEMENTED), and a "
@@ -86,7 +95,7 @@ def _served(results: Results, backend: Backend) -> list[str]:
 
 def _summed(results: Results, way: Way, letters: Letters) -> list[str]:
     sums = []
-    for backend in BACKENDS:
+    for backend in results.backends:
         cells = [_mark(results, way, backend, case, letters) for case in results.cases]
         refused = sum(mark not in (EXACT, NEAR, NONE) for mark in cells)
         words = [f"{cells.count(mark)} {mark}" for mark in (EXACT, NEAR) if mark in cells]
@@ -97,7 +106,7 @@ def _summed(results: Results, way: Way, letters: Letters) -> list[str]:
 def _section(results: Results, section: str, letters: Letters) -> list[str]:
     """One table for all backends that answer alike."""
     cases = [case for case in results.cases if case.section == section]
-    served = [backend for backend in BACKENDS if _asked(results, backend, cases)]
+    served = [backend for backend in results.backends if _asked(results, backend, cases)]
     rows = {
         backend.name: [[way.title, *(_mark(results, way, backend, case, letters) for case in cases)] for way in WAYS]
         for backend in served
@@ -142,7 +151,7 @@ def _letters(results: Results) -> Letters:
 
 def _in_order(results: Results) -> Iterator[tuple[Way, Cell]]:
     for case in results.cases:
-        for backend in BACKENDS:
+        for backend in results.backends:
             for way in WAYS:
                 cell = results.cells.get((way.door.name, backend.name, case.key))
                 if cell is not None:
@@ -170,17 +179,3 @@ def _refusals(results: Results, letters: Letters) -> list[list[str]]:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def main() -> int:
-    """Runs the matrix, writes the page; the exit status tells whether every answer was right."""
-    with tempfile.TemporaryDirectory() as work:
-        results = asyncio.run(run(ROOT / "artifacts", Path(work)))
-    PAGE.write_text(render(results))
-    wrong = [f"{key}: {cell.fault}" for key, cell in results.cells.items() if cell.fault is not None]
-    print("\n".join([*wrong, f"{PAGE.relative_to(ROOT)}: {len(results.cells)} requests, {len(wrong)} wrong answers"]))
-    return min(len(wrong), 1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

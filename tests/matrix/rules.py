@@ -112,6 +112,8 @@ _JSON_ONLY = Refusal(
     "beyond UTF-8: give the endpoint `transport: grpc`.",
 )
 
+_NO_BF16 = Refusal(Cause.UNSUPPORTED_DATATYPE, "BF16", "The server has no BF16.")
+
 _TFS_TYPES = dict.fromkeys(("FP16", "BF16", "UINT16"), _NOT_TFS)
 
 # By door: what a case may hold that the door refuses, first match first.
@@ -132,6 +134,8 @@ BACKENDS: Mapping[str, Mapping[str, Refusal]] = {
         "plain name": _TFS_NAME,
     },
     "oip-rest-json": dict.fromkeys(("FP16", "BF16", "nan", "not UTF-8"), _JSON_ONLY),
+    "mls-rest": dict.fromkeys(("FP16", "BF16", "nan", "not UTF-8"), _JSON_ONLY),
+    "mls-grpc": {"BF16": _NO_BF16},
 }
 
 # By door: what it takes, but cannot answer with.

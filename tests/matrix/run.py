@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from gateway.core.tensor import NDArray
 from tests.matrix import compare, direct, rules
 from tests.matrix.cases import Case
 from tests.matrix.doors import WAYS, Way, question
 from tests.matrix.rules import Refusal
-from tests.matrix.stack import Backend, Running, backends_of, running
+from tests.matrix.stack import Backend, Running
 
 AT_ONCE = 12
 
@@ -34,6 +34,7 @@ class Results:
     """
 
     cases: tuple[Case, ...]
+    backends: tuple[Backend, ...]
     servers: dict[str, str] = field(default_factory=dict)
     cells: dict[tuple[str, str, tuple[str, str]], Cell] = field(default_factory=dict)
     direct: dict[tuple[str, tuple[str, str]], str | None] = field(default_factory=dict)
@@ -44,17 +45,23 @@ class Results:
         found = [(key[2], cell.fault) for key, cell in self.cells.items() if key[:2] == (door, backend)]
         return [f"{section}: {name}: {fault}" for (section, name), fault in found if fault is not None]
 
+    def all_faults(self) -> list[str]:
+        """Everything that is wrong."""
+        found = [(str(key), cell.fault) for key, cell in self.cells.items()]
+        found += [(f"direct: {key}", fault) for key, fault in self.direct.items()]
+        return [f"{key}: {fault}" for key, fault in found if fault is not None]
+
     def direct_faults(self, backend: str) -> list[str]:
         """What is wrong with the server's own answers, each with its case."""
         found = [(key[1], fault) for key, fault in self.direct.items() if key[0] == backend]
         return [f"{section}: {name}: {fault}" for (section, name), fault in found if fault is not None]
 
 
-async def run(built: Path, work: Path) -> Results:
+async def run(servers: AbstractAsyncContextManager[Running]) -> Results:
     """The whole matrix, on servers that are started for it."""
-    async with running(built, work) as stack:
-        results = Results(stack.cases)
-        asked = [(case, backend) for case in stack.cases for backend in backends_of(case)]
+    async with servers as stack:
+        results = Results(stack.cases, stack.backends)
+        asked = list(stack.asked())
         # First the servers themselves: what they say of trained models is what the gateway must say.
         await _together(lambda c=case, b=backend: _direct(stack, b, c, results) for case, backend in asked)
         await _together(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,12 +78,31 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Everything that runs. `direct` are the servers themselves, by the names of `BACKENDS`."""
+    """Everything that runs. `direct` are the servers themselves, by the names of their backends."""
 
     cases: tuple[Case, ...]
+    backends: tuple[Backend, ...]
     gateway: Reached
     direct: Mapping[str, Reached]
-    servers: Mapping[str, str]
+
+    def asked(self) -> Iterator[tuple[Case, Backend]]:
+        """Every case with every backend that serves its model."""
+        for case in self.cases:
+            for backend in self.backends:
+                if case.golden is None or backend.trained:
+                    yield case, backend
+
+    async def all_ready(self) -> None:
+        """Returns once every model can be had wherever it is to be served; fails after `READY_S`."""
+        waiting = {(case.contract.name, backend.name) for case, backend in self.asked()}
+        async with asyncio.timeout(READY_S), self.gateway.rest() as http:
+            while waiting:
+                for model, endpoint in sorted(waiting):
+                    reply = await http.get(f"/v2/models/{model}/ready", headers={"x-endpoint": endpoint})
+                    if reply.status_code != 200:
+                        await asyncio.sleep(0.1)
+                        break
+                    waiting.discard((model, endpoint))
 
 
 @asynccontextmanager
@@ -103,13 +122,9 @@ async def running(built: Path, work: Path) -> AsyncIterator[Running]:
         direct = {name: Reached(*addresses) for name, addresses in _addresses(local.ports, json_only, typed).items()}
         for reached in (gateway, *direct.values()):
             stack.push_async_callback(reached.close)
-        await _all_ready(gateway, cases)
-        yield Running(tuple(cases), gateway, direct, local.servers)
-
-
-def backends_of(case: Case) -> list[Backend]:
-    """The backends that serve a case's model."""
-    return [backend for backend in BACKENDS if case.golden is None or backend.trained]
+        run = Running(tuple(cases), BACKENDS, gateway, direct)
+        await run.all_ready()
+        yield run
 
 
 def _processes(
@@ -118,13 +133,10 @@ def _processes(
     settings = LaunchSettings(artifacts=work, start_timeout_s=120)
     settings.run_dir.mkdir(parents=True)
     ports = Ports.free()
-    real = [BuiltModel(name, (built / "models" / name).resolve()) for name in REAL_MODELS]
+    real = trained_models(built)
     many = artifacts.archive(work / "models", contracts)
     saved = [artifacts.saved_model(work / "models", contract) for contract in contracts]
-    files = {contract.name: work / "models" / f"{contract.name}.json" for contract in contracts}
-    for contract in contracts:
-        files[contract.name].write_text(contract.to_json())
-    files |= {model.name: model.contract for model in real}
+    files = {**contract_files(work / "models", contracts), **{model.name: model.contract for model in real}}
     names = {contract.name: artifacts.torchserve_names(contract) for contract in contracts}
     host = settings.host
     ts = {
@@ -164,8 +176,8 @@ def _processes(
             if model in names or name not in scripted
         ]
 
-    second = _gateway("second gateway", work, inner_ports, files, {"ts-rest": endpoints["ts-rest"]}, targets)
-    first = _gateway("gateway", work, ports, files, endpoints, targets)
+    second = gateway_server("second gateway", work, inner_ports, files, {"ts-rest": endpoints["ts-rest"]}, targets)
+    first = gateway_server("gateway", work, ports, files, endpoints, targets)
     stage = [
         servers.torchserve(settings, ports, [many, *real]),
         servers.tfserving(settings, ports, [*saved, *real]),
@@ -175,9 +187,13 @@ def _processes(
     return LocalStack(settings, ports, stages=[stage])
 
 
-def _gateway(
+def gateway_server(
     name: str, work: Path, ports: Ports, files: Mapping[str, Path], endpoints: Mapping[str, Any], targets: Any
 ) -> Server:
+    """A gateway in front of `endpoints`, with the contracts in `files`; it does not wait for the servers.
+
+    `targets` gives a model's, of some endpoints.
+    """
     config = {
         "server": {
             "rest_port": ports.gateway_rest_port,
@@ -218,14 +234,15 @@ def _addresses(ports: Ports, json_only: FakeOip, typed: FakeOip) -> dict[str, tu
     }
 
 
-async def _all_ready(gateway: Reached, cases: Iterable[Case]) -> None:
-    """Returns once every model can be had at every endpoint that is to serve it; fails, naming one, after `READY_S`."""
-    waiting = {(case.contract.name, backend.name) for case in cases for backend in backends_of(case)}
-    async with asyncio.timeout(READY_S), gateway.rest() as http:
-        while waiting:
-            for model, endpoint in sorted(waiting):
-                reply = await http.get(f"/v2/models/{model}/ready", headers={"x-endpoint": endpoint})
-                if reply.status_code != 200:
-                    await asyncio.sleep(0.1)
-                    break
-                waiting.discard((model, endpoint))
+def trained_models(built: Path) -> list[BuiltModel]:
+    """The trained models, as `models/` built them."""
+    return [BuiltModel(name, (built / "models" / name).resolve()) for name in REAL_MODELS]
+
+
+def contract_files(folder: Path, contracts: Iterable[ModelContract]) -> dict[str, Path]:
+    """Writes the contracts, each in a file of its own."""
+    files = {}
+    for contract in contracts:
+        files[contract.name] = folder / f"{contract.name}.json"
+        files[contract.name].write_text(contract.to_json())
+    return files

@@ -183,7 +183,7 @@ def question(case: Case, endpoint: str = "") -> Asked:
         model=case.contract.name,
         wanted=case.wanted,
         headers={"x-endpoint": endpoint} if endpoint else {},
-        timeout_s=30.0,
+        timeout_s=60.0,
         answers=tuple(spec.name for spec in case.contract.outputs),
     )
 

@@ -34,8 +34,7 @@ _SECTIONS: dict[str, str] = {
     ODD: "",
     SEVERAL: "Rows repeat a scalar in every instance, which is then no scalar. TF Serving's REST has no way to ask for "
     "some of the outputs: all are answered.",
-    REAL: "TorchScript on TorchServe, SavedModel on TF Serving: the golden answers of training, within the contract's "
-    "tolerance.",
+    REAL: "Each server runs its own export; the answers are those of training, within the contract's tolerance.",
 }
 
 

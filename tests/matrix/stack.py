@@ -57,7 +57,8 @@ class Reached:
 
     def __init__(self, rest: str, address: str) -> None:
         self.url = rest
-        self._http = httpx.AsyncClient(base_url=rest, timeout=30, trust_env=False)
+        limits = httpx.Limits(keepalive_expiry=None)
+        self._http = httpx.AsyncClient(base_url=rest, timeout=60, trust_env=False, limits=limits)
         self._channel = grpc.aio.insecure_channel(address)
 
     @asynccontextmanager

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
+import httpx
+
 from gateway.core.tensor import NDArray
 from tests.matrix import compare, direct, rules
 from tests.matrix.cases import Case
@@ -100,7 +102,12 @@ async def _direct(stack: Running, backend: Backend, case: Case, results: Results
 
 async def _ask(stack: Running, way: Way, backend: Backend, case: Case, results: Results) -> None:
     door = way.door
-    outcome = await door.send(stack.gateway, question(case, backend.name))
+    try:
+        outcome = await door.send(stack.gateway, question(case, backend.name))
+    except (httpx.HTTPError, ValueError, KeyError) as exc:
+        # One cell without an answer, or with one that its client cannot read, is told like any other that is wrong.
+        results.cells[door.name, backend.name, case.key] = Cell(fault=repr(exc))
+        return
     refusal = rules.expected(door.name, backend.name, case)
     if refusal is not None:
         cell = Cell(outcome.status, refusal, refusal.fault(door, outcome.status, outcome.text))

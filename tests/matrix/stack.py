@@ -57,8 +57,8 @@ class Reached:
 
     def __init__(self, rest: str, address: str) -> None:
         self.url = rest
-        # A connection is let go before any server ends it for having been idle.
-        limits = httpx.Limits(keepalive_expiry=1)
+        # A connection for each request: a server may end one that was idle just when it is to be used again.
+        limits = httpx.Limits(max_keepalive_connections=0)
         self._http = httpx.AsyncClient(base_url=rest, timeout=60, trust_env=False, limits=limits)
         self._channel = grpc.aio.insecure_channel(address)
 

@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models up down test test-clients test-docker lint check-protos protos bench-idle clean
+.PHONY: help setup demo models up down matrix test test-clients test-docker lint check-protos protos bench-idle clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -49,6 +49,9 @@ test: setup  ## All tests, real servers included (the models are built first whe
 test-clients: setup  ## Third-party clients and servers, each in an environment of its own
 	@for name in $(CLIENT_NAMES); do PYTHON="$(PYTHON)" bash tests/integration/clients/environment.sh $$name "$(CLIENTS)/$$name" || exit 1; done
 	@TWINSERVE_CLIENTS="$(abspath $(CLIENTS))" $(BIN)/pytest -q -m clients -rs
+
+matrix: setup models  ## Ask every door, backend and datatype on real servers, and write docs/protocol-matrix.md
+	@TWINSERVE_CLIENTS=$(abspath $(CLIENTS)) $(BIN)/python -m tests.matrix
 
 test-docker: setup  ## The tests that build and run docker-compose.yml; skipped without a Docker engine
 	@$(BIN)/pytest -q -m docker -rs

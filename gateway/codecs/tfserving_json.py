@@ -31,6 +31,7 @@ from gateway.core.tensor import FLOAT_DATATYPES, NDArray, Tensor
 
 # TF Serving answers 501 to them: its JSON has no form for these dtypes.
 _NOT_OVER_REST = frozenset({"FP16", "BF16", "UINT16"})
+_LARGEST_FP32 = np.finfo(np.float32).max
 # What reading a document of another structure raises.
 _NOT_AS_EXPECTED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
@@ -40,7 +41,7 @@ def encode_request(request: InferenceRequest) -> bytes:
 
     Raises UNSUPPORTED_DATATYPE for inputs that TF Serving's REST cannot carry.
     """
-    inputs = {tensor.name: _column(tensor) for tensor in request.inputs}
+    inputs = {tensor.name: _column(_exact(tensor)) for tensor in request.inputs}
     document: dict[str, Any] = {"inputs": inputs}
     if request.model.signature_name is not None:
         document["signature_name"] = request.model.signature_name
@@ -53,8 +54,10 @@ def encode_request(request: InferenceRequest) -> bytes:
 def decode_response(body: bytes, request: InferenceRequest, outputs: tuple[TensorSpec, ...]) -> InferenceResponse:
     """The wanted outputs of a `:predict` answer, by the datatypes and names that `outputs`, the metadata, states.
 
-    The version is the one that was asked for: the answer does not tell. Raises UPSTREAM_BAD_REPLY.
+    The version is the one that was asked for: the answer does not tell. Raises UPSTREAM_BAD_REPLY, and
+    UNSUPPORTED_DATATYPE for BYTES beyond UTF-8, which TF Serving writes into its JSON as they are.
     """
+    _check_text(body, outputs)
     with reading_reply(SERVER):
         document = parse_object(body, nan_tokens=True)
         if "outputs" not in document:
@@ -115,8 +118,31 @@ def error_text(body: bytes) -> str:
     return capped(body.decode(errors="replace").strip())
 
 
+def _check_text(body: bytes, outputs: tuple[TensorSpec, ...]) -> None:
+    texts = [spec.name for spec in outputs if spec.datatype == "BYTES" and not spec.name.endswith("_bytes")]
+    try:
+        if texts:
+            body.decode()
+    except UnicodeDecodeError:
+        raise GatewayError(
+            Cause.UNSUPPORTED_DATATYPE,
+            f"{SERVER}'s REST answered BYTES that are not UTF-8 as text (output '{texts[0]}'); its gRPC carries them, "
+            "and its REST does where the output's name ends in _bytes",
+        ) from None
+
+
 def _finite(tensor: Tensor) -> bool:
     return tensor.datatype not in FLOAT_DATATYPES or bool(np.isfinite(tensor.array).all())
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """The tensor with digits that TF Serving takes for it.
+
+    It refuses what is beyond FP32 as a double, and the shortest digits of the largest FP32, 3.4028235e38, are.
+    """
+    if tensor.datatype != "FP32" or not (np.abs(tensor.array) == _LARGEST_FP32).any():
+        return tensor
+    return Tensor(tensor.name, "FP64", tensor.array.astype(np.float64))
 
 
 def _column(tensor: Tensor) -> object:

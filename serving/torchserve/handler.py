@@ -11,6 +11,8 @@ answer is always HTTP 200: TorchServe closes the connection on every error statu
 JSON, for clients without the frame: {"inputs": {name: nested list}} gives {"outputs": {name: nested list}}; an error
 is TorchServe's own error body. Over REST a frame is `application/octet-stream` and anything else JSON; over gRPC the
 frame travels under the map key `frame`, JSON under `data` or `body`.
+TorchScript has no type for BYTES: a graph takes and gives such a tensor as a pair, all its bytes (UINT8 [n]) and each
+element's length (INT64, of the tensor's own shape).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import math
 import struct
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,19 +36,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# numpy has no bfloat16, so that a BF16 array holds the bits. BYTES (an object array) has no torch type.
+# numpy has no bfloat16, so that a BF16 array holds the bits. A BYTES array holds `bytes`.
 NUMPY = {
     **{"BOOL": "?", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "FP16": "<f2", "BF16": "<u2"},
     **{"INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4", "FP64": "<f8", "BYTES": "O"},
 }
-TORCH = {
-    **{"BOOL": torch.bool, "UINT8": torch.uint8, "UINT16": torch.uint16, "UINT32": torch.uint32},
-    **{"UINT64": torch.uint64, "INT8": torch.int8, "INT16": torch.int16, "INT32": torch.int32, "INT64": torch.int64},
-    **{"FP16": torch.float16, "BF16": torch.bfloat16, "FP32": torch.float32, "FP64": torch.float64},
-}
+TORCH = {name: (getattr(torch, np.dtype(code).name),) for name, code in NUMPY.items() if code != "O"}
+TORCH |= {"BF16": (torch.bfloat16,), "BYTES": (torch.uint8, torch.int64)}
 FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 MAX_RANK = 32
-MAX_TEXT = 200
 FRAME_TYPE = "application/octet-stream"
 
 
@@ -202,8 +200,7 @@ def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview) 
         flat = _split(raw, math.prod(shape)) if datatype == "BYTES" else np.frombuffer(raw, NUMPY[datatype])
         array = flat.reshape(shape)
     except (ValueError, struct.error):
-        text = f"input '{name[:64]}': {len(raw)} bytes are not {datatype} of shape {list(shape)}"
-        raise _malformed(text) from None
+        raise _malformed(f"input '{name[:64]}': {len(raw)} bytes are not {datatype} of shape {list(shape)}") from None
     if datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
         raise _invalid(f"input '{name[:64]}': a BOOL byte is neither 0 nor 1")
     return Tensor(name, datatype, array)
@@ -268,13 +265,11 @@ def tensor_from_json(spec: Spec, value: object) -> Tensor:
     if kinds - allowed:
         raise _invalid(f"input '{spec.name}' holds other things than {spec.datatype} values")
     try:
-        wide = np.array(flat, np.float64 if spec.datatype in FLOATS else NUMPY[spec.datatype])
-    except OverflowError:
+        with np.errstate(over="raise"):
+            wide = np.array(flat, np.float64 if spec.datatype in FLOATS else NUMPY[spec.datatype])
+            array = wide.astype(NUMPY[spec.datatype]).reshape(shape)
+    except (OverflowError, FloatingPointError):
         raise _invalid(f"input '{spec.name}' holds a number out of the range of {spec.datatype}") from None
-    with np.errstate(over="ignore"):
-        array = wide.astype(NUMPY[spec.datatype]).reshape(shape)
-    if spec.datatype in FLOATS and np.isinf(array).any() and np.isfinite(wide).all():
-        raise _invalid(f"input '{spec.name}' holds a number out of the range of {spec.datatype}")
     return Tensor(spec.name, spec.datatype, array)
 
 
@@ -301,31 +296,27 @@ class Service:
         self.device = torch.device(f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu")
         self.name, self.version = str(context.model_name), str(manifest["modelVersion"])
         self.contract = Contract(json.loads((folder / "contract.json").read_text()))
-        script: Any = torch.jit.load(str(folder / manifest["serializedFile"]), self.device)  # type: ignore[no-untyped-call]
-        self.script = script.eval()
+        self.script: Any = torch.jit.load(str(folder / manifest["serializedFile"]), self.device).eval()
         threads = torch.get_num_threads()
         logger.info("Model %s version %s runs on %s, torch threads: %d", self.name, self.version, self.device, threads)
 
     def warm_up(self) -> None:
         """Runs one row of zeros twice: TorchScript profiles its first runs, which makes them slow."""
-        specs = self.contract.inputs.values()
+        specs = [(spec.name, spec.datatype, [abs(n) for n in spec.shape]) for spec in self.contract.inputs.values()]
         try:
-            rows = [torch.zeros([abs(size) for size in spec.shape], dtype=TORCH[spec.datatype]) for spec in specs]
+            rows = [Tensor(n, t, np.full(shape, b"" if t == "BYTES" else 0, NUMPY[t])) for n, t, shape in specs]
             for _ in range(2):
-                self._run(rows)
+                self._run(tuple(rows))
         except Exception:  # zeros need not be valid input: the first request will tell
             logger.warning("The model did not run on zeros", exc_info=True)
 
-    def handle(self, data: list[dict[str, Any]], context: Context) -> list[bytes]:
-        """One body for each request of the batch, in order."""
-        return [self._answer(row, index, context) for index, row in enumerate(data)]
-
     def infer(self, request: Request) -> list[Tensor]:
         """The outputs that a request wants; refused where it breaks the contract, or the outputs do."""
-        outputs = self._run([to_torch(tensor) for tensor in self.contract.check(request)])
+        outputs = self._run(self.contract.check(request))
         return [self._output(name, outputs.get(name)) for name in request.wanted or self.contract.outputs]
 
-    def _answer(self, row: dict[str, Any], index: int, context: Context) -> bytes:
+    def answer(self, row: dict[str, Any], index: int, context: Context) -> bytes:
+        """The body of the answer to request number `index` of a batch."""
         # TorchServe keeps a REST body's content type among the request's headers, under the body's own key.
         part = context.get_request_header(index, "body")
         framed = "frame" in row or (isinstance(part, dict) and part.get("content-type") == FRAME_TYPE)
@@ -340,7 +331,7 @@ class Service:
         except Exception as exc:
             logger.warning("The model failed on a request", exc_info=True)
             # The last line says what went wrong; above it stands TorchScript's own trace.
-            text = (str(exc).strip().splitlines() or [type(exc).__name__])[-1][:MAX_TEXT]
+            text = (str(exc).strip().splitlines() or [type(exc).__name__])[-1][:200]
             refused = Refused("upstream_failed", f"Prediction failed: {text}")
         if framed:
             return encode_frame({"error": str(refused), "cause": refused.cause})
@@ -349,20 +340,18 @@ class Service:
         context.set_response_status(code, kind, index)
         return json.dumps({"code": code, "type": kind, "message": str(refused)}).encode()
 
-    def _run(self, inputs: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _run(self, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
         with torch.inference_mode():
-            result = self.script(*[tensor.to(self.device) for tensor in inputs])
-            if not isinstance(result, dict):  # a tuple's outputs are named in the contract's order
-                results = (result,) if isinstance(result, torch.Tensor) else result
-                result = dict(zip(self.contract.outputs, results, strict=True))
-            return {name: value.cpu().contiguous() for name, value in result.items()}
+            result = self.script(*[to_torch(tensor, self.device) for tensor in inputs])
+        results = (result,) if isinstance(result, torch.Tensor) else result  # a tuple is in the contract's order
+        return results if isinstance(results, dict) else dict(zip(self.contract.outputs, results, strict=True))
 
-    def _output(self, name: str, value: torch.Tensor | None) -> Tensor:
+    def _output(self, name: str, value: torch.Tensor | tuple[torch.Tensor, ...] | None) -> Tensor:
         spec = self.contract.outputs[name]
-        if value is None or value.dtype != TORCH.get(spec.datatype) or not spec.fits(tuple(value.shape)):
+        array = from_torch(spec.datatype, (value,) if isinstance(value, torch.Tensor) else value or ())
+        if array is None or not spec.fits(array.shape):
             raise Refused("upstream_failed", f"Prediction failed: the model gave no output '{name}' of {spec}")
-        bits = value.view(torch.int16) if spec.datatype == "BF16" else value
-        return Tensor(name, spec.datatype, bits.numpy().view(NUMPY[spec.datatype]))
+        return Tensor(name, spec.datatype, array)
 
 
 def set_up_torch(options: dict[str, int]) -> None:
@@ -374,14 +363,29 @@ def set_up_torch(options: dict[str, int]) -> None:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
-def to_torch(tensor: Tensor) -> torch.Tensor:
-    """A torch tensor, over the same memory where that is aligned and writable, as torch needs it."""
+def to_torch(tensor: Tensor, device: torch.device) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    """A torch tensor, of BYTES a pair, over the same memory where that is aligned and writable, as torch needs it."""
     if tensor.datatype == "BYTES":
-        raise Refused("unsupported_datatype", f"input '{tensor.name}': TorchScript cannot take BYTES")
+        items = tensor.array.reshape(-1).tolist()
+        lengths = torch.tensor([len(item) for item in items], dtype=torch.int64).reshape(tensor.array.shape)
+        return torch.from_numpy(np.frombuffer(bytearray(b"".join(items)), np.uint8)).to(device), lengths.to(device)
     array = np.require(tensor.array, requirements=("C", "A", "W"))
     if tensor.datatype == "BF16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(array).to(device)
+
+
+def from_torch(datatype: str, parts: tuple[torch.Tensor, ...]) -> np.ndarray[Any, Any] | None:
+    """The array that a tensor, or the pair of BYTES, is; None where they do not make one of `datatype`."""
+    if tuple(part.dtype for part in parts) != TORCH[datatype]:
+        return None
+    value, *lengths = (part.cpu().contiguous() for part in parts)
+    if not lengths:
+        return (value.view(torch.int16) if datatype == "BF16" else value).numpy().view(NUMPY[datatype])
+    data, ends = value.numpy().tobytes(), [0, *lengths[0].flatten().cumsum(0).tolist()]
+    items = np.empty(lengths[0].shape, object)
+    items.reshape(-1)[:] = [data[begin:end] for begin, end in pairwise(ends)]
+    return items if ends == sorted(ends) and ends[-1] == len(data) else None
 
 
 _loaded: list[Service] = []
@@ -393,4 +397,4 @@ def handle(data: list[dict[str, Any]] | None, context: Context) -> list[bytes] |
         _loaded[:] = [Service(context)]
         _loaded[0].warm_up()
         return None
-    return _loaded[0].handle(data, context)
+    return [_loaded[0].answer(row, index, context) for index, row in enumerate(data)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -12,17 +12,16 @@ import grpc
 import httpx
 import numpy as np
 
-from gateway._generated import oip_pb2, tfserving_pb2, torchserve_pb2
+from gateway._generated import oip_pb2, torchserve_pb2
 from gateway.codecs import tfserving_proto
 from gateway.core.errors import Cause
 from gateway.core.messages import InferenceRequest, ModelSpec
 from gateway.core.tensor import NUMPY_DTYPE, Tensor
 from gateway.frontends.grpc import errors as grpc_errors
 from gateway.frontends.rest import errors as rest_errors
-from tests.unit.gateway.frontends.world import World
+from tests.contract.wire_forms import CONTENTS, flattened, nested, packed, unpacked
 
-CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents", "INT64": "int64_contents", "BYTES": "bytes_contents"}
-FORMATS = {"FP32": "f", "FP64": "d", "INT64": "q"}
+PREDICTIONS = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Asked:
-    """A logical request. `fields` are fields of `/predict`, and parameters of the Open Inference Protocol."""
+    """A logical request. `fields` are fields of `/predict`, and parameters of the Open Inference Protocol.
+
+    `answers` names the model's outputs, for a protocol whose answers leave the name of a single one out.
+    """
 
     inputs: tuple[Input, ...]
     model: str = "doubler"
@@ -51,17 +53,31 @@ class Asked:
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float | None = None
     garbage: bytes | None = None
+    answers: tuple[str, ...] = ("y",)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a client was told: outputs by name, or a status that says `cause`."""
+    """What a client was told: outputs by name, or a status and a text that say why there are none."""
 
     status: object
     outputs: Mapping[str, Any]
     id: str
     request_id: str
     served_by: str
+    text: str = ""
+
+
+class Reachable(Protocol):
+    """A gateway, as its clients reach it: wherever it runs."""
+
+    def rest(self) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+        """A client of its REST front ends."""
+        ...
+
+    def grpc(self) -> AbstractAsyncContextManager[grpc.aio.Channel]:
+        """A channel to its gRPC front ends."""
+        ...
 
 
 class Door(Protocol):
@@ -74,7 +90,7 @@ class Door(Protocol):
         """The status that stands for a cause here; None is a result."""
         ...
 
-    async def send(self, world: World, asked: Asked) -> Outcome:
+    async def send(self, world: Reachable, asked: Asked) -> Outcome:
         """One request, and what came back."""
         ...
 
@@ -88,7 +104,7 @@ class Predict:
         """By the table of `/predict`."""
         return 200 if cause is None else rest_errors.PREDICT[cause][0]
 
-    async def send(self, world: World, asked: Asked) -> Outcome:
+    async def send(self, world: Reachable, asked: Asked) -> Outcome:
         """Datatypes are left to the contract."""
         body: dict[str, Any] = {
             "model": asked.model,
@@ -102,7 +118,7 @@ class Predict:
             body["outputs"] = asked.wanted
         answer = await _post(world, "/predict", body, asked)
         document = answer.json()
-        return _outcome(answer, document.get("outputs", {}), document.get("id", ""))
+        return outcome(answer, document.get("outputs", {}), document.get("id", ""))
 
 
 class OipRest:
@@ -114,13 +130,18 @@ class OipRest:
         """By the table of the Open Inference Protocol over REST."""
         return 200 if cause is None else rest_errors.OIP[cause]
 
-    async def send(self, world: World, asked: Asked) -> Outcome:
-        """Data nested, as it is; whatever fits goes flat."""
+    async def send(self, world: Reachable, asked: Asked) -> Outcome:
+        """Data nested, as it is; a scalar is a list of one."""
         body: dict[str, Any] = {
             "id": "7",
             "parameters": dict(asked.fields),
             "inputs": [
-                {"name": item.name, "shape": item.shape, "datatype": item.datatype, "data": item.data}
+                {
+                    "name": item.name,
+                    "shape": item.shape,
+                    "datatype": item.datatype,
+                    "data": item.data if isinstance(item.data, list) else [item.data],
+                }
                 for item in asked.inputs
             ],
         }
@@ -130,7 +151,7 @@ class OipRest:
         answer = await _post(world, f"/v2/models/{asked.model}{version}/infer", body, asked)
         document = answer.json()
         outputs = {item["name"]: nested(item["data"], item["shape"]) for item in document.get("outputs", [])}
-        return _outcome(answer, outputs, document.get("id", ""))
+        return outcome(answer, outputs, document.get("id", ""))
 
 
 class OipBinary:
@@ -138,17 +159,19 @@ class OipBinary:
 
     name = "oip-binary"
     protocol = "oip-rest"
+    wish = True
+    """Whether outputs are wanted as binary data too."""
 
     def status(self, cause: Cause | None) -> object:
         """By the table of the Open Inference Protocol over REST."""
         return 200 if cause is None else rest_errors.OIP[cause]
 
-    async def send(self, world: World, asked: Asked) -> Outcome:
+    async def send(self, world: Reachable, asked: Asked) -> Outcome:
         """Whatever the data's own shape, its elements go out in the datatype that is stated."""
-        buffers = [packed(_flat(item.data), item.datatype) for item in asked.inputs]
+        buffers = [packed(flattened(item.data), item.datatype) for item in asked.inputs]
         body: dict[str, Any] = {
             "id": "7",
-            "parameters": {**asked.fields, "binary_data_output": True},
+            "parameters": {**asked.fields, "binary_data_output": self.wish},
             "inputs": [
                 {
                     "name": item.name,
@@ -170,11 +193,14 @@ class OipBinary:
         document, data = json.loads(answer.content[:length]), answer.content[length:]
         outputs = {}
         for item in document.get("outputs", []):
+            if not self.wish:
+                outputs[item["name"]] = nested(item["data"], item["shape"])
+                continue
             size = item["parameters"]["binary_data_size"]
             outputs[item["name"]] = nested(unpacked(data[:size], item["datatype"]), item["shape"])
             data = data[size:]
         assert data == b""
-        return _outcome(answer, outputs, document.get("id", ""))
+        return outcome(answer, outputs, document.get("id", ""))
 
 
 class OipGrpc:
@@ -186,38 +212,35 @@ class OipGrpc:
         """By the table of the Open Inference Protocol over gRPC."""
         return grpc.StatusCode.OK if cause is None else grpc_errors.OIP[cause]
 
-    async def send(self, world: World, asked: Asked) -> Outcome:
-        """Typed contents."""
+    async def send(self, world: Reachable, asked: Asked) -> Outcome:
+        """Contents as `fill` and `read` have them."""
         message = oip_pb2.ModelInferRequest(model_name=asked.model, id="7")
         message.model_version = "" if asked.version is None else str(asked.version)
         for name, value in asked.fields.items():
             message.parameters[name].string_param = value
         for item in asked.inputs:
-            tensor = message.inputs.add(name=item.name, datatype=item.datatype, shape=item.shape)
-            getattr(tensor.contents, CONTENTS[item.datatype]).extend(_flat(item.data))
+            message.inputs.add(name=item.name, datatype=item.datatype, shape=item.shape)
+        self.fill(message, asked)
         for name in asked.wanted:
             message.outputs.add(name=name)
         data = message.SerializeToString() if asked.garbage is None else asked.garbage
-        async with world.grpc() as channel:
-            call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(
-                data, metadata=tuple(asked.headers.items()), timeout=asked.timeout_s
-            )
-            try:
-                answer = oip_pb2.ModelInferResponse.FromString(await call)
-            except grpc.aio.AioRpcError:
-                answer = oip_pb2.ModelInferResponse()
-            trailing = dict(tuple(await call.trailing_metadata()))
-            outputs = {
-                item.name: nested(list(getattr(item.contents, CONTENTS[item.datatype])), list(item.shape))
-                for item in answer.outputs
-            }
-            return Outcome(
-                await call.code(),
-                outputs,
-                answer.id,
-                str(trailing.get("x-request-id", "")),
-                str(trailing.get("x-served-by", "")),
-            )
+        reply, told = await called(world, "/inference.GRPCInferenceService/ModelInfer", data, asked)
+        answer = oip_pb2.ModelInferResponse.FromString(reply)
+        outputs = {
+            item.name: nested(values, list(item.shape))
+            for item, values in zip(answer.outputs, self.read(answer), strict=True)
+        }
+        return replace(told, outputs=outputs, id=answer.id)
+
+    def fill(self, message: oip_pb2.ModelInferRequest, asked: Asked) -> None:
+        """Typed contents."""
+        for tensor, item in zip(message.inputs, asked.inputs, strict=True):
+            # 16-bit floats have no field of their own: a client that has only typed contents sends them as FP32.
+            getattr(tensor.contents, CONTENTS.get(item.datatype, "fp32_contents")).extend(flattened(item.data))
+
+    def read(self, answer: oip_pb2.ModelInferResponse) -> list[list[Any]]:
+        """Typed contents."""
+        return [list(getattr(item.contents, CONTENTS[item.datatype])) for item in answer.outputs]
 
 
 class TorchServeRest:
@@ -229,12 +252,12 @@ class TorchServeRest:
         """By TorchServe's table over REST."""
         return 200 if cause is None else rest_errors.TORCHSERVE[cause]
 
-    async def send(self, world: World, asked: Asked) -> Outcome:
+    async def send(self, world: Reachable, asked: Asked) -> Outcome:
         """Inputs by name."""
         version = "" if asked.version is None else f"/{asked.version}"
         answer = await _post(world, f"/predictions/{asked.model}{version}", _torchserve_body(asked), asked)
         document = answer.json() if answer.content else {}
-        return _outcome(answer, document.get("outputs", {}), document.get("id", ""))
+        return outcome(answer, document.get("outputs", {}), document.get("id", ""))
 
 
 class TorchServeGrpc:
@@ -246,29 +269,16 @@ class TorchServeGrpc:
         """By TorchServe's table over gRPC."""
         return grpc.StatusCode.OK if cause is None else grpc_errors.TORCHSERVE[cause]
 
-    async def send(self, world: World, asked: Asked) -> Outcome:
+    async def send(self, world: Reachable, asked: Asked) -> Outcome:
         """The JSON of the REST door, under `data`."""
         message = torchserve_pb2.PredictionsRequest(
             model_name=asked.model, model_version="" if asked.version is None else f"{asked.version}.0"
         )
-        message.input["data"] = json.dumps(_torchserve_body(asked), default=lambda item: item.decode()).encode()
+        message.input["data"] = json.dumps(_torchserve_body(asked), default=_text).encode()
         data = message.SerializeToString() if asked.garbage is None else asked.garbage
-        async with world.grpc() as channel:
-            call = channel.unary_unary("/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions")(
-                data, metadata=tuple(asked.headers.items()), timeout=asked.timeout_s
-            )
-            try:
-                document = json.loads(torchserve_pb2.PredictionResponse.FromString(await call).prediction)
-            except grpc.aio.AioRpcError:
-                document = {}
-            trailing = dict(tuple(await call.trailing_metadata()))
-            return Outcome(
-                await call.code(),
-                document.get("outputs", {}),
-                document.get("id", ""),
-                str(trailing.get("x-request-id", "")),
-                str(trailing.get("x-served-by", "")),
-            )
+        reply, told = await called(world, PREDICTIONS, data, asked)
+        document = json.loads(torchserve_pb2.PredictionResponse.FromString(reply).prediction or "{}")
+        return replace(told, outputs=document.get("outputs", {}), id=document.get("id", ""))
 
 
 class TfServingRest:
@@ -280,19 +290,25 @@ class TfServingRest:
         """By TF Serving's table over REST."""
         return 200 if cause is None else rest_errors.TFSERVING[cause]
 
-    async def send(self, world: World, asked: Asked) -> Outcome:
+    async def send(self, world: Reachable, asked: Asked) -> Outcome:
         """The protocol has no request ids, and an answer with one output has no name for it."""
-        body: dict[str, Any] = {
-            "inputs": {item.name: item.data if item.plain is None else item.plain for item in asked.inputs}
-        }
+        body = self.body(asked)
         if "signature_name" in asked.fields:
             body["signature_name"] = asked.fields["signature_name"]
         choice = "" if asked.version is None else f"/versions/{asked.version}"
         choice += f"/labels/{asked.fields['label']}" if "label" in asked.fields else ""
         answer = await _post(world, f"/v1/models/{asked.model}{choice}:predict", body, asked)
-        document = answer.json()
-        outputs = {"c" if asked.model == "pair" else "y": document["outputs"]} if "outputs" in document else {}
-        return _outcome(answer, outputs, "7")
+        return outcome(answer, self.outputs(answer.json(), asked), "7")
+
+    def body(self, asked: Asked) -> dict[str, Any]:
+        """Columns."""
+        return {"inputs": {item.name: item.data if item.plain is None else item.plain for item in asked.inputs}}
+
+    def outputs(self, document: dict[str, Any], asked: Asked) -> Mapping[str, Any]:
+        """Columns by name."""
+        if "outputs" not in document:
+            return {}
+        return document["outputs"] if len(asked.answers) > 1 else {asked.answers[0]: document["outputs"]}
 
 
 class TfServingGrpc:
@@ -304,34 +320,23 @@ class TfServingGrpc:
         """By TF Serving's table over gRPC."""
         return grpc.StatusCode.OK if cause is None else grpc_errors.TFSERVING[cause]
 
-    async def send(self, world: World, asked: Asked) -> Outcome:
+    async def send(self, world: Reachable, asked: Asked) -> Outcome:
+        """The protocol has no request ids."""
+        data = self.message(asked) if asked.garbage is None else asked.garbage
+        reply, told = await called(world, "/tensorflow.serving.PredictionService/Predict", data, asked)
+        return replace(told, outputs=self.outputs(reply), id="7")
+
+    def message(self, asked: Asked) -> bytes:
         """Whatever makes an array; what does not is no message either."""
         spec = ModelSpec(asked.model, asked.version, asked.fields.get("label"), asked.fields.get("signature_name"))
         tensors = tuple(
-            Tensor(item.name, item.datatype, np.array(item.data, NUMPY_DTYPE[item.datatype]))
-            for item in asked.inputs
-            if asked.garbage is None
+            Tensor(item.name, item.datatype, np.array(item.data, NUMPY_DTYPE[item.datatype])) for item in asked.inputs
         )
-        data = tfserving_proto.encode_request(InferenceRequest(spec, tensors, asked.wanted))
-        async with world.grpc() as channel:
-            call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")(
-                data if asked.garbage is None else asked.garbage,
-                metadata=tuple(asked.headers.items()),
-                timeout=asked.timeout_s,
-            )
-            try:
-                answer = await call
-            except grpc.aio.AioRpcError:
-                answer = tfserving_pb2.PredictResponse().SerializeToString()
-            trailing = dict(tuple(await call.trailing_metadata()))
-            outputs = tfserving_proto.decode_response(answer).outputs
-            return Outcome(
-                await call.code(),
-                {tensor.name: tensor.array.tolist() for tensor in outputs},
-                "7",
-                str(trailing.get("x-request-id", "")),
-                str(trailing.get("x-served-by", "")),
-            )
+        return tfserving_proto.encode_request(InferenceRequest(spec, tensors, asked.wanted))
+
+    def outputs(self, reply: bytes) -> Mapping[str, Any]:
+        """The tensors of an answer, nested."""
+        return {tensor.name: tensor.array.tolist() for tensor in tfserving_proto.decode_response(reply).outputs}
 
 
 DOORS: tuple[Door, ...] = (
@@ -355,38 +360,38 @@ def _torchserve_body(asked: Asked) -> dict[str, Any]:
     return {**body, "outputs": asked.wanted} if asked.wanted else body
 
 
-async def _post(world: World, path: str, body: dict[str, Any], asked: Asked) -> httpx.Response:
+async def _post(world: Reachable, path: str, body: dict[str, Any], asked: Asked) -> httpx.Response:
     headers = {"content-type": "application/json", **asked.headers}
     if asked.timeout_s is not None:
         headers["x-request-timeout-ms"] = f"{asked.timeout_s * 1e3:g}"
-    content = json.dumps(body, default=lambda item: item.decode()).encode() if asked.garbage is None else asked.garbage
+    content = json.dumps(body, default=_text).encode() if asked.garbage is None else asked.garbage
     async with world.rest() as client:
         return await client.post(path, content=content, headers=headers)
 
 
-def _outcome(answer: httpx.Response, outputs: Mapping[str, Any], identity: str) -> Outcome:
+async def called(world: Reachable, path: str, data: bytes, asked: Asked) -> tuple[bytes, Outcome]:
+    """The answer's message, empty where there is none, and what its metadata and its status tell."""
+    async with world.grpc() as channel:
+        metadata = tuple(asked.headers.items())
+        call = channel.unary_unary(path)(data, metadata=metadata, timeout=asked.timeout_s)
+        try:
+            reply = await call
+        except grpc.aio.AioRpcError:
+            reply = b""
+        told = {key: str(value) for key, value in tuple(await call.trailing_metadata())}
+        code, text = await call.code(), await call.details()
+        return reply, Outcome(code, {}, "", told.get("x-request-id", ""), told.get("x-served-by", ""), text or "")
+
+
+def _text(item: bytes) -> str:
+    # As Python keeps bytes that are not UTF-8 in a string.
+    return item.decode(errors="surrogateescape")
+
+
+def outcome(answer: httpx.Response, outputs: Mapping[str, Any], identity: str) -> Outcome:
+    """What a REST client was told."""
     headers = answer.headers
-    return Outcome(answer.status_code, outputs, identity, headers["x-request-id"], headers.get("x-served-by", ""))
-
-
-def packed(values: list[Any], datatype: str) -> bytes:
-    """Elements in the protocol's raw layout."""
-    if datatype == "BYTES":
-        return b"".join(struct.pack("<I", len(value)) + value for value in values)
-    return struct.pack(f"<{len(values)}{FORMATS[datatype]}", *values)
-
-
-def unpacked(data: bytes, datatype: str) -> list[Any]:
-    """Numbers from the protocol's raw layout."""
-    return [value for (value,) in struct.iter_unpack(f"<{FORMATS[datatype]}", data)]
-
-
-def nested(flat: list[Any], shape: list[int]) -> list[Any]:
-    """A flat list as deep as its shape."""
-    for dim in reversed(shape[1:]):
-        flat = [flat[start : start + dim] for start in range(0, len(flat), dim)]
-    return flat
-
-
-def _flat(value: Any) -> list[Any]:
-    return [leaf for item in value for leaf in _flat(item)] if isinstance(value, list) else [value]
+    text = "" if answer.is_success else answer.text
+    return Outcome(
+        answer.status_code, outputs, identity, headers.get("x-request-id", ""), headers.get("x-served-by", ""), text
+    )

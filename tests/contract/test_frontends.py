@@ -77,7 +77,9 @@ CASES = [
     good("a long deadline", replace(ROW, timeout_s=1e6)),
     good(
         "two inputs in any order",
-        Asked((Input("b", [b"p", b"q"], (2,), "BYTES"), Input("a", [3, 4], (2,), "INT64")), model="pair"),
+        Asked(
+            (Input("b", [b"p", b"q"], (2,), "BYTES"), Input("a", [3, 4], (2,), "INT64")), model="pair", answers=("c",)
+        ),
         {"c": [3.0, 4.0]},
     ),
     Case("unknown model", replace(ROW, model="nope"), Cause.MODEL_NOT_FOUND),

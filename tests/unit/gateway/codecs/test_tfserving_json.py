@@ -51,6 +51,15 @@ def test_nan_and_infinity_travel_as_bare_tokens() -> None:
     assert body == b'{"inputs": {"x": [NaN, Infinity, -Infinity, 0.5], "n": [[1]]}}'
 
 
+def test_the_largest_fp32_travels_with_digits_that_are_not_beyond_it() -> None:
+    """TF Serving compares as doubles, and refuses the shortest digits, 3.4028235e38, as no FP32."""
+    largest = np.finfo(np.float32).max
+    for sign in (1, -1):
+        (sent,) = json.loads(encode(tensor("FP32", [sign * largest])))["inputs"]["x"]
+        assert sent == sign * float(largest)
+    assert encode(tensor("FP32", [0.1])) == b'{"inputs":{"x":[0.1]}}'
+
+
 @pytest.mark.parametrize("datatype", ["FP16", "BF16", "UINT16"])
 def test_datatypes_that_its_json_lacks_are_unsupported(datatype: str) -> None:
     """TF Serving itself would answer 501; gRPC carries them."""
@@ -104,6 +113,17 @@ def test_strings_come_plain_or_as_base64() -> None:
     assert decode({"b64": "/w=="}, TensorSpec("s_bytes", "BYTES", ())).outputs[0].array[()] == b"\xff"
 
 
+def test_text_that_is_not_utf8_is_what_its_json_cannot_carry() -> None:
+    """TF Serving writes such bytes as they are; only outputs called `..._bytes` come as base64."""
+    body = b'{"outputs": ["\xff"]}'
+    with pytest.raises(GatewayError, match="output 's'.*gRPC carries them.*_bytes") as caught:
+        tfserving_json.decode_response(body, REQUEST, (TensorSpec("s", "BYTES", (-1,)),))
+    assert caught.value.cause is Cause.UNSUPPORTED_DATATYPE
+    with pytest.raises(GatewayError) as caught:
+        tfserving_json.decode_response(body, REQUEST, (Y,))
+    assert caught.value.cause is Cause.UPSTREAM_BAD_REPLY
+
+
 @pytest.mark.parametrize(
     ("body", "specs"),
     [
@@ -118,7 +138,7 @@ def test_strings_come_plain_or_as_base64() -> None:
         (b'{"outputs": [1]}', (Y, Z)),
         (b'{"outputs": {"y": [[1, 2]]}}', (Y, Z)),
         (b'{"outputs": {"y": [[1, 2]], "z": [1.5]}}', (Y, Z)),
-        (b'{"outputs": "\xff"}', (TensorSpec("s", "BYTES", ()),)),
+        (b'{"outputs": "\xff"}', (Y,)),
         (b'{"outputs": [1]}', (TensorSpec("s", "BYTES", (-1,)),)),
         (b'{"outputs": [{"b64": "?"}]}', (TensorSpec("s", "BYTES", (-1,)),)),
         (b'{"outputs": [{"b64": 1}]}', (TensorSpec("s", "BYTES", (-1,)),)),

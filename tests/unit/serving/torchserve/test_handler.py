@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from gateway.core import tensor as core
-from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause
 from gateway.core.messages import TensorSpec
 from serving.torchserve import handler
@@ -323,19 +322,6 @@ def test_a_bool_byte_is_zero_or_one() -> None:
     with pytest.raises(handler.Refused, match="neither 0 nor 1") as refused:
         handler.decode_frame(packed({"inputs": [_wire(datatype="BOOL", size=2)]}, b"\x00\x02"))
     assert refused.value.cause == Cause.INVALID_INPUT
-
-
-def test_bytes_are_refused_by_the_model_not_by_the_codec(folder: Path) -> None:
-    """The codec reads BYTES; TorchScript cannot take them, which is an unsupported datatype."""
-    its = ModelContract("doubler", 1, (TensorSpec("x", "BYTES", (-1,)),), (TensorSpec("y", "FP32", (-1, 2)),))
-    (folder.parent / "texts").mkdir()
-    (folder.parent / "texts" / "contract.json").write_text(its.to_json())
-    (folder.parent / "texts" / "model.pt").write_bytes((folder / "model.pt").read_bytes())
-    context = FakeContext(folder.parent / "texts", its)
-    handler.handle(None, context)
-    replies = handler.handle([{"frame": frame([tensor("x", [b"a"], "BYTES")])}], context)
-    assert replies is not None
-    assert _error(replies[0])[0] == Cause.UNSUPPORTED_DATATYPE
 
 
 def test_an_output_that_json_cannot_carry_is_refused_there_and_framed_elsewhere(tmp_path: Path) -> None:

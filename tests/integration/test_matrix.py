@@ -1,0 +1,57 @@
+"""The protocol matrix: every front end, to every backend, with every datatype and shape, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.matrix import page
+from tests.matrix.cases import DATATYPES, VALUES
+from tests.matrix.doors import WAYS
+from tests.matrix.run import Results, run
+from tests.matrix.stack import BACKENDS, running
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture(scope="module")
+def results(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """One run of the whole matrix; the tests look at its parts."""
+    return asyncio.run(run(running(artifacts, tmp_path_factory.mktemp("matrix"))))
+
+
+@pytest.mark.parametrize("backend", [backend.name for backend in BACKENDS])
+@pytest.mark.parametrize("door", [way.door.name for way in WAYS])
+def test_every_answer_is_the_expected_one(results: Results, door: str, backend: str) -> None:
+    """To the bit, within the contract's tolerance, or the refusal that the protocol documents."""
+    assert results.faults(door, backend) == []
+
+
+@pytest.mark.parametrize("backend", ["ts-rest", "ts-grpc", "tf-rest", "tf-grpc", "oip-rest-json", "oip-grpc-typed"])
+def test_the_servers_themselves_answer_the_same(results: Results, backend: str) -> None:
+    """Asked without the gateway, by clients of their own protocols."""
+    assert results.direct_faults(backend) == []
+    assert len([key for key in results.direct if key[0] == backend]) >= len(DATATYPES)
+
+
+def test_nothing_is_left_out(results: Results) -> None:
+    """Every datatype was asked through every door of every backend that has a form for tensors."""
+    datatypes = {case.name for case in results.cases if case.section == VALUES}
+    assert datatypes == set(DATATYPES)
+    for way in WAYS:
+        for backend in BACKENDS:
+            asked = {key[2] for key in results.cells if key[:2] == (way.door.name, backend.name)}
+            expected = {case.key for case in results.cases if way.asks(case) and (backend.trained or not case.golden)}
+            assert asked == expected
+
+
+def test_the_page_shows_this_run(results: Results) -> None:
+    """`make matrix` writes docs/protocol-matrix.md anew."""
+    shown = page.render(results)
+    ran = results.servers["tf-rest"]
+    if not ran.endswith("(stand-in)"):
+        # Where the real server runs, it gives the same page, but for its name.
+        shown = shown.replace(ran, "savedmodel-server 1.0 (stand-in)")
+    assert shown == page.PAGE.read_text()

@@ -32,7 +32,7 @@ from gateway.codecs.tfserving_words import NOT_IN_JSON, is_base64, unlike_value,
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceResponse, TensorSpec
-from gateway.core.tensor import FLOAT_DATATYPES, NDArray, Tensor
+from gateway.core.tensor import NDArray, Tensor, all_finite
 
 INSTANCES = "instances"
 INPUTS = "inputs"
@@ -169,7 +169,7 @@ def encode_response(response: InferenceResponse, *, row: bool) -> bytes:
     else:
         answer = values
     document = {"predictions" if row else "outputs": answer}
-    if all(_finite(tensor) for tensor in response.outputs):
+    if all(all_finite(tensor) for tensor in response.outputs):
         return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     # orjson writes null for NaN; Python's json has TF Serving's own spelling.
     return json.dumps(document, default=_as_list).encode()
@@ -318,16 +318,12 @@ def _written(tensor: Tensor) -> Any:  # noqa: ANN401 - whatever orjson writes
         coded = np.empty(tensor.array.size, dtype=object)
         coded[:] = [{"b64": base64.b64encode(item).decode()} for item in tensor.array.flat]
         return coded.reshape(tensor.shape).tolist()
-    if not _finite(tensor):
+    if not all_finite(tensor):
         return tensor.array
     try:
         return to_json_array(tensor)
     except GatewayError as exc:
         raise UnsupportedOutputError(exc.detail) from exc
-
-
-def _finite(tensor: Tensor) -> bool:
-    return tensor.datatype not in FLOAT_DATATYPES or bool(np.isfinite(tensor.array).all())
 
 
 def _as_list(value: Any) -> object:  # noqa: ANN401 - an array or one of numpy's scalars

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NoReturn, Union
+from typing import Any, Literal, NoReturn, Union
 
 import numpy as np
 import simdjson
@@ -37,7 +37,7 @@ _BOM = b"\xef\xbb\xbf"
 _FEW_LISTS = 8
 _BYTES_PER_LIST = 256
 # numpy's kind of a wide number -> simdjson's word for it.
-_BUFFER_KIND = {"f": "d", "i": "i", "u": "u"}
+_BUFFER_KIND: dict[str, Literal["d", "i", "u"]] = {"f": "d", "i": "i", "u": "u"}
 _STRUCTURE = b'[]{},:"'
 _REST = bytes(set(range(256)) - set(_STRUCTURE))
 # What simdjson refuses although it may be JSON: numbers beyond 64 bits or a double, and halves of surrogate pairs.
@@ -110,9 +110,10 @@ class _Document:
 
     def _object(self, proxy: simdjson.Object, depth: int) -> JsonObject:
         _check_depth(depth)
-        _check_keys(len(proxy))
+        count = len(proxy)
+        _check_keys(count)
         # simdjson finds a key by reading all keys before it: many large objects would cost the square of their keys.
-        self._keys += len(proxy)
+        self._keys += count
         if self._keys > MAX_DOCUMENT_KEYS:
             raise GatewayError(Cause.INVALID_INPUT, f"the body has more than {MAX_DOCUMENT_KEYS} keys")
         members: JsonObject = {}
@@ -120,7 +121,8 @@ class _Document:
         separator = b"{:"
         # Not `items()`, which makes Python objects of whole arrays.
         for key in proxy:
-            _check_key(key, members)
+            if key in members or "\0" in key:
+                _refuse_key(key, members)
             layout.append(separator)
             separator = b",:"
             members[key] = self.value(proxy[key], depth + 1)
@@ -285,7 +287,8 @@ def unique_members(pairs: list[tuple[str, Any]]) -> JsonObject:
     _check_keys(len(pairs))
     members: JsonObject = {}
     for key, value in pairs:
-        _check_key(key, members)
+        if key in members or "\0" in key:
+            _refuse_key(key, members)
         members[key] = value
     return members
 
@@ -304,12 +307,11 @@ def _check_keys(count: int) -> None:
         raise GatewayError(Cause.INVALID_INPUT, f"an object has {count} keys; at most {MAX_KEYS} are supported")
 
 
-def _check_key(key: str, members: JsonObject) -> None:
+def _refuse_key(key: str, members: JsonObject) -> NoReturn:
     if key in members:
         raise GatewayError(Cause.UNPARSEABLE, f"key '{shown(key)}' is given twice in one object")
     # simdjson looks keys up as C strings, and would give the value of another.
-    if "\0" in key:
-        raise GatewayError(Cause.INVALID_INPUT, "a key holds the character NUL; expected a name")
+    raise GatewayError(Cause.INVALID_INPUT, "a key holds the character NUL; expected a name")
 
 
 def _too_deep() -> GatewayError:

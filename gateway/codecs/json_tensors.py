@@ -112,9 +112,14 @@ def to_json_array(tensor: Tensor) -> object:
 
     Raises UNSUPPORTED_DATATYPE for NaN, infinity, and BYTES that are not UTF-8: JSON has no form for them.
     """
+    _check_finite(tensor)
+    return written(tensor)
+
+
+def written(tensor: Tensor) -> object:
+    """The same of a tensor that is known to be finite; raises UNSUPPORTED_DATATYPE for BYTES that are not UTF-8."""
     if tensor.datatype == "BYTES":
         return _decoded(tensor).tolist()
-    _check_finite(tensor)
     array = tensor.array
     if tensor.datatype in SHORT_FLOATS:
         array = array.astype(np.float32)

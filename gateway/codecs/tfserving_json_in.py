@@ -27,7 +27,7 @@ from gateway.codecs.json_document import (
     plain,
     unique_members,
 )
-from gateway.codecs.json_tensors import elements, flatten, to_json_array
+from gateway.codecs.json_tensors import elements, flatten, written
 from gateway.codecs.tfserving_words import NOT_IN_JSON, is_base64, unlike_value, unlike_values
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
@@ -161,7 +161,8 @@ def encode_response(response: InferenceResponse, *, row: bool) -> bytes:
     """
     if row:
         _check_rows(response.outputs)
-    values = {tensor.name: _written(tensor) for tensor in response.outputs}
+    finite = {tensor.name: all_finite(tensor) for tensor in response.outputs}
+    values = {tensor.name: _written(tensor, finite[tensor.name]) for tensor in response.outputs}
     if len(values) == 1:
         ((_, answer),) = values.items()
     elif row:
@@ -169,7 +170,7 @@ def encode_response(response: InferenceResponse, *, row: bool) -> bytes:
     else:
         answer = values
     document = {"predictions" if row else "outputs": answer}
-    if all(all_finite(tensor) for tensor in response.outputs):
+    if all(finite.values()):
         return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     # orjson writes null for NaN; Python's json has TF Serving's own spelling.
     return json.dumps(document, default=_as_list).encode()
@@ -308,7 +309,7 @@ def _check_rows(outputs: Sequence[Tensor]) -> None:
         size = tensor.shape[0]
 
 
-def _written(tensor: Tensor) -> Any:  # noqa: ANN401 - whatever orjson writes
+def _written(tensor: Tensor, finite: bool) -> Any:  # noqa: ANN401 - whatever orjson writes
     if tensor.datatype in NOT_IN_JSON and tensor.array.size:
         raise UnsupportedOutputError(
             f"Failed to write JSON value for tensor type: {NOT_IN_JSON[tensor.datatype]} "
@@ -318,10 +319,10 @@ def _written(tensor: Tensor) -> Any:  # noqa: ANN401 - whatever orjson writes
         coded = np.empty(tensor.array.size, dtype=object)
         coded[:] = [{"b64": base64.b64encode(item).decode()} for item in tensor.array.flat]
         return coded.reshape(tensor.shape).tolist()
-    if not all_finite(tensor):
+    if not finite:
         return tensor.array
     try:
-        return to_json_array(tensor)
+        return written(tensor)
     except GatewayError as exc:
         raise UnsupportedOutputError(exc.detail) from exc
 

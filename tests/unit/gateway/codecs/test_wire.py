@@ -53,11 +53,15 @@ def test_typed_contents_are_bounded() -> None:
 def test_a_shape_of_many_dimensions_is_bounded() -> None:
     """A shape has few dimensions, packed or not."""
     sent = message()
-    sent.inputs[0].shape.extend([1] * 1000)
+    sent.inputs[0].shape.extend([1] * 10_000)
     with pytest.raises(GatewayError, match="field 3 is larger"):
         oip_proto.decode_request(sent.SerializeToString())
     with pytest.raises(GatewayError, match="field 3 is larger"):
         check_sizes(memoryview(b"\x1a\x01\x01" * 100), {3: 320}, "input")
+    # A message too short for the wire to be looked at is bounded by its shape's rank.
+    del sent.inputs[0].shape[1000:]
+    with pytest.raises(GatewayError, match="1000 dimensions; at most 32"):
+        oip_proto.decode_request(sent.SerializeToString())
 
 
 def test_declared_inputs_are_checked_before_arrays_are_made() -> None:

@@ -69,7 +69,7 @@ bench-idle: setup  ## The gateway's start time and idle memory
 	@$(BIN)/python -m tests.bench_idle
 
 bench-codecs: setup  ## Every codec beside what one would write by hand; takes 3 minutes on an idle machine
-	@$(BIN)/pytest -q -p no:schemathesis -o python_files='bench_*.py' tests/benchmarks --benchmark-disable-gc \
+	@$(BIN)/pytest -q -o python_files='bench_*.py' tests/benchmarks --benchmark-disable-gc \
 	 --benchmark-max-time=0.3 --benchmark-min-rounds=7 --benchmark-quiet --benchmark-columns=median
 
 clean: down  ## Remove the virtual environment, the artifacts and every cache

@@ -61,7 +61,8 @@ def sound(draw: st.DrawFn) -> Logical:
 
 
 def other_model(asked: Asked, word: str) -> Logical:
-    return Logical(replace(asked, model=word), Cause.MODEL_NOT_FOUND)
+    # Of a label of no model TF Serving says that there is no such label.
+    return Logical(replace(asked, model=word, fields={}), Cause.MODEL_NOT_FOUND)
 
 
 def other_version(asked: Asked, word: str) -> Logical:

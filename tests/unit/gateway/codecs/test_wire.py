@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway._generated import oip_pb2
 from gateway.codecs import oip_proto
 from gateway.codecs.wire import check_counts, check_sizes, fields
 from gateway.core.errors import Cause, GatewayError
 from tests.builders import contract
+from tests.unit.gateway.codecs.tensors import untimed
 
 
 def message() -> oip_pb2.ModelInferRequest:
@@ -71,3 +74,29 @@ def test_declared_inputs_are_checked_before_arrays_are_made() -> None:
     sent.raw_input_contents.append(bytes(8_000_000))
     with pytest.raises(GatewayError, match="input 'x' is BYTES; expected FP32"):
         oip_proto.decode_request(sent.SerializeToString(), lambda _: contract())
+
+
+@untimed
+@given(st.binary(max_size=64))
+def test_any_bytes_are_counted_or_unparseable(data: bytes) -> None:
+    """And contents are parts of the bytes, never more."""
+    try:
+        found = list(fields(data, "message"))
+        assert sum(len(content) + 1 for _, content in found) <= len(data)
+        check_counts(data, len(found), "message")
+        check_sizes(memoryview(data), {1: 10**6}, "message")
+    except GatewayError as exc:
+        assert exc.cause is Cause.UNPARSEABLE
+
+
+@untimed
+@given(st.lists(st.tuples(st.text(max_size=3), st.binary(max_size=9)), max_size=5))
+def test_fields_of_any_message_are_found(inputs: list[tuple[str, bytes]]) -> None:
+    """As many, and with the contents, that protobuf wrote."""
+    sent = oip_pb2.ModelInferRequest(raw_input_contents=[raw for _, raw in inputs])
+    for name, _ in inputs:
+        sent.inputs.add(name=name)
+    found = list(fields(sent.SerializeToString(), "message"))
+    raw_number = oip_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
+    assert [bytes(content) for number, content in found if number == raw_number] == [raw for _, raw in inputs]
+    assert len(found) == 2 * len(inputs)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import TensorSpec
 from gateway.core.tensor import DATATYPES, FLOAT_DATATYPES, NUMPY_DTYPE, Tensor
 
@@ -66,6 +69,15 @@ def pairs(**options: object) -> st.SearchStrategy[tuple[Tensor, ...]]:
     return st.integers(1, 3).flatmap(
         lambda count: st.tuples(*(tensors(**options, name=name) for name in ("b", "a", "ü 2")[:count]))  # type: ignore[arg-type]
     )
+
+
+def cause_of(call: Callable[[], object]) -> Cause | None:
+    """Why a call was refused, None where it was not; any other exception is the test's failure."""
+    try:
+        call()
+    except GatewayError as exc:
+        return exc.cause
+    return None
 
 
 def assert_same(one: Tensor, other: Tensor, *, bits: bool = True) -> None:

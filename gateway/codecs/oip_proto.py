@@ -17,14 +17,11 @@ from gateway.codecs.fields import input_name, parameter, wanted_outputs
 from gateway.codecs.json_tensors import SHORT_FLOATS
 from gateway.codecs.oip_parameters import refuse_reserved
 from gateway.codecs.selection import split_parameters, version_number
-from gateway.codecs.wire import check_counts, check_sizes, fields
+from gateway.codecs.wire import MAX_FIELDS, check_counts, check_sizes, fields
 from gateway.core.contract import ContractOf
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Parameter, TensorSpec
 from gateway.core.tensor import MAX_RANK, NDArray, Tensor, element_count, from_raw, numpy_dtype, to_raw
-
-# Of one message: inputs, outputs, parameters and raw contents together; a few megabytes hold millions of empty ones.
-MAX_FIELDS = 4096
 
 # Of one input: its name, its shape, its typed contents. Typed contents become objects one by one; raw ones do not.
 _MOST_BYTES = {

@@ -243,6 +243,35 @@ async def test_messages_that_are_no_request_are_refused(name: str) -> None:
     await refused(BY_NAME["oip-grpc"], replace(ROW, model="pair", garbage=message), cause)
 
 
+def _part(number: int, content: bytes) -> bytes:
+    """A field of bytes, as protobuf writes it."""
+    size, length = len(content), bytearray()
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([number << 3 | 2]) + bytes(length) + bytes([size]) + content
+
+
+def _tfserving(tensor: bytes) -> bytes:
+    return _part(1, _part(1, b"doubler")) + _part(2, _part(1, b"x") + _part(2, b"\x08\x01" + tensor))
+
+
+MANY = {
+    "inputs": ("tfserving-grpc", _tfserving(b"") + b"\x12\x00" * 1_000_000),
+    "dimensions": ("tfserving-grpc", _tfserving(_part(2, b"\x12\x00" * 1_000_000))),
+    "strings": ("tfserving-grpc", _tfserving(b"\x42\x00" * 1_000_000)),
+    "outputs": ("tfserving-grpc", _tfserving(b"") + b"\x1a\x00" * 1_000_000),
+    "parts of a body": ("torchserve-grpc", _part(1, b"doubler") + b"\x1a\x00" * 1_000_000),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+async def test_a_million_empty_fields_are_counted_not_parsed(name: str) -> None:
+    """As messages they would take seventy times the room."""
+    door, message = MANY[name]
+    await refused(BY_NAME[door], replace(ROW, garbage=message), BAD)
+
+
 @pytest.mark.parametrize("door", ["predict", "oip-rest", "torchserve-rest", "tfserving-rest"])
 @pytest.mark.parametrize(
     ("headers", "status"),

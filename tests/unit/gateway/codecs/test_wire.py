@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway._generated import oip_pb2
 from gateway.codecs import oip_proto
-from gateway.codecs.wire import check_counts, check_sizes, fields
+from gateway.codecs.wire import check_counts, check_sizes, check_tree, fields
 from gateway.core.errors import Cause, GatewayError
 from tests.builders import contract
 from tests.unit.gateway.codecs.tensors import cause_of, untimed
@@ -43,6 +43,16 @@ def test_millions_of_empty_messages_are_refused_at_the_first_too_many() -> None:
     with pytest.raises(GatewayError, match="more than 4096 fields") as caught:
         oip_proto.decode_request(message().SerializeToString() + b"\x2a\x00" * 1_000_000)
     assert caught.value.cause is Cause.INVALID_INPUT
+
+
+def test_fields_below_are_counted_with_those_above() -> None:
+    """Where the tree leads, and nowhere else."""
+    data = b"\x12\x04\x12\x02\x08\x01" * 2 + b"\x0a\x02\x08\x01"
+    for tree, count in (({}, 3), ({2: {}}, 5), ({2: {2: {}}}, 7), ({1: {}}, 4)):
+        check_tree(data, count, "message", tree)
+        with pytest.raises(GatewayError, match=f"more than {count - 1} fields") as caught:
+            check_tree(data, count - 1, "message", tree)
+        assert caught.value.cause is Cause.INVALID_INPUT
 
 
 def test_typed_contents_are_bounded() -> None:

@@ -27,6 +27,8 @@ MAX_DEPTH = 32
 MAX_KEYS = 1024
 # The same for all objects of a body together; a thousand tensors have less.
 MAX_DOCUMENT_KEYS = 8192
+# Items of all lists that begin with an object, such as rows of inputs by name: each becomes a Python object.
+MAX_ITEMS = 8192
 # Text that only Python's slower parser can judge holds the event loop: about 0.2 s at this size.
 _MAX_SECOND_OPINION = 1 << 20
 # A second parser says where a text breaks off, but only for texts that it reads in no time.
@@ -42,7 +44,7 @@ _STRUCTURE = b'[]{},:"'
 _REST = bytes(set(range(256)) - set(_STRUCTURE))
 # What simdjson refuses although it may be JSON: numbers beyond 64 bits or a double, and halves of surrogate pairs.
 _PERHAPS_JSON = ("NUMBER_ERROR", "BIGINT_ERROR", "STRING_ERROR")
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class JsonArray:
@@ -88,6 +90,7 @@ class _Document:
         self._arrays: list[tuple[simdjson.Array, tuple[int, ...]]] = []
         self._lists = 0
         self._keys = 0
+        self._items_seen = 0
         self._regular: bool | None = None
 
     @property
@@ -148,6 +151,9 @@ class _Document:
         return JsonArray(self, proxy, shape)
 
     def _items(self, proxy: simdjson.Array, depth: int) -> list[Any]:
+        self._items_seen += len(proxy)
+        if self._items_seen > MAX_ITEMS:
+            raise too_many_items()
         self._lists += 1
         items = []
         separator = b"["
@@ -260,7 +266,7 @@ def _second_opinion(body: bytes, reason: str, nan_tokens: bool) -> JsonValue:
         raise _not_json(str(exc)) from None
     except ValueError:  # Python refuses integers of thousands of digits
         raise _not_json("it holds a number that nothing can represent") from None
-    if _SURROGATE.search(text):
+    if SURROGATE.search(text):
         try:
             json.dumps(document, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -312,6 +318,14 @@ def _refuse_key(key: str, members: JsonObject) -> NoReturn:
         raise GatewayError(Cause.UNPARSEABLE, f"key '{shown(key)}' is given twice in one object")
     # simdjson looks keys up as C strings, and would give the value of another.
     raise GatewayError(Cause.INVALID_INPUT, "a key holds the character NUL; expected a name")
+
+
+def too_many_items() -> GatewayError:
+    """The error for more objects in lists than are taken."""
+    return GatewayError(
+        Cause.INVALID_INPUT,
+        f"the body has more than {MAX_ITEMS} objects in lists; send rows as nested lists of numbers",
+    )
 
 
 def _too_deep() -> GatewayError:

@@ -20,11 +20,14 @@ import orjson
 from gateway.codecs.fields import shown
 from gateway.codecs.json_document import (
     MAX_DEPTH,
+    MAX_ITEMS,
+    SURROGATE,
     JsonArray,
     JsonObject,
     JsonValue,
     parse_object,
     plain,
+    too_many_items,
     unique_members,
 )
 from gateway.codecs.json_tensors import elements, flatten, written
@@ -181,6 +184,8 @@ def _lenient(body: bytes) -> JsonObject:
         text = body.decode().lstrip(" \t\r\n")
         if "Inf" in text:
             text = _INFINITY.sub(lambda found: found[1] or "Infinity", text)
+        if text.count("{") > MAX_ITEMS:
+            raise too_many_items()
         document, _ = _DECODER.raw_decode(text)
     except RecursionError:
         raise _too_deep() from None
@@ -195,19 +200,24 @@ def _lenient(body: bytes) -> JsonObject:
     if not isinstance(document, dict):
         raise _invalid("JSON Value: ... Is not object")
     _check_depth(document)
-    try:
-        # Halves of surrogate pairs are no text that a tensor could hold.
-        json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise GatewayError(Cause.UNPARSEABLE, f"{_PARSE_ERROR}The surrogate pair in string is invalid.") from None
+    if SURROGATE.search(text):
+        try:
+            # Halves of surrogate pairs are no text that a tensor could hold.
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise GatewayError(Cause.UNPARSEABLE, f"{_PARSE_ERROR}The surrogate pair in string is invalid.") from None
     return document
 
 
 def _check_depth(document: JsonObject) -> None:
     level: list[Any] = [document]
     for _ in range(MAX_DEPTH):
-        level = [item for value in level for item in (value.values() if isinstance(value, dict) else value)]
-        level = [item for item in level if isinstance(item, list | dict)]
+        level = [
+            item
+            for value in level
+            for item in (value.values() if type(value) is dict else value)
+            if type(item) is list or type(item) is dict
+        ]
         if not level:
             return
     raise _too_deep()

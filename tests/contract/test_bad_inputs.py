@@ -86,6 +86,9 @@ VALUES = [
     Bad("not UTF-8", b'[["\xff", 1]]', NOT_JSON),
     Bad("a repeated key", b'{"a": 1, "a": 2}', NOT_JSON),
     Bad("many keys", MANY_KEYS, BAD),
+    Bad("many objects", b"[" + b"{}," * 500_000 + b"{}]", BAD),
+    Bad("many values behind an object", b"[{}," + b"1," * 500_000 + b"1]", BAD),
+    Bad("many objects and NaN", b"[" + b"{}," * 500_000 + b"NaN]", NOT_JSON, BAD),
 ]
 INTEGERS = [
     Bad("2 to the 63", b"[9223372036854775808]", BAD),

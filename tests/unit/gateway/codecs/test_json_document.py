@@ -223,3 +223,11 @@ def test_all_objects_together_have_a_bounded_number_of_keys() -> None:
     many = b'{"a": [' + b",".join([b"{" + b",".join(b'"%d": 0' % n for n in range(1000)) + b"}"] * 20) + b"]}"
     with pytest.raises(GatewayError, match="more than 8192 keys"):
         parse_object(many)
+
+
+@pytest.mark.parametrize("items", [b"{}," * 8192 + b"{}", b"{}," + b"1," * 8192 + b"1", b"[{},1]," * 4097 + b"[{}]"])
+def test_lists_of_objects_have_a_bounded_number_of_items(items: bytes) -> None:
+    """Each becomes a Python object, be it of no keys, or no object at all."""
+    with pytest.raises(GatewayError, match="more than 8192 objects in lists") as caught:
+        parse_object(b'{"a": [' + items + b"]}")
+    assert caught.value.cause is Cause.INVALID_INPUT

@@ -107,20 +107,22 @@ def flatten(value: JsonValue, name: str) -> tuple[list[Any], tuple[int, ...]]:
         level = list(chain.from_iterable(level))
 
 
-def to_json_array(tensor: Tensor) -> object:
+def to_json_array(tensor: Tensor, *, flat: bool = False) -> object:
     """What orjson writes as the nested list of a tensor, with OPT_SERIALIZE_NUMPY; a 16-bit float as the same FP32.
 
+    `flat` makes it one list of all elements, also of a scalar.
     Raises UNSUPPORTED_DATATYPE for NaN, infinity, and BYTES that are not UTF-8: JSON has no form for them.
     """
     _check_finite(tensor)
-    return written(tensor)
+    return written(tensor, flat=flat)
 
 
-def written(tensor: Tensor) -> object:
+def written(tensor: Tensor, *, flat: bool = False) -> object:
     """The same of a tensor that is known to be finite; raises UNSUPPORTED_DATATYPE for BYTES that are not UTF-8."""
     if tensor.datatype == "BYTES":
-        return _decoded(tensor).tolist()
-    array = tensor.array
+        texts = _decoded(tensor)
+        return (texts.reshape(-1) if flat else texts).tolist()
+    array = tensor.array.reshape(-1) if flat else tensor.array
     if tensor.datatype in SHORT_FLOATS:
         array = array.astype(np.float32)
     if not array.flags.c_contiguous:

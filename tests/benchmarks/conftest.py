@@ -27,8 +27,8 @@ def _ratios(found: Iterable[Any]) -> Iterable[str]:
         if "door" in info:
             cell = table.setdefault((info["door"], info["shape"]), {}).setdefault(info["direction"], {})
             cell[info["way"]] = item.stats
-    yield "Medians in microseconds; in brackets how many times as long the other way takes, from the slower half of"
-    yield "its runs against ours to the faster one. In: bytes to tensor. Out: tensor to bytes. Both: there and back."
+    yield "Medians in microseconds of CPU time. Then how many times as long the other way takes; in brackets from its"
+    yield "first quartile over our third to its third over our first. In: bytes to tensor. Out: tensor to bytes."
     yield ""
     yield "| door | shape | in | out | both | against | in | out | both |"
     yield "|---|---|---|---|---|---|---|---|---|"

@@ -79,7 +79,7 @@ def test_any_signature_survives(
     """Names, datatypes and shapes come back as they were, from both forms."""
     metadata = ModelMetadata(name, (version,), "twinserve", inputs, outputs)
     for found in (
-        tfserving_json.decode_metadata(metadata_json(metadata, version)),
-        tfserving_proto.decode_metadata(metadata_message(metadata, version)),
+        tfserving_json.decode_signatures(metadata_json(name, {"any": metadata}, version)),
+        tfserving_proto.decode_signatures(metadata_message(name, {"any": metadata}, version)),
     ):
-        assert replace(found, platform="twinserve") == metadata
+        assert {key: replace(item, platform="twinserve") for key, item in found.items()} == {"any": metadata}

@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models up down matrix test test-clients test-docker lint check-protos protos bench-idle clean
+.PHONY: help setup demo models up down matrix test test-clients test-docker lint check-protos protos bench-idle bench-codecs clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -70,6 +70,11 @@ check-protos: protos  ## Fail where gateway/_generated is not what gateway/proto
 
 bench-idle: setup  ## The gateway's start time and idle memory
 	@$(BIN)/python -m tests.bench_idle
+
+bench-codecs: setup  ## Every codec beside what one would write by hand; takes 3 minutes on an idle machine
+	@$(BIN)/pytest -q -o python_files='bench_*.py' tests/benchmarks --benchmark-disable-gc \
+	 --benchmark-timer=time.process_time --benchmark-max-time=0.25 --benchmark-min-rounds=7 \
+	 --benchmark-quiet --benchmark-columns=median
 
 clean: down  ## Remove the virtual environment, the artifacts and every cache
 	@rm -rf $(VENV) artifacts build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -11,6 +11,7 @@ from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import (
+    ANYWHERE,
     IndexEntry,
     InferenceRequest,
     InferenceResponse,
@@ -19,9 +20,6 @@ from gateway.core.messages import (
     Selection,
 )
 from gateway.routing.router import Router
-
-# No selection: the policy of the model's route decides.
-ANYWHERE = Selection()
 
 
 class DataPlane:

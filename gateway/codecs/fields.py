@@ -65,8 +65,9 @@ def parameter(name: str, value: object) -> Parameter:
 
 def refuse_unknown(what: str, names: Iterable[str], known: Collection[str]) -> None:
     """Raises INVALID_INPUT where `what` has a field besides the known ones."""
-    unknown = sorted(set(names).difference(known))
+    unknown = [name for name in names if name not in known]
     if unknown:
+        unknown.sort()
         listed = ", ".join(f"'{shown(name)}'" for name in unknown[:_MAX_LISTED])
         more = f" and {len(unknown) - _MAX_LISTED} more" if len(unknown) > _MAX_LISTED else ""
         raise GatewayError(

@@ -1,7 +1,8 @@
 """JSON text into a document: small parts as Python objects, arrays left inside simdjson until a tensor is made of them.
 
 simdjson hands out an array of any depth as one flat buffer of numbers, which hides whether its lists are of equal
-length. What is left of the text without its values, its skeleton, shows it at the speed of `bytes.translate`.
+length. Few lists are asked for their lengths one by one. For many, what is left of the text without its values, its
+skeleton, shows it at the speed of `bytes.translate`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import json
 import re
 from typing import Any, Literal, NoReturn, Union
 
+import numpy as np
 import simdjson
 
 from gateway.codecs.fields import shown
 from gateway.core.errors import Cause, GatewayError
+from gateway.core.tensor import NDArray
 
 JsonObject = dict[str, Any]
 JsonValue = Union["JsonArray", list[Any], JsonObject, str, int, float, bool, None]
@@ -24,16 +27,24 @@ MAX_DEPTH = 32
 MAX_KEYS = 1024
 # The same for all objects of a body together; a thousand tensors have less.
 MAX_DOCUMENT_KEYS = 8192
+# Items of all lists that begin with an object, such as rows of inputs by name: each becomes a Python object.
+MAX_ITEMS = 8192
 # Text that only Python's slower parser can judge holds the event loop: about 0.2 s at this size.
 _MAX_SECOND_OPINION = 1 << 20
 # A second parser says where a text breaks off, but only for texts that it reads in no time.
 _MAX_LOCATED = 65_536
 _BOM = b"\xef\xbb\xbf"
+# So many lists are looked at one by one in any text, and one more for each so many bytes: from there on the skeleton,
+# which costs the same for each byte, is cheaper.
+_FEW_LISTS = 8
+_BYTES_PER_LIST = 256
+# numpy's kind of a wide number -> simdjson's word for it.
+_BUFFER_KIND: dict[str, Literal["d", "i", "u"]] = {"f": "d", "i": "i", "u": "u"}
 _STRUCTURE = b'[]{},:"'
 _REST = bytes(set(range(256)) - set(_STRUCTURE))
 # What simdjson refuses although it may be JSON: numbers beyond 64 bits or a double, and halves of surrogate pairs.
 _PERHAPS_JSON = ("NUMBER_ERROR", "BIGINT_ERROR", "STRING_ERROR")
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class JsonArray:
@@ -53,16 +64,16 @@ class JsonArray:
     def regular(self) -> bool:
         """Whether every list is known to be as long as its siblings; false where that could not be told cheaply.
 
-        Lists of no and of one value look alike here: compare the count of `numbers` with the shape.
+        Lists of no and of one value may look alike here: compare the count of `numbers` with the shape.
         """
         return self._document.regular
 
-    def numbers(self, kind: Literal["d", "i", "u"]) -> memoryview:
-        """All numbers in order as 64-bit floats, signed or unsigned integers, copied out of the parser.
+    def numbers(self, wide: np.dtype[Any]) -> NDArray:
+        """All numbers in order, copied out of the parser, as the float64, int64 or uint64 that `wide` is.
 
-        Raises TypeError or ValueError where an element is none, or does not fit.
+        A float64 is finite. Raises TypeError or ValueError where an element is no number, or does not fit.
         """
-        return memoryview(self._proxy.as_buffer(of_type=kind))
+        return np.frombuffer(self._proxy.as_buffer(of_type=_BUFFER_KIND[wide.kind]), wide)
 
     def as_list(self) -> list[Any]:
         """The array as nested Python lists."""
@@ -70,22 +81,26 @@ class JsonArray:
 
 
 class _Document:
-    """One parse: turns simdjson's proxies into values, noting the skeleton that the text has if arrays are regular."""
+    """One parse: turns simdjson's proxies into values, noting the lists that the text has if arrays are regular."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        self._expected: list[bytes] = []
-        self._size = 0
+        # The text's structure in order: pieces of its skeleton, and shapes in place of arrays.
+        self._layout: list[bytes | tuple[int, ...]] = []
+        self._arrays: list[tuple[simdjson.Array, tuple[int, ...]]] = []
+        self._lists = 0
         self._keys = 0
-        self._plausible = True
+        self._items_seen = 0
         self._regular: bool | None = None
 
     @property
     def regular(self) -> bool:
-        """Whether the text has the expected skeleton, found out once, when first asked."""
+        """Whether all arrays have the shapes of their first elements, found out once, when first asked."""
         if self._regular is None:
-            self._regular = self._plausible and _skeleton(self._body) == b"".join(self._expected)
-            self._expected.clear()
+            few = self._lists <= max(_FEW_LISTS, len(self._body) // _BYTES_PER_LIST)
+            self._regular = self._lists_agree() if few else self._skeleton_agrees()
+            self._layout.clear()
+            self._arrays.clear()
         return self._regular
 
     def value(self, value: JsonValue | simdjson.Array | simdjson.Object, depth: int = 1) -> JsonValue:
@@ -98,69 +113,102 @@ class _Document:
 
     def _object(self, proxy: simdjson.Object, depth: int) -> JsonObject:
         _check_depth(depth)
-        _check_keys(len(proxy))
+        count = len(proxy)
+        _check_keys(count)
         # simdjson finds a key by reading all keys before it: many large objects would cost the square of their keys.
-        self._keys += len(proxy)
+        self._keys += count
         if self._keys > MAX_DOCUMENT_KEYS:
             raise GatewayError(Cause.INVALID_INPUT, f"the body has more than {MAX_DOCUMENT_KEYS} keys")
         members: JsonObject = {}
+        layout = self._layout
         separator = b"{:"
         # Not `items()`, which makes Python objects of whole arrays.
         for key in proxy:
-            _check_key(key, members)
-            self._expect(separator)
+            if key in members or "\0" in key:
+                _refuse_key(key, members)
+            layout.append(separator)
             separator = b",:"
             members[key] = self.value(proxy[key], depth + 1)
-        self._expect(b"}" if members else b"{}")
+        layout.append(b"}" if members else b"{}")
         return members
 
     def _array(self, proxy: simdjson.Array, depth: int) -> JsonArray | list[Any]:
         lengths: list[int] = []
+        lists, siblings = 0, 1
         first: Any = proxy
         while isinstance(first, simdjson.Array):
             _check_depth(depth + len(lengths))
             lengths.append(len(first))
-            first = first[0] if lengths[-1] else None
+            lists += siblings
+            siblings *= lengths[-1]
+            first = first[0] if siblings else None
         if isinstance(first, simdjson.Object):
             return self._items(proxy, depth)
-        self._expect_regular(lengths)
-        return JsonArray(self, proxy, tuple(lengths))
+        shape = tuple(lengths)
+        self._lists += lists
+        self._layout.append(shape)
+        self._arrays.append((proxy, shape))
+        return JsonArray(self, proxy, shape)
 
     def _items(self, proxy: simdjson.Array, depth: int) -> list[Any]:
+        self._items_seen += len(proxy)
+        if self._items_seen > MAX_ITEMS:
+            raise too_many_items()
+        self._lists += 1
         items = []
         separator = b"["
         for item in proxy:
-            self._expect(separator)
+            self._layout.append(separator)
             separator = b","
             items.append(self.value(item, depth + 1))
-        self._expect(b"]")
+        self._layout.append(b"]")
         return items
 
-    def _expect_regular(self, lengths: list[int]) -> None:
-        size = 0
-        for length in reversed(lengths):
-            size = length * size + max(length - 1, 0) + 2
-        if not self._fits(size):
-            return
-        text = b""
-        for length in reversed(lengths):
-            text = b"[" + (text + b",") * (length - 1) + text + b"]" if length else b"[]"
-        self._expected.append(text)
+    def _lists_agree(self) -> bool:
+        """Every list is as long as its first sibling, and the text has no others: no more opening brackets."""
+        found = -1
+        for _ in range(self._lists + 1):
+            found = self._body.find(b"[", found + 1)
+            if found < 0:
+                return all(_alike(proxy, shape) for proxy, shape in self._arrays if len(shape) > 1)
+        return False
 
-    def _expect(self, text: bytes) -> None:
-        if self._fits(len(text)):
-            self._expected.append(text)
+    def _skeleton_agrees(self) -> bool:
+        # First elements may promise more than the text can hold, each array for itself and all of them together:
+        # nothing is built for what is not there.
+        if sum(map(_layout_size, self._layout)) > len(self._body):
+            return False
+        return _skeleton(self._body) == b"".join(map(_layout_text, self._layout))
 
-    def _fits(self, size: int) -> bool:
-        """Whether a skeleton that grows by `size` may still be the text's: nothing is built for what is not there.
 
-        First elements may promise more than the text can hold, each array for itself and all of them together.
-        """
-        self._size += size
-        if self._size > len(self._body):
-            self._plausible = False
-            self._expected.clear()
-        return self._plausible
+def _alike(proxy: simdjson.Array, shape: tuple[int, ...]) -> bool:
+    """Whether the lists in an array are as long as `shape` says; what is in the innermost is not looked at."""
+    for item in proxy:
+        if not isinstance(item, simdjson.Array) or len(item) != shape[1]:
+            return False
+        if len(shape) > 2 and not _alike(item, shape[1:]):
+            return False
+    return True
+
+
+def _layout_size(part: bytes | tuple[int, ...]) -> int:
+    """The length of what `_layout_text` gives."""
+    if isinstance(part, bytes):
+        return len(part)
+    size = 0
+    for length in reversed(part):
+        size = length * size + max(length - 1, 0) + 2
+    return size
+
+
+def _layout_text(part: bytes | tuple[int, ...]) -> bytes:
+    """The skeleton of a piece of text, or of a regular array by its shape."""
+    if isinstance(part, bytes):
+        return part
+    text = b""
+    for length in reversed(part):
+        text = b"[" + (text + b",") * (length - 1) + text + b"]" if length else b"[]"
+    return text
 
 
 def parse_object(body: bytes, *, nan_tokens: bool = False) -> JsonObject:
@@ -218,7 +266,7 @@ def _second_opinion(body: bytes, reason: str, nan_tokens: bool) -> JsonValue:
         raise _not_json(str(exc)) from None
     except ValueError:  # Python refuses integers of thousands of digits
         raise _not_json("it holds a number that nothing can represent") from None
-    if _SURROGATE.search(text):
+    if SURROGATE.search(text):
         try:
             json.dumps(document, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -245,7 +293,8 @@ def unique_members(pairs: list[tuple[str, Any]]) -> JsonObject:
     _check_keys(len(pairs))
     members: JsonObject = {}
     for key, value in pairs:
-        _check_key(key, members)
+        if key in members or "\0" in key:
+            _refuse_key(key, members)
         members[key] = value
     return members
 
@@ -264,12 +313,19 @@ def _check_keys(count: int) -> None:
         raise GatewayError(Cause.INVALID_INPUT, f"an object has {count} keys; at most {MAX_KEYS} are supported")
 
 
-def _check_key(key: str, members: JsonObject) -> None:
+def _refuse_key(key: str, members: JsonObject) -> NoReturn:
     if key in members:
         raise GatewayError(Cause.UNPARSEABLE, f"key '{shown(key)}' is given twice in one object")
     # simdjson looks keys up as C strings, and would give the value of another.
-    if "\0" in key:
-        raise GatewayError(Cause.INVALID_INPUT, "a key holds the character NUL; expected a name")
+    raise GatewayError(Cause.INVALID_INPUT, "a key holds the character NUL; expected a name")
+
+
+def too_many_items() -> GatewayError:
+    """The error for more objects in lists than are taken."""
+    return GatewayError(
+        Cause.INVALID_INPUT,
+        f"the body has more than {MAX_ITEMS} objects in lists; send rows as nested lists of numbers",
+    )
 
 
 def _too_deep() -> GatewayError:

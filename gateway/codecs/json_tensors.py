@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import math
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from gateway.codecs.json_document import MAX_DEPTH, JsonArray, JsonValue, plain
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import TensorSpec
-from gateway.core.tensor import FLOAT_DATATYPES, NDArray, Tensor, numpy_dtype
+from gateway.core.tensor import DATATYPES, FLOAT_DATATYPES, NDArray, Tensor, all_finite, numpy_dtype
+
+# Datatype -> the dtype that its numbers are read as, which holds all of JSON's; BOOL and BYTES have none.
+_WIDE: dict[str, np.dtype[Any]] = {
+    **dict.fromkeys(DATATYPES - {"BOOL", "BYTES"}, np.dtype(np.int64)),
+    **dict.fromkeys(FLOAT_DATATYPES, np.dtype(np.float64)),
+    "UINT64": np.dtype(np.uint64),
+}
+# The first double that rounds to no FP32: half a last place beyond the largest.
+_END_OF_FP32 = 2.0**128 - 2.0**103
 
 # The floats that JSON text and numpy's own printing have no form for.
 SHORT_FLOATS = frozenset({"FP16", "BF16"})
@@ -55,21 +64,25 @@ def elements(value: JsonValue, name: str, datatype: str, *, finite: bool = True)
     INVALID_INPUT as `tensor_from_json` does.
     """
     dtype = numpy_dtype(datatype, name)
-    if isinstance(value, JsonArray) and datatype not in ("BOOL", "BYTES") and value.regular:
-        numbers = _numbers(value, datatype)
+    wide = _WIDE.get(datatype)
+    if isinstance(value, JsonArray) and wide is not None and value.regular:
+        try:
+            numbers = value.numbers(wide)
+        except (TypeError, ValueError):
+            numbers = None  # One is of another kind, which the slow way then names.
         if numbers is not None and numbers.size == math.prod(value.shape):
             return _in_range(numbers, dtype, name, datatype, finite), value.shape
     flat, shape = flatten(value, name)
     if datatype == "BYTES":
         return _encoded(flat, name), shape
     _check_kinds(flat, name, datatype)
-    if datatype == "BOOL":
+    if wide is None:
         return np.array(flat, dtype=np.bool_), shape
     try:
-        wide = np.array(flat, dtype=_wide(datatype))
+        numbers = np.array(flat, dtype=wide)
     except OverflowError:
         raise _out_of_range(name, datatype) from None
-    return _in_range(wide, dtype, name, datatype, finite), shape
+    return _in_range(numbers, dtype, name, datatype, finite), shape
 
 
 def flatten(value: JsonValue, name: str) -> tuple[list[Any], tuple[int, ...]]:
@@ -94,15 +107,22 @@ def flatten(value: JsonValue, name: str) -> tuple[list[Any], tuple[int, ...]]:
         level = list(chain.from_iterable(level))
 
 
-def to_json_array(tensor: Tensor) -> object:
+def to_json_array(tensor: Tensor, *, flat: bool = False) -> object:
     """What orjson writes as the nested list of a tensor, with OPT_SERIALIZE_NUMPY; a 16-bit float as the same FP32.
 
+    `flat` makes it one list of all elements, also of a scalar.
     Raises UNSUPPORTED_DATATYPE for NaN, infinity, and BYTES that are not UTF-8: JSON has no form for them.
     """
-    if tensor.datatype == "BYTES":
-        return _decoded(tensor).tolist()
     _check_finite(tensor)
-    array = tensor.array
+    return written(tensor, flat=flat)
+
+
+def written(tensor: Tensor, *, flat: bool = False) -> object:
+    """The same of a tensor that is known to be finite; raises UNSUPPORTED_DATATYPE for BYTES that are not UTF-8."""
+    if tensor.datatype == "BYTES":
+        texts = _decoded(tensor)
+        return (texts.reshape(-1) if flat else texts).tolist()
+    array = tensor.array.reshape(-1) if flat else tensor.array
     if tensor.datatype in SHORT_FLOATS:
         array = array.astype(np.float32)
     if not array.flags.c_contiguous:
@@ -112,30 +132,16 @@ def to_json_array(tensor: Tensor) -> object:
 
 
 def _check_finite(tensor: Tensor) -> None:
-    if tensor.datatype in FLOAT_DATATYPES and not np.isfinite(tensor.array).all():
+    if not all_finite(tensor):
         raise GatewayError(
             Cause.UNSUPPORTED_DATATYPE,
             f"output '{tensor.name}' holds NaN or infinity, which JSON cannot carry; ask for it over gRPC",
         )
 
 
-def _wide(datatype: str) -> type[np.generic]:
-    if datatype in FLOAT_DATATYPES:
-        return np.float64
-    return np.uint64 if datatype == "UINT64" else np.int64
-
-
-def _numbers(value: JsonArray, datatype: str) -> NDArray | None:
-    """The numbers of a regular array; None where one is of another kind, which the slow way then names."""
-    wide = _wide(datatype)
-    kinds: dict[type[np.generic], Literal["d", "i", "u"]] = {np.float64: "d", np.uint64: "u", np.int64: "i"}
-    try:
-        return np.frombuffer(value.numbers(kinds[wide]), dtype=wide)
-    except (TypeError, ValueError):
-        return None
-
-
 def _in_range(wide: NDArray, dtype: np.dtype[Any], name: str, datatype: str, finite: bool) -> NDArray:
+    if datatype == "FP32" and b"\0" not in (np.abs(wide) < _END_OF_FP32).tobytes():
+        return wide.astype(dtype)
     if datatype in FLOAT_DATATYPES:
         with np.errstate(over="ignore"):
             narrow = wide.astype(dtype, copy=False)
@@ -143,6 +149,8 @@ def _in_range(wide: NDArray, dtype: np.dtype[Any], name: str, datatype: str, fin
         if not (allowed & (np.isinf(narrow) == np.isinf(wide))).all():
             raise _out_of_range(name, datatype)
         return narrow
+    if wide.dtype == dtype:
+        return wide
     limits = np.iinfo(dtype)
     if wide.size and not (limits.min <= int(wide.min()) and int(wide.max()) <= limits.max):
         raise _out_of_range(name, datatype)

@@ -6,12 +6,10 @@ Tensors as binary data, an extension that mixes with this form, are in `oip_bina
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import orjson
 
 from gateway.codecs.fields import input_name, parameter, refuse_unknown, request_id, shown, wanted_outputs
@@ -161,7 +159,8 @@ def _described(item: JsonObject) -> Described:
     what = f"input '{name}'"
     refuse_unknown(what, item, _INPUT_FIELDS)
     parameters = parameters_of(item, what)
-    refuse_reserved(what, parameters)
+    if parameters:
+        refuse_reserved(what, parameters)
     size = parameters.get(BINARY_SIZE)
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
         raise GatewayError(Cause.INVALID_INPUT, f"{what}: expected 'binary_data_size' to be a number of bytes")
@@ -229,11 +228,9 @@ def encoded(tensor: Tensor) -> dict[str, Any]:
             f"sending {tensor.datatype} data via JSON is not supported; ask for output '{tensor.name}' as binary data "
             "(output parameter 'binary_data': true), or over gRPC",
         )
-    # Where there are no elements, flattening still gives the empty list; a scalar gives a list of one.
-    flat = Tensor(tensor.name, tensor.datatype, np.ascontiguousarray(tensor.array).reshape(math.prod(tensor.shape)))
     return {
         "name": tensor.name,
         "shape": list(tensor.shape),
         "datatype": tensor.datatype,
-        "data": to_json_array(flat),
+        "data": to_json_array(tensor, flat=True),
     }

@@ -6,11 +6,9 @@ raw buffers in its order. Either may come back, mixed even.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import orjson
 
 from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse_object, plain
@@ -188,10 +186,8 @@ def _described(tensor: Tensor) -> dict[str, Any]:
 def _data(tensor: Tensor) -> object:
     if tensor.datatype in SHORT_FLOATS:
         raise _needs_binary(tensor.name, f"is {tensor.datatype}")
-    # Where there are no elements, flattening still gives the empty list; a scalar gives a list of one.
-    flat = Tensor(tensor.name, tensor.datatype, np.ascontiguousarray(tensor.array).reshape(math.prod(tensor.shape)))
     try:
-        return to_json_array(flat)
+        return to_json_array(tensor, flat=True)
     except GatewayError as exc:
         what = "holds bytes that are not UTF-8" if tensor.datatype == "BYTES" else "holds NaN or infinity"
         raise _needs_binary(tensor.name, what) from exc

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from gateway._generated import oip_pb2
-from gateway.codecs.oip_proto import MAX_FIELDS, raw_tensor, set_parameter, typed_tensor
+from gateway.codecs.oip_proto import raw_tensor, set_parameter, typed_tensor
 from gateway.codecs.oip_server import SERVER, ServedModel, ServerMetadata, listed, served_model, version_of
 from gateway.codecs.replies import bad_reply, reading_reply
+from gateway.codecs.wire import MAX_FIELDS
 from gateway.core.messages import InferenceRequest, InferenceResponse, Parameter, TensorSpec
 from gateway.core.tensor import to_raw
 

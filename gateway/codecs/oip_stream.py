@@ -6,8 +6,7 @@ from contextlib import suppress
 from itertools import islice
 
 from gateway._generated import oip_pb2
-from gateway.codecs.oip_proto import MAX_FIELDS
-from gateway.codecs.wire import fields
+from gateway.codecs.wire import MAX_FIELDS, fields
 from gateway.core.errors import GatewayError
 
 

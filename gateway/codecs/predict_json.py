@@ -12,7 +12,7 @@ from gateway.codecs.json_tensors import tensor_from_json, to_json_array
 from gateway.codecs.selection import version_number
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, Selection, TensorSpec
+from gateway.core.messages import ANYWHERE, InferenceRequest, InferenceResponse, ModelSpec, Selection, TensorSpec
 from gateway.core.tensor import Tensor
 
 FIELDS = ("endpoint", "id", "inputs", "label", "model", "outputs", "stack", "variant", "version")
@@ -90,7 +90,7 @@ def _model_spec(document: JsonObject, in_path: str | None) -> ModelSpec:
 
 def _selection(document: JsonObject) -> Selection:
     named = {name: choice(name, document[name]) for name in ("stack", "endpoint", "variant") if _given(document, name)}
-    return Selection(**named)
+    return Selection(**named) if named else ANYWHERE
 
 
 def _inputs(value: JsonValue, contract: ModelContract) -> tuple[Tensor, ...]:

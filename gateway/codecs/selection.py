@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from gateway.codecs.fields import choice, shown
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, ModelSpec, Parameter, Selection
+from gateway.core.messages import ANYWHERE, InferenceRequest, ModelSpec, Parameter, Selection
 
 # Open Inference Protocol request parameters that are the gateway's own, and never reach a model.
 SELECTION_PARAMETERS = ("stack", "endpoint", "variant", "label", "signature_name", "version")
@@ -45,7 +45,7 @@ def split_parameters(
     """
     rest = dict(parameters)
     if not rest:
-        return model, Selection(), rest
+        return model, ANYWHERE, rest
     own = {name: rest.pop(name) for name in SELECTION_PARAMETERS if name in rest}
     selection = Selection(**{name: choice(name, own[name]) for name in _PLACES if name in own})
     if "version" in own:

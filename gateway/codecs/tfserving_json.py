@@ -27,7 +27,7 @@ from gateway.codecs.tfserving_proto import (
 )
 from gateway.core.errors import Cause, GatewayError, capped
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, TensorSpec
-from gateway.core.tensor import FLOAT_DATATYPES, NDArray, Tensor
+from gateway.core.tensor import NDArray, Tensor, all_finite
 
 # TF Serving answers 501 to them: its JSON has no form for these dtypes.
 _NOT_OVER_REST = frozenset({"FP16", "BF16", "UINT16"})
@@ -45,7 +45,7 @@ def encode_request(request: InferenceRequest) -> bytes:
     document: dict[str, Any] = {"inputs": inputs}
     if request.model.signature_name is not None:
         document["signature_name"] = request.model.signature_name
-    if all(_finite(tensor) for tensor in request.inputs):
+    if all(all_finite(tensor) for tensor in request.inputs):
         return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     # orjson writes null for NaN. TF Serving takes the bare tokens, as Python's json writes them.
     return json.dumps(document, default=_as_list).encode()
@@ -131,10 +131,6 @@ def _check_text(body: bytes, outputs: tuple[TensorSpec, ...]) -> None:
         ) from None
 
 
-def _finite(tensor: Tensor) -> bool:
-    return tensor.datatype not in FLOAT_DATATYPES or bool(np.isfinite(tensor.array).all())
-
-
 def _exact(tensor: Tensor) -> Tensor:
     """The tensor with digits that TF Serving takes for it.
 
@@ -160,7 +156,7 @@ def _column(tensor: Tensor) -> object:
         coded = np.empty(tensor.array.size, dtype=object)
         coded[:] = [{"b64": base64.b64encode(item).decode()} for item in tensor.array.flat]
         return coded.reshape(tensor.shape).tolist()
-    return tensor.array if not _finite(tensor) else to_json_array(tensor)
+    return tensor.array if not all_finite(tensor) else to_json_array(tensor)
 
 
 def _as_list(value: NDArray) -> object:

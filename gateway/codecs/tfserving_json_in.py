@@ -20,19 +20,22 @@ import orjson
 from gateway.codecs.fields import shown
 from gateway.codecs.json_document import (
     MAX_DEPTH,
+    MAX_ITEMS,
+    SURROGATE,
     JsonArray,
     JsonObject,
     JsonValue,
     parse_object,
     plain,
+    too_many_items,
     unique_members,
 )
-from gateway.codecs.json_tensors import elements, flatten, to_json_array
+from gateway.codecs.json_tensors import elements, flatten, written
 from gateway.codecs.tfserving_words import NOT_IN_JSON, is_base64, unlike_value, unlike_values
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceResponse, TensorSpec
-from gateway.core.tensor import FLOAT_DATATYPES, NDArray, Tensor
+from gateway.core.tensor import NDArray, Tensor, all_finite
 
 INSTANCES = "instances"
 INPUTS = "inputs"
@@ -161,7 +164,8 @@ def encode_response(response: InferenceResponse, *, row: bool) -> bytes:
     """
     if row:
         _check_rows(response.outputs)
-    values = {tensor.name: _written(tensor) for tensor in response.outputs}
+    finite = {tensor.name: all_finite(tensor) for tensor in response.outputs}
+    values = {tensor.name: _written(tensor, finite[tensor.name]) for tensor in response.outputs}
     if len(values) == 1:
         ((_, answer),) = values.items()
     elif row:
@@ -169,7 +173,7 @@ def encode_response(response: InferenceResponse, *, row: bool) -> bytes:
     else:
         answer = values
     document = {"predictions" if row else "outputs": answer}
-    if all(_finite(tensor) for tensor in response.outputs):
+    if all(finite.values()):
         return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     # orjson writes null for NaN; Python's json has TF Serving's own spelling.
     return json.dumps(document, default=_as_list).encode()
@@ -180,6 +184,8 @@ def _lenient(body: bytes) -> JsonObject:
         text = body.decode().lstrip(" \t\r\n")
         if "Inf" in text:
             text = _INFINITY.sub(lambda found: found[1] or "Infinity", text)
+        if text.count("{") > MAX_ITEMS:
+            raise too_many_items()
         document, _ = _DECODER.raw_decode(text)
     except RecursionError:
         raise _too_deep() from None
@@ -194,19 +200,24 @@ def _lenient(body: bytes) -> JsonObject:
     if not isinstance(document, dict):
         raise _invalid("JSON Value: ... Is not object")
     _check_depth(document)
-    try:
-        # Halves of surrogate pairs are no text that a tensor could hold.
-        json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise GatewayError(Cause.UNPARSEABLE, f"{_PARSE_ERROR}The surrogate pair in string is invalid.") from None
+    if SURROGATE.search(text):
+        try:
+            # Halves of surrogate pairs are no text that a tensor could hold.
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise GatewayError(Cause.UNPARSEABLE, f"{_PARSE_ERROR}The surrogate pair in string is invalid.") from None
     return document
 
 
 def _check_depth(document: JsonObject) -> None:
     level: list[Any] = [document]
     for _ in range(MAX_DEPTH):
-        level = [item for value in level for item in (value.values() if isinstance(value, dict) else value)]
-        level = [item for item in level if isinstance(item, list | dict)]
+        level = [
+            item
+            for value in level
+            for item in (value.values() if type(value) is dict else value)
+            if type(item) is list or type(item) is dict
+        ]
         if not level:
             return
     raise _too_deep()
@@ -308,7 +319,7 @@ def _check_rows(outputs: Sequence[Tensor]) -> None:
         size = tensor.shape[0]
 
 
-def _written(tensor: Tensor) -> Any:  # noqa: ANN401 - whatever orjson writes
+def _written(tensor: Tensor, finite: bool) -> Any:  # noqa: ANN401 - whatever orjson writes
     if tensor.datatype in NOT_IN_JSON and tensor.array.size:
         raise UnsupportedOutputError(
             f"Failed to write JSON value for tensor type: {NOT_IN_JSON[tensor.datatype]} "
@@ -318,16 +329,12 @@ def _written(tensor: Tensor) -> Any:  # noqa: ANN401 - whatever orjson writes
         coded = np.empty(tensor.array.size, dtype=object)
         coded[:] = [{"b64": base64.b64encode(item).decode()} for item in tensor.array.flat]
         return coded.reshape(tensor.shape).tolist()
-    if not _finite(tensor):
+    if not finite:
         return tensor.array
     try:
-        return to_json_array(tensor)
+        return written(tensor)
     except GatewayError as exc:
         raise UnsupportedOutputError(exc.detail) from exc
-
-
-def _finite(tensor: Tensor) -> bool:
-    return tensor.datatype not in FLOAT_DATATYPES or bool(np.isfinite(tensor.array).all())
 
 
 def _as_list(value: Any) -> object:  # noqa: ANN401 - an array or one of numpy's scalars

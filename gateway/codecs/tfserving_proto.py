@@ -225,11 +225,10 @@ def read_tensor(name: str, message: tensorflow_pb2.TensorProto) -> Tensor:
 def _typed(name: str, datatype: str, count: int, message: tensorflow_pb2.TensorProto) -> NDArray:
     _, field, wire_dtype = FORMS[datatype]
     dtype = NUMPY_DTYPE[datatype]
-    values = getattr(message, field)[:count]
+    values = getattr(message, field)
     if len(values) < count and count * dtype.itemsize > _MAX_REPEATED_BYTES:
         raise bad_reply(SERVER, f"output '{name}' holds {len(values)} values for {count} elements")
-    array = np.empty(len(values), dtype=wire_dtype)
-    array[:] = values
+    array = np.array(values if datatype != "BYTES" else list(values), dtype=wire_dtype)[:count]
     if datatype in ("FP16", "BF16"):
         array = array.astype(np.uint16).view(dtype)
     elif array.dtype != dtype:

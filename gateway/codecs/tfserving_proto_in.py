@@ -12,11 +12,18 @@ import numpy as np
 from gateway._generated import tensorflow_pb2, tfserving_pb2
 from gateway.codecs.fields import shown
 from gateway.codecs.tfserving_proto import DTYPE_NAME, FORMS, NUMBER, read_tensor
+from gateway.codecs.wire import MAX_FIELDS, Tree, check_tree
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, InferenceResponse, ModelSpec
 from gateway.core.tensor import Tensor, to_raw
 
+# Strings are a field each; a request of this many takes 0.1 s to look through.
+_MOST_FIELDS = 1 << 18
+# Where fields can be many: an input's tensor, and its shape.
+_NESTED: Tree = {
+    tfserving_pb2.PredictRequest.INPUTS_FIELD_NUMBER: {2: {tensorflow_pb2.TensorProto.TENSOR_SHAPE_FIELD_NUMBER: {}}}
+}
 # Typed fields whose packed form is the raw layout itself: fixed-width floats, and booleans of one byte each.
 _RAW_TAGS = {"FP32": b"\x2a", "FP64": b"\x32", "BOOL": b"\x5a"}
 _SHORT_FLOATS = frozenset({"FP16", "BF16"})
@@ -32,6 +39,12 @@ def model_spec(message: tfserving_pb2.ModelSpec) -> ModelSpec:
         label=message.version_label if message.HasField("version_label") else None,
         signature_name=message.signature_name or None,
     )
+
+
+def check_wire(data: bytes) -> None:
+    """Looks at a PredictRequest before it is parsed; raises INVALID_INPUT where no request needs so many fields."""
+    if len(data) > MAX_FIELDS:
+        check_tree(data, _MOST_FIELDS, "PredictRequest", _NESTED)
 
 
 def decode_request(message: tfserving_pb2.PredictRequest, spec: ModelSpec, contract: ModelContract) -> InferenceRequest:

@@ -29,6 +29,16 @@ _WORDS = {
     "FP64": "double",
     "BYTES": "string",
 }
+# Datatype -> the types of its elements where they are not integers, and the least and the most of numbers.
+_TYPES: dict[str, set[type]] = {"BYTES": {str}, "BOOL": {bool}, "FP32": {int, float}, "FP64": {int, float}}
+_LIMITS: dict[str, tuple[float, float]] = {
+    datatype: (float(limits.min), float(limits.max))
+    if datatype in FLOAT_DATATYPES
+    else (int(limits.min), int(limits.max))
+    for datatype in _WORDS
+    if datatype not in ("BOOL", "BYTES")
+    for limits in [(np.finfo if datatype in FLOAT_DATATYPES else np.iinfo)(NUMPY_DTYPE[datatype])]
+}
 _KINDS: dict[type, str] = {type(None): "Null", dict: "Object", list: "Array", str: "String"}
 
 
@@ -83,11 +93,10 @@ def _walk(value: object, level: int, shape: tuple[int, ...], datatype: str) -> s
         return f"Encountered list at unexpected level: {level} expected < {len(shape)}"
     if len(value) != shape[level]:
         return f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
-    for item in value:
-        reason = _walk(item, level + 1, shape, datatype)
-        if reason is not None:
-            return reason
-    return None
+    if level + 1 == len(shape) and _all_of_kind(value, datatype):
+        return None
+    reasons = (_walk(item, level + 1, shape, datatype) for item in value)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _leaf(value: object, datatype: str) -> str | None:
@@ -101,6 +110,17 @@ def _leaf(value: object, datatype: str) -> str | None:
     return f"JSON Value: ... Type: {kind} is not of expected type: {_WORDS[datatype]}"
 
 
+def _all_of_kind(values: list[Any], datatype: str) -> bool:
+    """Whether all are of the kind for sure, found out at once; where they may not be, each is looked at."""
+    if set(map(type, values)) - _TYPES.get(datatype, {int}):
+        return False
+    if datatype in ("BYTES", "BOOL") or not values:
+        return True
+    # Where NaN is first, no comparison holds.
+    least, most = _LIMITS[datatype]
+    return bool(least <= min(values) and max(values) <= most)
+
+
 def _of_kind(value: object, datatype: str) -> bool:
     if datatype == "BYTES":
         return isinstance(value, str) or is_base64(value)
@@ -109,11 +129,10 @@ def _of_kind(value: object, datatype: str) -> bool:
     if datatype in FLOAT_DATATYPES:
         if not isinstance(value, int | float):
             return False
-        largest = float(np.finfo(NUMPY_DTYPE[datatype]).max)
         # NaN compares with nothing; infinities came as tokens of their own.
-        return value in (float("inf"), float("-inf")) or not abs(value) > largest
-    limits = np.iinfo(NUMPY_DTYPE[datatype])
-    return isinstance(value, int) and limits.min <= value <= limits.max
+        return value in (float("inf"), float("-inf")) or not abs(value) > _LIMITS[datatype][1]
+    least, most = _LIMITS[datatype]
+    return isinstance(value, int) and least <= value <= most
 
 
 def _listed(shape: tuple[int, ...]) -> str:

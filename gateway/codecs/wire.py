@@ -11,6 +11,12 @@ from collections.abc import Iterator, Mapping
 
 from gateway.core.errors import Cause, GatewayError
 
+# Of one message, however large: a few megabytes hold millions of empty ones.
+MAX_FIELDS = 4096
+
+# Field number -> the same of the message that the field is.
+Tree = Mapping[int, "Tree"]
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED = {_FIXED64: 8, _FIXED32: 4}
 _MOST_VARINT_BYTES = 10
@@ -24,6 +30,21 @@ def check_counts(data: bytes | memoryview, most: int, what: str) -> None:
     for count, _ in enumerate(fields(data, what), 1):
         if count > most:
             raise GatewayError(Cause.INVALID_INPUT, f"{what}: more than {most} fields in one message")
+
+
+def check_tree(data: bytes | memoryview, most: int, what: str, tree: Tree) -> None:
+    """The same, counting the fields of the messages below that `tree` leads to as well, all together."""
+    _check_tree(data, most, what, tree, most)
+
+
+def _check_tree(data: bytes | memoryview, most: int, what: str, tree: Tree, left: int) -> int:
+    for number, content in fields(data, what):
+        left -= 1
+        if left < 0:
+            raise GatewayError(Cause.INVALID_INPUT, f"{what}: more than {most} fields in one message")
+        if number in tree:
+            left = _check_tree(content, most, what, tree[number], left)
+    return left
 
 
 def check_sizes(data: memoryview, limits: Mapping[int, int], what: str) -> None:

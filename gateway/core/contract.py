@@ -12,11 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-import numpy as np
-
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, TensorSpec
-from gateway.core.tensor import DATATYPES, FLOAT_DATATYPES, MAX_RANK, Tensor
+from gateway.core.tensor import DATATYPES, MAX_RANK, Tensor, all_finite
 
 SCHEMA = 1
 # Of a contract that was synthesised: what its server takes at once is not known, and not ours to limit.
@@ -196,7 +194,7 @@ class ModelContract:
                 raise _bad_reply(
                     self.name, f"output '{name}' has {tensor.shape[0]} rows for {request.inputs[0].shape[0]} asked"
                 )
-            if self.finite == "required" and not _all_finite(tensor):
+            if self.finite == "required" and not all_finite(tensor):
                 raise _bad_reply(self.name, f"output '{name}' holds NaN or infinity")
             outputs.append(tensor)
         return replace(response, outputs=tuple(outputs))
@@ -246,7 +244,7 @@ class ModelContract:
 
     def _check_input(self, tensor: Tensor) -> None:
         spec = self.check_declared(tensor.name, tensor.datatype, tensor.shape)
-        if self.finite == "required" and not _all_finite(tensor):
+        if self.finite == "required" and not all_finite(tensor):
             raise GatewayError(
                 Cause.INVALID_INPUT,
                 f"input '{spec.name}' holds NaN or infinity; model '{self.name}' takes finite values",
@@ -281,10 +279,6 @@ def _specs(document: Mapping[str, Any], side: str) -> tuple[TensorSpec, ...]:
     if not specs:
         raise ContractError(f"{side}: at least one tensor is expected")
     return tuple(specs)
-
-
-def _all_finite(tensor: Tensor) -> bool:
-    return tensor.datatype not in FLOAT_DATATYPES or bool(np.isfinite(tensor.array).all())
 
 
 def _described(spec: TensorSpec) -> str:

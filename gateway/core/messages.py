@@ -33,6 +33,10 @@ class Selection:
     variant: str | None = None
 
 
+# No selection: the policy of the model's route decides.
+ANYWHERE = Selection()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class InferenceRequest:
     """One inference. `wanted` names the outputs asked for; empty means all of them."""
@@ -42,7 +46,7 @@ class InferenceRequest:
     wanted: tuple[str, ...] = ()
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     id: str = ""
-    selection: Selection = Selection()
+    selection: Selection = ANYWHERE
 
 
 @dataclass(frozen=True, slots=True)

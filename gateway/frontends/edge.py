@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 # A client's own id goes into logs and headers: anything unusual is replaced, not repaired.
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_MILLISECONDS = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?([eE]\+?[0-9]{1,2})?")
+MILLISECONDS = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?([eE]\+?[0-9]{1,2})?")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 # What the gateway calls itself in server metadata, and the protocol's extensions that it speaks in full.
@@ -231,7 +231,7 @@ def request_id_from(sent: str | None) -> str:
 
 def seconds_from_milliseconds(text: str) -> float:
     """A timeout as a client writes it; raises UNPARSEABLE for anything but a number of milliseconds >= 0."""
-    if not _MILLISECONDS.fullmatch(text):
+    if not MILLISECONDS.fullmatch(text):
         raise GatewayError(Cause.UNPARSEABLE, "x-request-timeout-ms: expected a number of milliseconds, 0 or more")
     return float(text) / 1e3
 

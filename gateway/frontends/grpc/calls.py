@@ -9,6 +9,7 @@ from typing import NoReturn, TypeVar, cast
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from gateway.codecs.wire import MAX_FIELDS, check_counts
 from gateway.core.errors import Cause, GatewayError, capped
 from gateway.frontends.edge import SELECTION_HEADERS, Call, Edge, Ticket, choose, failure, header_text, request_id_from
 from gateway.frontends.grpc.errors import OIP
@@ -103,7 +104,12 @@ def answering(
 
 
 def parsed(message: M, data: bytes) -> M:
-    """`message`, filled from `data`; raises UNPARSEABLE naming the message that was expected."""
+    """`message`, filled from `data`; raises UNPARSEABLE naming the message that was expected, and INVALID_INPUT.
+
+    The latter for a message of more fields than any request needs.
+    """
+    if len(data) > MAX_FIELDS:
+        check_counts(data, MAX_FIELDS, message.DESCRIPTOR.name)
     try:
         message.ParseFromString(data)
     except DecodeError as exc:

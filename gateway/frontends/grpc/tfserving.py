@@ -11,7 +11,7 @@ import grpc
 
 from gateway._generated import tfserving_pb2
 from gateway.codecs.tfserving_documents import check_metadata_fields, metadata_message, status_message
-from gateway.codecs.tfserving_proto_in import decode_request, encode_response, model_spec
+from gateway.codecs.tfserving_proto_in import check_wire, decode_request, encode_response, model_spec
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelSpec
 from gateway.frontends.edge import Call, Edge, Ticket
@@ -89,6 +89,7 @@ class TfServingServicer:
         keep_deadline(self._edge, call, context)
         timings = call.context.timings
         with timings.phase("decode"):
+            check_wire(data)
             message = parsed(tfserving_pb2.PredictRequest(), data)
             spec = self._spec(message)
             call.model = spec.name

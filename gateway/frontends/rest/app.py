@@ -71,13 +71,15 @@ class GatewayApp(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The document; made anew each time, since its examples follow the models."""
         document = copy.deepcopy(super().openapi())
+        contracts = self.contracts()
         document["paths"] = {
-            **openapi.paths(self.raw_routes, self.contracts()),
+            **openapi.paths(self.raw_routes, contracts),
             **document.get("paths", {}),
             **about_paths(),
         }
         for operations in document["paths"].values():
             for operation in operations.values():
+                openapi.show_models(operation, contracts)
                 # FastAPI claims its own validation error for every path parameter; a string is always valid here.
                 if (
                     "422" in operation["responses"]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from starlette.types import ASGIApp
 
+from gateway.codecs import multipart, torchserve_json
 from gateway.codecs.oip_binary import LENGTH_HEADER
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause
-from gateway.frontends.edge import SELECTION_HEADERS
+from gateway.frontends.edge import MILLISECONDS, SELECTION_HEADERS
 from gateway.frontends.rest.errors import JSON, OCTETS, ErrorShape
 from gateway.frontends.rest.schemas import Schema
 
@@ -48,8 +50,25 @@ _LENGTH = {
     LENGTH_HEADER: "How many bytes of the body are JSON, where the rest is binary data of the tensors that have "
     "`binary_data_size`."
 }
-# A JSON header, then the tensors' bytes: no schema can say more of it.
-_OCTETS: dict[str, Any] = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
+# What may stand in a header, beyond any text.
+_HEADER_SCHEMAS: dict[str, dict[str, Any]] = {
+    "x-request-timeout-ms": {"pattern": rf"^{MILLISECONDS.pattern}$"},
+    LENGTH_HEADER: {"pattern": "^[1-9][0-9]{0,17}$"},
+    **{name: {"minLength": 1} for name in SELECTION_HEADERS},
+}
+# A JSON header, then the tensors' bytes; or whatever a model takes: no schema can say more of it.
+_BYTES: dict[str, Any] = {"type": "string", "format": "binary"}
+_OCTETS: dict[str, Any] = {OCTETS: {"schema": _BYTES}}
+_FORM: dict[str, Any] = {
+    multipart.MEDIA_TYPE: {
+        "schema": {
+            "type": "object",
+            "properties": dict.fromkeys(torchserve_json.KEYS, _BYTES),
+            "minProperties": 1,
+            "maxProperties": 1,
+        }
+    }
+}
 _SERVED_BY = {"x-served-by": "The endpoint, stack, server and version that gave this answer."}
 
 
@@ -69,6 +88,8 @@ class RawRoute:
     example: Callable[[ModelContract], Schema | None]
     binary: bool = False
     """Whether tensors may travel behind the JSON, by the binary tensor data extension."""
+    raw: bool = False
+    """Whether a body may also be any bytes, by themselves or as a field of a form, and an answer too."""
     methods: tuple[str, ...] = ("POST",)
 
 
@@ -79,6 +100,14 @@ def paths(routes: Iterable[RawRoute], contracts: Iterable[ModelContract]) -> dic
         route.path: {method.lower(): _operation(route, method.lower(), known) for method in route.methods}
         for route in routes
     }
+
+
+def show_models(operation: dict[str, Any], contracts: Iterable[ModelContract]) -> None:
+    """Adds the models that there are, and their versions, to an operation's path parameters, as examples."""
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "path" and parameter["name"] in ("model", "version"):
+            own = {"model": "name", "version": "version"}[parameter["name"]]
+            parameter["examples"] = {item.name: {"value": str(getattr(item, own))} for item in contracts}
 
 
 def ref(name: str) -> Schema:
@@ -97,9 +126,10 @@ def _operation(route: RawRoute, method: str, contracts: list[ModelContract]) -> 
     content: dict[str, Any] = {"schema": ref(route.request)}
     if shown:
         content["examples"] = shown
-    taken = {JSON: content} | (_OCTETS if route.binary else {})
+    octets = _OCTETS if route.binary or route.raw else {}
+    taken = {JSON: content} | octets | (_FORM if route.raw else {})
     answer = json_answer(route.response, "The answer.")
-    answer["content"] |= _OCTETS if route.binary else {}
+    answer["content"] |= octets
     optional = _LENGTH if route.binary else {}
     in_path = [name for name in _PATH_PARAMETERS if f"{{{name}}}" in route.path]
     return {
@@ -109,7 +139,10 @@ def _operation(route: RawRoute, method: str, contracts: list[ModelContract]) -> 
         "description": route.description,
         "parameters": [
             *(_parameter(name, "path", _PATH_PARAMETERS[name]) for name in in_path),
-            *(_parameter(name, "header", text) for name, text in (_HEADERS | optional).items()),
+            *(
+                _parameter(name, "header", text, _HEADER_SCHEMAS.get(name, {}))
+                for name, text in (_HEADERS | optional).items()
+            ),
         ],
         "requestBody": {"required": True, "content": taken},
         "responses": {
@@ -140,5 +173,11 @@ def _headers(texts: Mapping[str, str]) -> dict[str, Any]:
     return {name: {"description": text, "schema": {"type": "string"}} for name, text in texts.items()}
 
 
-def _parameter(name: str, where: str, text: str) -> dict[str, Any]:
-    return {"name": name, "in": where, "required": where == "path", "description": text, "schema": {"type": "string"}}
+def _parameter(name: str, where: str, text: str, schema: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": where,
+        "required": where == "path",
+        "description": text,
+        "schema": {"type": "string", **schema},
+    }

@@ -43,7 +43,7 @@ def repository_routes(edge: Edge) -> APIRouter:
         """The models, and the versions of each that can answer."""
         RequestHeaders.read(request.scope).check_encoding()
         body = Body(request.receive, request.scope["headers"], cap=MAX_BODY_BYTES)
-        with edge.admission.admit() as ticket:
+        with edge.admission.receive() as ticket:
             data = await body.read(ticket, edge.limits.body_timeout_s)
         ready = oip_repository.decode_request(data)
         return Response(oip_repository.encode_index(edge.data_plane.index(ready=ready)), media_type=JSON)

@@ -58,7 +58,7 @@ def _tensor(description: str, data_required: bool) -> Schema:
         "parameters": _PARAMETERS,
         "data": {**_NESTED, "description": "The elements, nested or flat in row-major order."},
     }
-    return _object(description, required, properties)
+    return _object(description, required, properties, additionalProperties=False)
 
 
 COMPONENTS: dict[str, Schema] = {
@@ -109,10 +109,16 @@ COMPONENTS: dict[str, Schema] = {
             "parameters": _PARAMETERS,
             "inputs": _list(_ref("OipTensor")),
             "outputs": _list(
-                _object("An output wanted.", ["name"], {"name": _text("Its name."), "parameters": _PARAMETERS}),
+                _object(
+                    "An output wanted.",
+                    ["name"],
+                    {"name": _text("Its name."), "parameters": _PARAMETERS},
+                    additionalProperties=False,
+                ),
                 "Without it all outputs come back.",
             ),
         },
+        additionalProperties=False,
     ),
     "OipInferResponse": _object(
         "The outputs of one inference.",
@@ -171,11 +177,13 @@ COMPONENTS: dict[str, Schema] = {
                 "Inputs by name, the one input of a model that has one, or tensors after the Open Inference Protocol.",
                 ["inputs"],
                 {"inputs": {}, "id": _CHOICES["id"], "outputs": _list({}), "parameters": _PARAMETERS},
+                additionalProperties=False,
             ),
             _object(
                 "Values of the one input, or objects with a value for each input.",
                 ["instances"],
                 {"instances": _NESTED, "id": _CHOICES["id"], "outputs": _list({}), "parameters": _PARAMETERS},
+                additionalProperties=False,
             ),
         ],
     },

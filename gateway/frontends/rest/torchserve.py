@@ -117,6 +117,7 @@ def prediction_routes(edge: Edge) -> list[RawRoute]:
             errors=TORCHSERVE_SHAPE,
             example=lambda contract: predict_example(contract, named=False),
             methods=METHODS,
+            raw=True,
         )
         for path in ("/predictions/{model}", "/predictions/{model}/{version}")
     ]

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import TensorSpec
 from gateway.core.tensor import DATATYPES, FLOAT_DATATYPES, NUMPY_DTYPE, Tensor
 
 # On a busy machine the clock says nothing about a codec.
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SHAPES = st.lists(st.integers(0, 3), max_size=4).map(tuple)
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+SPECS = st.lists(
+    st.builds(
+        TensorSpec,
+        WORDS.filter(bool),
+        st.sampled_from(sorted(DATATYPES)),
+        st.lists(st.integers(-1, 9), max_size=4).map(tuple),
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda spec: spec.name,
+).map(lambda specs: tuple(sorted(specs, key=lambda spec: spec.name)))
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 
 
@@ -53,6 +69,15 @@ def pairs(**options: object) -> st.SearchStrategy[tuple[Tensor, ...]]:
     return st.integers(1, 3).flatmap(
         lambda count: st.tuples(*(tensors(**options, name=name) for name in ("b", "a", "ü 2")[:count]))  # type: ignore[arg-type]
     )
+
+
+def cause_of(call: Callable[[], object]) -> Cause | None:
+    """Why a call was refused, None where it was not; any other exception is the test's failure."""
+    try:
+        call()
+    except GatewayError as exc:
+        return exc.cause
+    return None
 
 
 def assert_same(one: Tensor, other: Tensor, *, bits: bool = True) -> None:

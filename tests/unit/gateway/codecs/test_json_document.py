@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -121,15 +122,30 @@ def test_any_object_is_read_as_python_reads_it(document: dict[str, object]) -> N
 @example([["[", "]"], [","]])
 @example([['"', "a"], ['"']])
 def test_regular_is_never_said_of_ragged_arrays(value: object) -> None:
-    """Where an array is called regular and holds as many leaves as its shape says, all sibling lists agree."""
-    array = parse_object(json.dumps({"x": value, "y": "z"}).encode())["x"]
-    if not isinstance(array, JsonArray) or not array.regular:
-        return
-    leaves, ragged = _leaves(array.as_list(), array.shape)
-    count = 1
-    for length in array.shape:
-        count *= length
-    assert ragged is False or leaves != count
+    """Where an array is called regular and holds as many leaves as its shape says, all sibling lists agree.
+
+    Few lists are looked at one by one, many in the text's skeleton.
+    """
+    for more in ([], [[]] * 9):
+        array = parse_object(json.dumps({"x": value, "y": "z", "more": more}).encode())["x"]
+        if not isinstance(array, JsonArray) or not array.regular:
+            continue
+        leaves, ragged = _leaves(array.as_list(), array.shape)
+        count = 1
+        for length in array.shape:
+            count *= length
+        assert ragged is False or leaves != count
+
+
+@untimed
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=3), st.integers(-9, 9), st.sampled_from([0, 9]))
+def test_regular_arrays_are_known_to_be(shape: list[int], number: int, more: int) -> None:
+    """So that every ordinary tensor is read at the parser's speed."""
+    value = np.full(shape, number).tolist()
+    array = parse_object(json.dumps({"x": value, "more": [[]] * more, "y": "z"}).encode())["x"]
+    assert isinstance(array, JsonArray)
+    assert array.regular
+    assert array.as_list() == value
 
 
 def _leaves(value: object, shape: tuple[int, ...]) -> tuple[int, bool]:
@@ -207,3 +223,11 @@ def test_all_objects_together_have_a_bounded_number_of_keys() -> None:
     many = b'{"a": [' + b",".join([b"{" + b",".join(b'"%d": 0' % n for n in range(1000)) + b"}"] * 20) + b"]}"
     with pytest.raises(GatewayError, match="more than 8192 keys"):
         parse_object(many)
+
+
+@pytest.mark.parametrize("items", [b"{}," * 8192 + b"{}", b"{}," + b"1," * 8192 + b"1", b"[{},1]," * 4097 + b"[{}]"])
+def test_lists_of_objects_have_a_bounded_number_of_items(items: bytes) -> None:
+    """Each becomes a Python object, be it of no keys, or no object at all."""
+    with pytest.raises(GatewayError, match="more than 8192 objects in lists") as caught:
+        parse_object(b'{"a": [' + items + b"]}")
+    assert caught.value.cause is Cause.INVALID_INPUT

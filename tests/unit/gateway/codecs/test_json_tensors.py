@@ -22,8 +22,8 @@ def read(text: str, datatype: str, shape: tuple[int, ...] = (-1,)) -> Tensor:
     """The tensor `x` of a document, read the fast way where there is one, and the slow way: both must agree."""
     spec = TensorSpec("x", datatype, shape)
     fast = tensor_from_json(parse_object(f'{{"x": {text}}}'.encode())["x"], spec)
-    # An escape anywhere makes the structure of the text unsure.
-    slow = tensor_from_json(parse_object(f'{{"\\u0061": 0, "x": {text}}}'.encode())["x"], spec)
+    # A bracket in a string makes the structure of the text unsure.
+    slow = tensor_from_json(parse_object(f'{{"[": 0, "x": {text}}}'.encode())["x"], spec)
     assert_same(fast, slow)
     return fast
 
@@ -32,7 +32,7 @@ def refusal(text: str, datatype: str) -> GatewayError:
     """The error that both ways give."""
     spec = TensorSpec("x", datatype, (-1,))
     errors = []
-    for body in (f'{{"x": {text}}}', f'{{"\\u0061": 0, "x": {text}}}'):
+    for body in (f'{{"x": {text}}}', f'{{"[": 0, "x": {text}}}'):
         with pytest.raises(GatewayError) as caught:
             tensor_from_json(parse_object(body.encode())["x"], spec)
         errors.append(caught.value)

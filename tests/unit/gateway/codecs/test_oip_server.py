@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gateway.codecs import oip_json, oip_json_client, oip_proto, oip_proto_client
 from gateway.codecs.oip_server import served_model, version_of
-from gateway.core.messages import TensorSpec
+from gateway.core.errors import Cause
+from gateway.core.messages import ModelMetadata, TensorSpec
+from tests.unit.gateway.codecs.tensors import SPECS, WORDS, cause_of, untimed
 
 X = (TensorSpec("x", "FP32", (-1,)),)
 
@@ -40,3 +45,32 @@ def test_a_model_that_describes_no_tensors_has_no_metadata() -> None:
     """A custom runtime may say nothing, or only half of it: then the contract is not compared."""
     assert served_model("m", ["1"], "", (), ()).metadata is None
     assert served_model("m", ["1"], "", X, ()).metadata is None
+
+
+@untimed
+@given(WORDS.filter(bool), st.sets(st.integers(0, 10**18 - 1), min_size=1, max_size=3), SPECS, SPECS)
+def test_any_metadata_survives(
+    name: str, versions: set[int], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> None:
+    """What our door tells of a model our client reads, over REST and gRPC."""
+    newest_first = tuple(sorted(versions, reverse=True))
+    metadata = ModelMetadata(name, newest_first, "twinserve", inputs, outputs)
+    for found in (
+        oip_json_client.decode_model_metadata(oip_json.encode_model_metadata(metadata)),
+        oip_proto_client.decode_model_metadata(oip_proto.encode_model_metadata(metadata)),
+    ):
+        assert found.metadata == metadata
+        assert found.versions == {version: str(version) for version in versions}
+
+
+@untimed
+@given(st.binary(max_size=64))
+def test_any_bytes_are_metadata_or_a_bad_reply(data: bytes) -> None:
+    """Of a server or a model, over either transport."""
+    for decode in (
+        oip_json_client.decode_server_metadata,
+        oip_json_client.decode_model_metadata,
+        oip_proto_client.decode_server_metadata,
+        oip_proto_client.decode_model_metadata,
+    ):
+        assert cause_of(lambda decode=decode: decode(data)) in (None, Cause.UPSTREAM_BAD_REPLY)  # type: ignore[misc]

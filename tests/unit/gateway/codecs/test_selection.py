@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.codecs.selection import merge_selection, split_parameters, version_number
+from gateway.codecs.selection import SELECTION_PARAMETERS, merge_selection, split_parameters, version_number
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, ModelSpec, Parameter, Selection
+from tests.unit.gateway.codecs.tensors import cause_of, untimed
 
+VALUES = st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(["1", "stable"])
 REQUEST = InferenceRequest(ModelSpec("m"), ())
 
 
@@ -114,3 +118,25 @@ def test_label_headers_contradict_versions_and_other_labels(model: ModelSpec, la
     with pytest.raises(GatewayError, match="label") as caught:
         merge_selection(replace(REQUEST, model=model), label=label)
     assert caught.value.cause is Cause.INVALID_INPUT
+
+
+@untimed
+@given(VALUES | st.lists(st.integers()))
+def test_any_version_is_a_number_or_refused(value: object) -> None:
+    """Of 18 digits at most, so that TF Serving's int64 holds it."""
+    cause = cause_of(lambda: version_number(value, "m"))
+    assert cause in (None, Cause.VERSION_NOT_FOUND, Cause.INVALID_INPUT)
+    assert cause is not None or 0 <= version_number(value, "m") < 10**18
+
+
+@untimed
+@given(st.dictionaries(st.sampled_from([*SELECTION_PARAMETERS, "k"]), VALUES), st.none() | st.integers(0, 9))
+def test_any_parameters_choose_or_are_refused(parameters: dict[str, Parameter], version: int | None) -> None:
+    """None of the gateway's own ever goes on to a model."""
+    cause = cause_of(lambda: split_parameters(ModelSpec("m", version), parameters))
+    assert cause in (None, Cause.VERSION_NOT_FOUND, Cause.INVALID_INPUT)
+    if cause is not None:
+        return
+    model, _, rest = split_parameters(ModelSpec("m", version), parameters)
+    assert rest == {name: value for name, value in parameters.items() if name == "k"}
+    assert version is None or model.version == version

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.codecs import tfserving_json, tfserving_proto
 from gateway.codecs.tfserving_documents import (
@@ -16,6 +20,7 @@ from gateway.codecs.tfserving_documents import (
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelMetadata, TensorSpec
 from gateway.core.tensor import DATATYPES
+from tests.unit.gateway.codecs.tensors import SPECS, WORDS, untimed
 
 STATES = [VersionState(12, True), VersionState(3, False), VersionState(2, True)]
 ANY_RANK = TensorSpec("any", "INT64", (-1,), ranked=False)
@@ -51,3 +56,30 @@ def test_signatures_are_the_only_metadata() -> None:
         with pytest.raises(GatewayError, match=text) as caught:
             check_metadata_fields(fields)
         assert caught.value.cause is Cause.INVALID_INPUT
+
+
+@untimed
+@given(
+    st.lists(
+        st.builds(VersionState, st.integers(0, 2**63 - 1), st.booleans()), max_size=4, unique_by=lambda s: s.version
+    )
+)
+def test_any_states_survive(states: list[VersionState]) -> None:
+    """What is available comes back, newest first, from both forms."""
+    available = tuple(sorted((item.version for item in states if item.available), reverse=True))
+    assert tfserving_json.decode_status(status_json(states)) == available
+    assert tfserving_proto.decode_status(status_message(states)) == available
+
+
+@untimed
+@given(WORDS.filter(bool), st.integers(0, 2**63 - 1), SPECS, SPECS)
+def test_any_signature_survives(
+    name: str, version: int, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> None:
+    """Names, datatypes and shapes come back as they were, from both forms."""
+    metadata = ModelMetadata(name, (version,), "twinserve", inputs, outputs)
+    for found in (
+        tfserving_json.decode_signatures(metadata_json(name, {"any": metadata}, version)),
+        tfserving_proto.decode_signatures(metadata_message(name, {"any": metadata}, version)),
+    ):
+        assert {key: replace(item, platform="twinserve") for key, item in found.items()} == {"any": metadata}

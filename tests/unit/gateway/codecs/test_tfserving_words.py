@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.codecs.tfserving_words import is_base64, unlike_value, unlike_values
 from gateway.core.messages import TensorSpec
 from gateway.core.tensor import DATATYPES
+from tests.unit.gateway.codecs.tensors import untimed
 
 INF = float("inf")
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.just("zzz"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["b64", "zzz"]), inner, max_size=2),
+    max_leaves=8,
+)
 
 
 def spec(datatype: str) -> TensorSpec:
@@ -55,3 +63,11 @@ def test_only_a_lone_text_under_b64_is_binary() -> None:
     """Anything else is an object."""
     assert is_base64({"b64": ""})
     assert not any(map(is_base64, ({"b64": 1}, {"b64": "", "a": 1}, {}, "b64", None)))
+
+
+@untimed
+@given(ANY, st.sampled_from(sorted(DATATYPES - {"FP16", "BF16", "UINT16"})))
+def test_there_are_words_for_anything_but_the_right(value: object, datatype: str) -> None:
+    """Whatever a body holds, the text is short and repeats none of it."""
+    for said in (unlike_value(value, spec(datatype)), unlike_values([value, value], spec(datatype), "k")):
+        assert said is None or (len(said) < 300 and "zzz" not in said)

@@ -303,3 +303,12 @@ def test_a_list_comes_back_as_a_list(sent: Tensor) -> None:
         again = decode_json(body, ModelSpec("any"), lambda _: model)
         assert again.form is form
         assert_same(again.request.inputs[0], sent)
+
+
+@untimed
+@given(st.binary(max_size=64))
+def test_any_bytes_go_to_a_model_and_come_back_as_they_are(body: bytes) -> None:
+    """A raw body is one element, and one element is a raw body."""
+    spec = (TensorSpec("t", "BYTES", (-1,)),)
+    decoded = decode_raw(body, ModelSpec("any"), ModelContract("any", 1, spec, spec, batch_cap=8))
+    assert encode_response(InferenceResponse("any", 1, decoded.request.inputs), decoded).body == body

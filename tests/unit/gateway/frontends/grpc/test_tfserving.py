@@ -121,7 +121,7 @@ async def test_version_0_is_the_gateways_choice(channel: grpc.aio.Channel) -> No
     about = tfserving_pb2.GetModelMetadataRequest.FromString(metadata_request())
     about.model_spec.version.value = 0
     metadata = await channel.unary_unary(METADATA)(about.SerializeToString())
-    assert tfserving_proto.decode_metadata(metadata).versions == (1,)
+    assert tfserving_proto.decode_signatures(metadata)["serving_default"].versions == (1,)
     status = tfserving_pb2.GetModelStatusRequest(model_spec=asked.model_spec)
     assert tfserving_proto.decode_status(await channel.unary_unary(STATUS)(status.SerializeToString())) == (1,)
 

@@ -119,11 +119,21 @@ async def test_what_the_framework_would_claim_is_not_claimed(document: dict[str,
 
 
 async def test_binary_bodies_are_declared_where_they_are_taken(document: dict[str, Any]) -> None:
-    """Both ways, with the header that tells JSON from bytes."""
+    """Both ways; with the header that tells JSON from bytes, or by themselves and in forms."""
     for path in INFERENCE:
         operation = document["paths"][path]["post"]
         taken = "application/octet-stream" in operation["requestBody"]["content"]
         assert taken is ("application/octet-stream" in operation["responses"]["200"]["content"])
-        assert taken is path.startswith("/v2/")
+        assert taken is path.startswith(("/v2/", "/predictions/"))
         names = {item["name"] for item in operation["parameters"]} & set(operation["responses"]["200"]["headers"])
-        assert ("Inference-Header-Content-Length" in names) is taken
+        assert ("Inference-Header-Content-Length" in names) is path.startswith("/v2/")
+        form = "multipart/form-data" in operation["requestBody"]["content"]
+        assert form is path.startswith("/predictions/")
+
+
+async def test_path_parameters_show_the_models(document: dict[str, Any]) -> None:
+    """The models that there are, and their versions."""
+    shown = document["paths"]["/v2/models/{model}/versions/{version}/infer"]["post"]["parameters"]
+    model, version = shown[:2]
+    assert model["examples"] == {"doubler": {"value": "doubler"}, "pair": {"value": "pair"}}
+    assert version["examples"] == {"doubler": {"value": "1"}, "pair": {"value": "1"}}

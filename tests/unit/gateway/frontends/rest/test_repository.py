@@ -77,3 +77,10 @@ async def test_models_are_not_loaded_here(world: World, client: httpx.AsyncClien
     assert answer.status_code == 404
     assert "configuration" in answer.json()["error"]
     assert world.last.cause is Cause.ROUTE_NOT_FOUND
+
+
+async def test_a_listing_leaves_no_room_taken(world: World, client: httpx.AsyncClient) -> None:
+    """Refused or not, the request is out of the gateway once it is answered."""
+    for content in (b"", b"{}", b"{", b" " * 5000):
+        await client.post(INDEX, content=content)
+    assert (world.admission.arriving, world.admission.in_flight, world.admission.in_flight_bytes) == (0, 0, 0)

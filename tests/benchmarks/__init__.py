@@ -1,0 +1,1 @@
+"""Benchmarks: not collected by `make test`; `make bench-codecs` runs them."""

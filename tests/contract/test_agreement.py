@@ -56,7 +56,7 @@ def sound(draw: st.DrawFn) -> Logical:
     numbers = draw(st.lists(st.integers(-(2**24), 2**24), min_size=rows, max_size=rows))
     texts = draw(st.lists(TEXTS.map(str.encode), min_size=rows, max_size=rows))
     inputs = (Input("a", numbers, (rows,), "INT64"), Input("b", texts, (rows,), "BYTES"))
-    asked = Asked(draw(st.permutations(inputs).map(tuple)), model="pair", **choices)
+    asked = Asked(draw(st.permutations(inputs).map(tuple)), model="pair", answers=("c",), **choices)
     return Logical(asked, outputs={"c": numbers})
 
 

@@ -43,6 +43,8 @@ class Target:
     version: int | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     variant: str | None = None
+    weight: float = 1.0
+    """Its share of a route's requests, against the other targets' weights; 0 keeps it for failover only."""
 
     @property
     def key(self) -> tuple[str, str, int | None, frozenset[tuple[str, str]]]:

@@ -48,6 +48,15 @@ class Observer(Protocol):
         """A failure that may be retried: `sent` to another endpoint, or why not: `budget`, `candidates`."""
         ...
 
+    def mirror_finished(
+        self, *, model: str, endpoint: str, outcome: str, seconds: float | None, difference: float | None
+    ) -> None:
+        """A mirror's request: `ok`, `mismatch`, `skipped`, `same_endpoint` or a cause.
+
+        `seconds` is None where nothing was sent, `difference` where nothing could be compared.
+        """
+        ...
+
 
 class NullObserver:
     """Counts nothing."""
@@ -79,4 +88,9 @@ class NullObserver:
         """Ignored."""
 
     def retried(self, *, model: str, outcome: str) -> None:
+        """Ignored."""
+
+    def mirror_finished(
+        self, *, model: str, endpoint: str, outcome: str, seconds: float | None, difference: float | None
+    ) -> None:
         """Ignored."""

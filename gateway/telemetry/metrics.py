@@ -14,6 +14,7 @@ SECONDS_BUCKETS = (
 )  # fmt: skip
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+DIFFERENCE_BUCKETS = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
 BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 OK = "ok"
@@ -88,6 +89,32 @@ class PrometheusObserver:
             ("model", "outcome"),
             registry=registry,
         )
+        self._mirrored = Histogram(
+            "gateway_mirror_duration_seconds",
+            "Requests copied to a mirror. outcome is 'ok', 'mismatch' or a cause.",
+            ("model", "endpoint", "outcome"),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._mirror_skipped = Counter(
+            "gateway_mirror_skipped",
+            "Requests that were drawn for a mirror and not copied. reason is 'skipped' (busy) or 'same_endpoint'.",
+            ("model", "endpoint", "reason"),
+            registry=registry,
+        )
+        self._mirror_difference = Histogram(
+            "gateway_mirror_difference",
+            "max |a - b| / (1 + |b|) between a mirror's answer and its client's.",
+            ("model", "endpoint"),
+            buckets=DIFFERENCE_BUCKETS,
+            registry=registry,
+        )
+        self._mirror_mismatches = Counter(
+            "gateway_mirror_mismatches",
+            "Mirrored answers beyond the contract's tolerance.",
+            ("model", "endpoint"),
+            registry=registry,
+        )
         self._in_flight = Gauge("gateway_requests_in_flight", "Requests in the gateway now.", registry=registry)
         self._in_flight_bytes = Gauge(
             "gateway_requests_in_flight_bytes", "Bytes of the bodies of the requests in flight.", registry=registry
@@ -145,6 +172,19 @@ class PrometheusObserver:
     def retried(self, *, model: str, outcome: str) -> None:
         """Counts one failure that may be retried."""
         self._retries.labels(model, outcome).inc()
+
+    def mirror_finished(
+        self, *, model: str, endpoint: str, outcome: str, seconds: float | None, difference: float | None
+    ) -> None:
+        """Counts one request that was drawn for a mirror."""
+        if seconds is None:
+            self._mirror_skipped.labels(model, endpoint, outcome).inc()
+            return
+        self._mirrored.labels(model, endpoint, outcome).observe(seconds)
+        if difference is not None:
+            self._mirror_difference.labels(model, endpoint).observe(difference)
+        if outcome == "mismatch":
+            self._mirror_mismatches.labels(model, endpoint).inc()
 
 
 def render(registry: CollectorRegistry) -> bytes:

@@ -57,8 +57,8 @@ class MirrorReport:
 class Mirror:
     """Copies a `share` (0 to 1) of one route's requests to `handler`, the way to the mirror's endpoint.
 
-    `version` is the mirror's, None for whatever the client asked for. `idle` says whether that endpoint has a free slot;
-    `digest` tells requests apart. `close` ends what is under way.
+    `version` is the mirror's, None for whatever the client asked for. `idle` says whether that endpoint has a free
+    slot; `digest` tells requests apart. `close` ends what is under way.
     """
 
     def __init__(

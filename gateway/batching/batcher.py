@@ -8,19 +8,20 @@ load. A batch outlives the leaving of its members; what it fails with is told to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Hashable, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gateway.batching.coalesce import batch_key, bytes_of, digest, joined, rows_of, split
+from gateway.batching.coalesce import batch_key, bytes_of, joined, rows_of, split
 from gateway.batching.fair_queue import BatchLimits, FairQueue
 from gateway.batching.forecast import Forecast
 from gateway.batching.quarantine import Quarantine
 from gateway.core.backend import Handler, Middleware
 from gateway.core.clock import Clock
 from gateway.core.context import CallContext
+from gateway.core.digest import digest
 from gateway.core.errors import Cause, GatewayError, RefusedError
 from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.core.observer import Observer
@@ -32,12 +33,16 @@ BLAMES_A_MEMBER = frozenset({Cause.UPSTREAM_REJECTED, Cause.UPSTREAM_FAILED})
 MAYBE_A_MEMBER = frozenset({Cause.UPSTREAM_LOST, Cause.UPSTREAM_BAD_REPLY, Cause.DEADLINE})
 
 
+# What a request's batch may hold; None for one that travels alone.
+LimitsOf = Callable[[InferenceRequest], BatchLimits | None]
+
+
 @dataclass(frozen=True, slots=True)
 class _Line:
     """What all requests to one target share: its handler, how its requests may be batched, how long it takes."""
 
     inner: Handler
-    limits: BatchLimits | None
+    limits_of: LimitsOf
     forecast: Forecast
 
 
@@ -111,11 +116,11 @@ class Batcher:
 
     def __call__(self, inner: Handler) -> Handler:
         """The middleware for a target whose requests travel alone."""
-        return self._handler(_Line(inner, None, Forecast(self._clock)))
+        return self._handler(_Line(inner, lambda _: None, Forecast(self._clock)))
 
-    def coalescing(self, limits: BatchLimits) -> Middleware:
-        """The middleware for a target whose contract says that dimension 0 is a batch."""
-        return lambda inner: self._handler(_Line(inner, limits, Forecast(self._clock)))
+    def coalescing(self, limits_of: LimitsOf) -> Middleware:
+        """The middleware for a target that takes batches: of requests whose contract says that dimension 0 is one."""
+        return lambda inner: self._handler(_Line(inner, limits_of, Forecast(self._clock)))
 
     async def close(self) -> None:
         """Ends the calls that run on their own; requests that wait are refused."""
@@ -175,7 +180,7 @@ class Batcher:
         if len(self._queue) >= self._places:
             self._make_room(context.caller)
         alone: Hashable = object()
-        limits = line.limits
+        limits = line.limits_of(request)
         rows = 1 if limits is None else rows_of(request)
         # A row more or less than none decides for the whole batch in some kernels: no rows travel alone.
         if limits is None or not rows or (self._quarantine and digest(request) in self._quarantine):

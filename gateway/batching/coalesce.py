@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from hashlib import blake2b
 
 import numpy as np
 
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse
-from gateway.core.tensor import Tensor, to_raw
+from gateway.core.tensor import Tensor
 
 
 def batch_key(request: InferenceRequest) -> Hashable:
@@ -36,15 +35,6 @@ def rows_of(request: InferenceRequest) -> int:
 def bytes_of(request: InferenceRequest) -> int:
     """Bytes of all inputs."""
     return sum(tensor.nbytes for tensor in request.inputs)
-
-
-def digest(request: InferenceRequest) -> bytes:
-    """16 bytes that tell one request's model and inputs from another's."""
-    hashed = blake2b(request.model.name.encode(), digest_size=16)
-    for tensor in request.inputs:
-        hashed.update(f"\0{tensor.name}\0{tensor.datatype}{tensor.shape}".encode())
-        hashed.update(to_raw(tensor))
-    return hashed.digest()
 
 
 def joined(requests: Sequence[InferenceRequest]) -> InferenceRequest:

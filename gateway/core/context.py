@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -56,6 +56,8 @@ class CallContext:
     deadline: float
     caller: str = ""
     """Whose turn it is where callers take turns: the address of the connection's peer."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Those of the client's headers that some route holds on to, by their names in lower case."""
     timings: Timings = field(default_factory=Timings)
     served_by: ServedBy | None = None
     """The endpoint that was asked last, set by the router; with its version once it has answered."""

@@ -18,6 +18,7 @@ from gateway.core.backend import Handler
 from gateway.core.clock import Clock
 from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
+from gateway.core.digest import digest
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, Selection
 from gateway.core.observer import Observer
@@ -58,7 +59,7 @@ class Mirror:
     """Copies a `share` (0 to 1) of one route's requests to `handler`, the way to the mirror's endpoint.
 
     `version` is the mirror's, None for whatever the client asked for. `idle` says whether that endpoint has a free
-    slot; `digest` tells requests apart. `close` ends what is under way.
+    slot. `close` ends what is under way.
     """
 
     def __init__(
@@ -70,7 +71,6 @@ class Mirror:
         version: int | None = None,
         share: float,
         idle: Callable[[], bool],
-        digest: Callable[[InferenceRequest], bytes],
         clock: Clock,
         observer: Observer,
         random: Random,
@@ -83,7 +83,6 @@ class Mirror:
         self._version = version
         self._share = share
         self._idle = idle
-        self._digest = digest
         self._clock = clock
         self._observer = observer
         self._random = random
@@ -94,16 +93,22 @@ class Mirror:
         self._worst: list[tuple[float, int, Mismatch]] = []
         self._numbers = count()
 
-    def __call__(self, inner: Handler) -> Handler:
-        """The middleware: `inner`'s answer as it is, and perhaps a copy of the request on its way."""
+    def offer(self, request: InferenceRequest, response: InferenceResponse, protocol: str) -> None:
+        """A request of this route, by `protocol`, has got its answer: perhaps a copy of it is sent."""
+        if self._random.random() >= self._share:
+            return
+        if response.served_by is not None and response.served_by.endpoint == self._endpoint:
+            self._finish("same_endpoint")
+        elif len(self._tasks) >= MOST or not self._idle():
+            self._finish("skipped")
+        else:
+            task = asyncio.create_task(self._compare(request, response, protocol), name="mirror")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-        async def handle(request: InferenceRequest, context: CallContext) -> InferenceResponse:
-            response = await inner(request, context)
-            if self._random.random() < self._share:
-                self._copy(request, response, context)
-            return response
-
-        return handle
+    def point(self, handler: Handler) -> None:
+        """From now on copies go this way; what was seen is kept."""
+        self._handler = handler
 
     def report(self) -> MirrorReport:
         """What was seen since the mirror was made."""
@@ -115,16 +120,6 @@ class Mirror:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _copy(self, request: InferenceRequest, response: InferenceResponse, context: CallContext) -> None:
-        if response.served_by is not None and response.served_by.endpoint == self._endpoint:
-            self._finish("same_endpoint")
-        elif len(self._tasks) >= MOST or not self._idle():
-            self._finish("skipped")
-        else:
-            task = asyncio.create_task(self._compare(request, response, context.protocol), name="mirror")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
 
     async def _compare(self, request: InferenceRequest, response: InferenceResponse, protocol: str) -> None:
         begin = self._clock.now()
@@ -162,7 +157,7 @@ class Mirror:
         self, request: InferenceRequest, response: InferenceResponse, mirrored: InferenceResponse, found: Difference
     ) -> None:
         payloads = (request, response, mirrored) if self._keep_payloads else (None, None, None)
-        mismatch = Mismatch(self._digest(request).hex(), found, self._clock.now(), *payloads)
+        mismatch = Mismatch(digest(request).hex(), found, self._clock.now(), *payloads)
         heapq.heappush(self._worst, (found.max_scaled, -next(self._numbers), mismatch))
         if len(self._worst) > WORST:
             heapq.heappop(self._worst)

@@ -62,5 +62,10 @@ def _once(head: list[str], line: str) -> None:
 
 
 def _written(family: _Family) -> str:
-    lines = [*family.head, *(f"{name} {floatToGoString(value)}" for name, value in family.samples.items())]
+    lines = [*family.head, *(f"{name} {_shown(value)}" for name, value in family.samples.items())]
     return "\n".join(lines) + "\n"
+
+
+def _shown(value: float) -> str:
+    """As prometheus_client writes it."""
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]

@@ -10,12 +10,12 @@ from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import IndexEntry, InferenceRequest, InferenceResponse, ModelSpec, TensorSpec
 from gateway.core.observer import NullObserver
 from gateway.dataplane import DataPlane
-from gateway.resilience.concurrency_limit import ConcurrencyLimit
 from gateway.routing.endpoint import Endpoint, Target
 from gateway.routing.health import HealthMonitor
 from gateway.routing.router import Router
 from gateway.routing.table import Route, RouteTable
-from tests.builders import FakeBackend, context, contract, doubled, request, selected, tensor
+from gateway.stacks import EndpointStack
+from tests.builders import FakeBackend, FakeClock, context, contract, doubled, request, selected, tensor
 
 
 class World:
@@ -28,7 +28,7 @@ class World:
                 name,
                 "tfserving" if name == "tf" else "torchserve",
                 backend,
-                (ConcurrencyLimit(name, slots=1, queue=0, observer=NullObserver()),),
+                EndpointStack(name, "s", slots=1, queue=0, clock=FakeClock(), observer=NullObserver()),
             )
             for name, backend in self.backends.items()
         }

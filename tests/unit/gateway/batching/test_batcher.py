@@ -85,7 +85,7 @@ class Bench:
         self.counts = Counts()
         self.server = Server()
         self.batcher = Batcher("e", slots=slots, queue=queue, clock=self.clock, observer=self.counts, cancels=cancels)
-        self.handler: Handler = self.batcher.coalescing(limits or BatchLimits(4, 10_000))(self.server)
+        self.handler: Handler = self.batcher.coalescing(lambda _: limits or BatchLimits(4, 10_000))(self.server)
 
     async def send(
         self, value: float, *, caller: str = "a", seconds: float = 60.0, handler: Handler | None = None
@@ -166,7 +166,7 @@ async def test_a_target_without_a_batch_dimension_queues_one_by_one() -> None:
 async def test_targets_of_one_endpoint_share_its_slots_and_do_not_mix() -> None:
     """Two models on one server: one slot, two batches."""
     bench = Bench()
-    other = bench.batcher.coalescing(BatchLimits(4, 10_000))(bench.server)
+    other = bench.batcher.coalescing(lambda _: BatchLimits(4, 10_000))(bench.server)
     await bench.send_all(1, 2)
     await bench.send(3, handler=other)
     await bench.server.let_go(3)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gateway.batching.coalesce import batch_key, bytes_of, digest, joined, rows_of, split
+from gateway.batching.coalesce import batch_key, bytes_of, joined, rows_of, split
+from gateway.core.digest import digest
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
 from gateway.core.tensor import DATATYPES

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from gateway.batching.coalesce import digest
+from gateway.core.digest import digest
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ServedBy
 from gateway.core.observer import NullObserver
 from gateway.routing.mirror import MOST, WORST, Mirror
-from tests.builders import FakeClock, context, contract, doubled, request, tensor
+from tests.builders import FakeClock, contract, doubled, request, tensor
 
 
 @dataclass
@@ -44,17 +44,12 @@ class Bench:
             **{
                 "share": 1.0,
                 "idle": lambda: self.idle,
-                "digest": digest,
                 "clock": FakeClock(),
                 "observer": self.counts,
                 "random": Random(7),
                 **settings,
             },
         )
-        self.handler = self.mirror(self.primary)  # type: ignore[arg-type]
-
-    async def primary(self, asked: InferenceRequest, _: object) -> InferenceResponse:
-        return doubled(asked)
 
     async def answer(self, asked: InferenceRequest, _: object) -> InferenceResponse:
         self.copies.append(asked)
@@ -64,10 +59,10 @@ class Bench:
             raise self.error
         return InferenceResponse("doubler", 1, (tensor("y", asked.inputs[0].array * self.factor),))
 
-    async def send(self, value: float = 1.0) -> InferenceResponse:
-        response = await self.handler(request([[value, 0.0]]), context())
+    async def offer(self, value: float = 1.0, **asked: Any) -> None:
+        answered = request([[value, 0.0]], **asked)
+        self.mirror.offer(answered, doubled(answered), "predict")
         await settled()
-        return response
 
 
 async def settled() -> None:
@@ -75,21 +70,19 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_an_equal_answer_is_counted_and_changes_nothing() -> None:
-    """The client gets the primary's answer."""
+async def test_an_equal_answer_is_counted() -> None:
+    """With no difference, and nothing is kept of it."""
     bench = Bench()
-    response = await bench.send()
-    assert response.outputs[0].array.tolist() == [[2.0, 0.0]]
+    await bench.offer()
     assert bench.counts.finished == [("ok", 0.0)]
     assert bench.mirror.report().worst == []
 
 
-async def test_the_client_never_waits_for_the_mirror() -> None:
-    """Its answer comes while the copy is still under way; closing ends the copy."""
+async def test_a_copy_under_way_ends_with_the_mirror() -> None:
+    """Closing leaves nothing behind."""
     bench = Bench()
     bench.hold = asyncio.Event()
-    response = await asyncio.wait_for(bench.send(), 1)
-    assert response.outputs[0].array.tolist() == [[2.0, 0.0]]
+    await bench.offer()
     assert (len(bench.copies), bench.counts.finished) == (1, [])
     await bench.mirror.close()
     assert bench.counts.finished == []
@@ -104,31 +97,19 @@ async def test_a_mirrors_failure_is_its_own(error: Exception, outcome: str) -> N
     """Counted by its cause, and told to nobody else."""
     bench = Bench()
     bench.error = error
-    assert (await bench.send()).outputs[0].array.tolist() == [[2.0, 0.0]]
+    await bench.offer()
     assert bench.counts.finished == [(outcome, None)]
-
-
-async def test_a_failing_primary_is_not_copied() -> None:
-    """There is nothing to compare with."""
-    bench = Bench()
-
-    async def failing(_: InferenceRequest, __: object) -> InferenceResponse:
-        raise GatewayError(Cause.UPSTREAM_FAILED, "")
-
-    with pytest.raises(GatewayError):
-        await bench.mirror(failing)(request(), context())  # type: ignore[arg-type]
-    assert (bench.copies, bench.counts.finished) == ([], [])
 
 
 async def test_only_idle_slots_are_used_and_only_so_many_at_once() -> None:
     """What does not fit is counted as skipped."""
     bench = Bench()
     bench.idle = False
-    await bench.send()
+    await bench.offer()
     bench.idle = True
     bench.hold = asyncio.Event()
     for _ in range(MOST + 2):
-        await bench.send()
+        await bench.offer()
     assert len(bench.copies) == MOST
     assert bench.counts.finished == [("skipped", None)] * 3
     bench.hold.set()
@@ -140,18 +121,15 @@ async def test_a_share_is_a_share() -> None:
     """A twentieth of the traffic, by chance."""
     bench = Bench(share=0.05)
     for _ in range(2000):
-        await bench.send()
+        await bench.offer()
     assert 60 <= len(bench.copies) <= 140
 
 
 async def test_what_the_mirror_itself_answered_is_not_copied() -> None:
     """It would be compared with itself."""
     bench = Bench()
-
-    async def from_the_mirror(asked: InferenceRequest, _: object) -> InferenceResponse:
-        return InferenceResponse("doubler", 1, doubled(asked).outputs, served_by=ServedBy("m", "s", "x", 1))
-
-    await bench.mirror(from_the_mirror)(request(), context())  # type: ignore[arg-type]
+    answer = InferenceResponse("doubler", 1, doubled(request()).outputs, served_by=ServedBy("m", "s", "x", 1))
+    bench.mirror.offer(request(), answer, "predict")
     assert bench.counts.finished == [("same_endpoint", None)]
 
 
@@ -160,7 +138,7 @@ async def test_the_worst_differences_are_kept_without_their_payloads() -> None:
     bench = Bench()
     bench.factor = 2.5
     for value in range(1, WORST + 4):
-        await bench.send(float(value))
+        await bench.offer(float(value))
     worst = bench.mirror.report().worst
     scaled = [mismatch.difference.max_scaled for mismatch in worst]
     assert len(worst) == WORST
@@ -174,7 +152,7 @@ async def test_payloads_are_kept_where_the_operator_asks_for_them() -> None:
     """Request and both answers."""
     bench = Bench(keep_payloads=True)
     bench.factor = 3.0
-    await bench.send()
+    await bench.offer()
     (mismatch,) = bench.mirror.report().worst
     assert mismatch.request is not None
     assert mismatch.mirrored is not None
@@ -184,6 +162,5 @@ async def test_payloads_are_kept_where_the_operator_asks_for_them() -> None:
 async def test_the_mirrors_own_version_is_asked() -> None:
     """Whatever version the client chose for its answer; no selection goes along."""
     bench = Bench(version=2)
-    await bench.handler(request(version=1), context())
-    await settled()
+    await bench.offer(version=1)
     assert bench.copies[0].model.version == 2

@@ -41,3 +41,7 @@ class RetryBudget:
             return False
         self._balance = max(0.0, self._balance - 1.0)
         return True
+
+    def refund(self) -> None:
+        """The retry that was taken out was not made after all: the endpoint's own gate refused it."""
+        self._balance += 1.0

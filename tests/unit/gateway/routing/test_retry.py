@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.errors import Cause, GatewayError, RefusedError
-from gateway.resilience.retry import UNPROCESSED, RetryBudget, retryable
+from gateway.routing.retry import UNPROCESSED, RetryBudget, retryable
 
 
 @pytest.mark.parametrize("cause", sorted(Cause))

@@ -171,8 +171,12 @@ async def test_a_model_is_ready_where_a_request_would_be_answered() -> None:
 
 async def test_a_failed_request_names_the_endpoint_that_failed() -> None:
     """An error of a server is told with its name; a refusal at the gate has met no server."""
+
+    def lost(_: InferenceRequest) -> InferenceResponse:
+        raise GatewayError(Cause.UPSTREAM_LOST, "the connection broke")
+
     world = await World().verified()
-    world.backends["ts"].reachable = False
+    world.backends["ts"].answer = lost
     call = context()
     with pytest.raises(GatewayError):
         await world.plane.infer(request(), call)

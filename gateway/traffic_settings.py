@@ -67,8 +67,8 @@ class TrafficSettings(Frozen):
     """Whether retry and failover may go to another stack than the policy chose: only where parity has passed."""
     sticky: StickySettings | None = None
     """What policy `sticky` holds on to; without it the request's own digest."""
-    batching: BatchingSettings | Literal[False] = BatchingSettings()
-    """How requests are coalesced; false turns it off."""
+    batching: BatchingSettings | Literal[False] | None = None
+    """How requests are coalesced; false turns it off. Without it, models with a contract are, by the defaults."""
     mirror: MirrorSettings | None = None
     """Where copies go."""
     retry: RetrySettings = RetrySettings()

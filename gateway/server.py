@@ -39,6 +39,7 @@ from gateway.routing.table import Batching, Mirroring, RouteTable, Traffic
 from gateway.settings import EndpointSettings, LimitSettings, ModelSettings, Settings, SettingsError
 from gateway.stacks import EndpointStack
 from gateway.telemetry.metrics import PrometheusObserver, render
+from gateway.traffic_settings import BatchingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,9 @@ def load_contracts(settings: Settings) -> dict[str, ModelContract]:
 def plan_of(settings: Settings, contracts: Mapping[str, ModelContract]) -> Plan:
     """What the configuration says of models, in the terms of routing."""
     listed = {
-        name: Listed(contracts.get(name), _targets(name, model), model.labels, model.versions(), traffic_of(name, model))
+        name: Listed(
+            contracts.get(name), _targets(name, model), model.labels, model.versions(), traffic_of(name, model)
+        )
         for name, model in settings.models.items()
     }
     hints = {name: HANDLER_HINT for name, spec in settings.endpoints.items() if spec.stack == "torchserve"}
@@ -289,16 +292,14 @@ def _targets(name: str, model: ModelSettings) -> tuple[Target, ...]:
 
 def traffic_of(name: str, model: ModelSettings) -> Traffic:
     """How a model's requests are spread, in the terms of routing."""
-    batching, mirror = model.batching, model.mirror
+    mirror = model.mirror
     return Traffic(
         policy=model.policy,
         cross_stack=model.cross_stack,
         sticky_header=None if model.sticky is None else model.sticky.header.lower(),
         max_attempts=model.retry.max_attempts,
         retry_budget=model.retry.budget,
-        batching=None
-        if batching is False or batching.max_size == 1
-        else Batching(batching.max_size, batching.max_bytes),
+        batching=_batching(model),
         mirror=None
         if mirror is None
         else Mirroring(
@@ -307,6 +308,15 @@ def traffic_of(name: str, model: ModelSettings) -> Traffic:
             mirror.keep_payloads,
         ),
     )
+
+
+def _batching(model: ModelSettings) -> Batching | None:
+    """Off without a word where there is no contract: of tensors that only a server describes nobody has said that
+    dimension 0 is a batch."""
+    rules = model.batching
+    if rules is None:
+        rules = False if model.contract is None else BatchingSettings()
+    return None if rules is False or rules.max_size == 1 else Batching(rules.max_size, rules.max_bytes)
 
 
 def _limits(limits: LimitSettings) -> Limits:

@@ -82,7 +82,6 @@ class Route:
         mirror = self.traffic.mirror
         return self.targets if mirror is None else (*self.targets, mirror.target)
 
-
     @property
     def main(self) -> ModelContract:
         """The contract that stands for the model where no signature matters: the default one's, else the first."""

@@ -42,14 +42,14 @@ class EndpointStack:
         self._clock = clock
         self._observer = observer
         self._limits = breaker or BreakerLimits()
-        self._batcher = Batcher(name, slots=slots, queue=queue, clock=clock, observer=observer, cancels=cancels)
+        self.batcher = Batcher(name, slots=slots, queue=queue, clock=clock, observer=observer, cancels=cancels)
         self._counted = attempt_metrics(observer, endpoint=name, stack=stack)
         self._breakers: dict[str, CircuitBreaker] = {}
 
     @property
     def idle(self) -> bool:
         """Whether a slot is free, so that a call would go out at once."""
-        return self._batcher.idle
+        return self.batcher.idle
 
     def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
         """For one target of a model's route; all of a model's targets here share one breaker."""
@@ -63,14 +63,14 @@ class EndpointStack:
 
         return (
             gate(breaker, endpoint=self._name),
-            self._batcher.coalescing(batch_limits),
+            self.batcher.coalescing(batch_limits),
             record(breaker, self._clock),
             self._counted,
         )
 
     def around_mirror(self, model: str) -> tuple[Middleware, ...]:
         """For copies: a slot, but no gate, no say in what the breaker does, and metrics of their own."""
-        return (self._batcher,)
+        return (self.batcher,)
 
     def keep(self, models: Collection[str]) -> None:
         """Forgets the breakers of all other models."""
@@ -78,7 +78,7 @@ class EndpointStack:
 
     async def close(self) -> None:
         """Ends the calls that run on their own."""
-        await self._batcher.close()
+        await self.batcher.close()
 
     def _new_breaker(self, model: str) -> CircuitBreaker:
         def changed(state: BreakerState) -> None:

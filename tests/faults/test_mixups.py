@@ -1,4 +1,4 @@
-"""Answers belong to their requests: a million nonces through router and batcher, while everything around them breaks."""
+"""Answers belong to their requests: a million nonces through router and batcher while everything around them breaks."""
 
 from __future__ import annotations
 

@@ -13,7 +13,15 @@ from gateway.codecs.json_tensors import tensor_from_json, to_json_array
 from gateway.codecs.selection import version_number
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import ANYWHERE, Compared, InferenceRequest, InferenceResponse, ModelSpec, Selection, TensorSpec
+from gateway.core.messages import (
+    ANYWHERE,
+    Compared,
+    InferenceRequest,
+    InferenceResponse,
+    ModelSpec,
+    Selection,
+    TensorSpec,
+)
 from gateway.core.tensor import Tensor
 
 FIELDS = ("endpoint", "id", "inputs", "label", "model", "outputs", "stack", "variant", "version")

@@ -11,7 +11,7 @@ from gateway.core.clock import Clock, SystemClock
 from gateway.core.context import CallContext
 from gateway.core.digest import digest
 from gateway.core.errors import Cause, GatewayError, RefusedError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, Selection, ServedBy
+from gateway.core.messages import ANYWHERE, InferenceRequest, InferenceResponse, ModelSpec, Selection, ServedBy
 from gateway.core.observer import NullObserver, Observer
 from gateway.routing.call import coalescing, upstream_call
 from gateway.routing.compare import Way, compared
@@ -28,7 +28,6 @@ from gateway.routing.table import Route, RouteTable, Traffic
 LISTED_ORDER = frozenset({"failover", "pinned", "compare"})
 # Only these requests can show several answers.
 COMPARING_PROTOCOL = "predict"
-ANYWHERE = Selection()
 
 
 @dataclass(frozen=True, slots=True)

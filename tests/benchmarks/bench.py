@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,7 +60,9 @@ class Bench:
                 return model
         raise SystemExit(f"model '{MODEL}' is not built in {self.models_dir}: `make models` builds it")
 
-    def models(self, endpoint: str, *, batching: bool = False, contract: Path | None = None, name: str = MODEL) -> dict[str, Any]:
+    def models(
+        self, endpoint: str, *, batching: bool = False, contract: Path | None = None, name: str = MODEL
+    ) -> dict[str, Any]:
         """The `models` part of a gateway's configuration, with one target."""
         model: dict[str, Any] = {
             "contract": str(contract or self.model().contract),

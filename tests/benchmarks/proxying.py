@@ -58,7 +58,15 @@ def batched(bench: Bench) -> list[Result]:
 
 
 def _beside_envoy(
-    bench: Bench, upstream: Server, upstream_port: int, *, row: str, batching: bool, goal: Goal, what: str, note: str = ""
+    bench: Bench,
+    upstream: Server,
+    upstream_port: int,
+    *,
+    row: str,
+    batching: bool,
+    goal: Goal,
+    what: str,
+    note: str = "",
 ) -> Result:
     rest, grpc, proxy = servers.free_ports(3)
     config = {

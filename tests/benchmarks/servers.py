@@ -34,6 +34,8 @@ _METADATA = (
 )
 _ANSWER = '{"outputs":[[206.11447143554688]]}'
 
+_EXTENSIONS = "type.googleapis.com/envoy.extensions.filters"
+
 _NGINX = """
 daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr warn;
 events {{ worker_connections 1024; }}
@@ -90,7 +92,7 @@ def envoy(folder: Path, name: str, port: int, upstream: int) -> Server:
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / f"{name}.yaml"
     manager = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": f"{_EXTENSIONS}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "in",
         "codec_type": "HTTP1",
         "route_config": {
@@ -105,7 +107,7 @@ def envoy(folder: Path, name: str, port: int, upstream: int) -> Server:
         "http_filters": [
             {
                 "name": "router",
-                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+                "typed_config": {"@type": f"{_EXTENSIONS}.http.router.v3.Router"},
             }
         ],
     }

@@ -73,7 +73,9 @@ class Result:
     def summary(self) -> str:
         """The figure in one line."""
         must, aim = self.goals
-        reached = " (aim reached)" if self.values and self.goal.aim and self.goal.met_by(self.median, self.goal.aim) else ""
+        reached = (
+            " (aim reached)" if self.values and self.goal.aim and self.goal.met_by(self.median, self.goal.aim) else ""
+        )
         return f"{self.row:>3}  {self.verdict:<13} {self.spread:<28} must {must}, aim {aim}{reached}  {self.what}"
 
 

@@ -195,6 +195,8 @@ class _RestServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # A client is its connection's peer, whatever a header of its own says.
+                proxy_headers=False,
                 http=BoundedHttpProtocol,
                 ws="none",
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),

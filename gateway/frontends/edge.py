@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from uuid import uuid4
+from random import getrandbits
+from types import TracebackType
+from typing import Self
 
 from gateway.codecs import oip_binary
 from gateway.codecs.selection import merge_selection
@@ -70,22 +72,27 @@ class Admission:
             ticket.whole()
             yield ticket
 
-    @contextmanager
-    def receive(self) -> Iterator[Ticket]:
-        """The stay of one request from its first byte, in flight from `Ticket.whole` on; raises OVERLOADED."""
+    def receive(self) -> Ticket:
+        """For a `with` block, the stay of one request from its first byte, in flight from `Ticket.whole` on.
+
+        Entering the block raises OVERLOADED.
+        """
+        return Ticket(self)
+
+    def arrive(self) -> None:
+        """Counts one request as arriving; raises OVERLOADED where the gateway is full."""
         self._check_in_flight()
         if self.arriving >= ARRIVING_PER_IN_FLIGHT * self._limits.in_flight:
             raise self._full(f"{self.arriving} requests are still arriving")
         self.arriving += 1
-        ticket = Ticket(self)
-        try:
-            yield ticket
-        finally:
-            if ticket.in_flight:
-                self.in_flight -= 1
-            else:
-                self.arriving -= 1
-            self.in_flight_bytes -= ticket.taken
+
+    def leave(self, ticket: Ticket) -> None:
+        """Ends the stay of one request."""
+        if ticket.in_flight:
+            self.in_flight -= 1
+        else:
+            self.arriving -= 1
+        self.in_flight_bytes -= ticket.taken
 
     def enter(self) -> None:
         """Counts one request as in flight that was arriving; raises OVERLOADED where the gateway is full."""
@@ -120,6 +127,15 @@ class Ticket:
         self._admission = admission
         self.in_flight = False
         self.taken = 0
+
+    def __enter__(self) -> Self:
+        self._admission.arrive()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admission.leave(self)
 
     def whole(self) -> None:
         """Counts the request as in flight, now that all of it has arrived; raises OVERLOADED where it does not fit."""
@@ -226,7 +242,8 @@ def failure(request_id: str, exc: Exception) -> GatewayError:
 
 def request_id_from(sent: str | None) -> str:
     """The client's own id if it is a sane one, else a fresh one."""
-    return sent if sent is not None and _SANE_ID.fullmatch(sent) else uuid4().hex
+    # No secret: an id need only be another one.
+    return sent if sent is not None and _SANE_ID.fullmatch(sent) else f"{getrandbits(128):032x}"
 
 
 def seconds_from_milliseconds(text: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import deque
 from contextlib import suppress
@@ -99,6 +100,10 @@ def configure(level: str, stream: TextIO) -> LogWriter:
 
     Called once, by whoever owns the process; the writer is returned for those who close it themselves.
     """
+    # What no line shows need not be looked up for each record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    if sys.version_info >= (3, 12):
+        logging.logAsyncioTasks = False
     writer = LogWriter(stream)
     root = logging.getLogger()
     for handler in list(root.handlers):

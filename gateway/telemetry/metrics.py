@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
@@ -57,6 +58,11 @@ class PrometheusObserver:
         self._in_flight_bytes = Gauge(
             "gateway_requests_in_flight_bytes", "Bytes of the bodies of the requests in flight.", registry=registry
         )
+        # Finding a time series by its labels costs more than counting in it.
+        self._request = cache(self._requests.labels)
+        self._attempt = cache(self._attempts.labels)
+        self._slots_busy = cache(self._busy.labels)
+        self._slots_queued = cache(self._queued.labels)
         self._seen: dict[str, tuple[str, str, str, str]] = {}
 
     def watch_in_flight(self, requests: Callable[[], float], size: Callable[[], float]) -> None:
@@ -69,11 +75,11 @@ class PrometheusObserver:
     ) -> None:
         """Counts one request of a client."""
         shown = "" if version is None else str(version)
-        self._requests.labels(model, shown, stack, protocol, _outcome(cause)).observe(seconds)
+        self._request(model, shown, stack, protocol, _outcome(cause)).observe(seconds)
 
     def attempt_finished(self, *, model: str, endpoint: str, stack: str, cause: Cause | None, seconds: float) -> None:
         """Counts one call to a model server."""
-        self._attempts.labels(model, endpoint, stack, _outcome(cause)).observe(seconds)
+        self._attempt(model, endpoint, stack, _outcome(cause)).observe(seconds)
 
     def endpoint_seen(self, *, endpoint: str, stack: str, server: str, stand_in: bool) -> None:
         """Shows what answers at an endpoint; what answered there before is forgotten."""
@@ -88,8 +94,8 @@ class PrometheusObserver:
 
     def slots_changed(self, *, endpoint: str, busy: int, queued: int) -> None:
         """Shows how busy an endpoint is."""
-        self._busy.labels(endpoint).set(busy)
-        self._queued.labels(endpoint).set(queued)
+        self._slots_busy(endpoint).set(busy)
+        self._slots_queued(endpoint).set(queued)
 
 
 def render(registry: CollectorRegistry) -> bytes:

@@ -24,7 +24,7 @@ from gateway.frontends.edge import (
     seconds_from_milliseconds,
 )
 from gateway.frontends.rest.answers import Answer, send_answer, send_error
-from gateway.frontends.rest.body import Body, while_connected
+from gateway.frontends.rest.body import CONNECTION, Body, while_connected
 from gateway.frontends.rest.errors import PREDICT_SHAPE, ErrorShape
 from gateway.frontends.rest.middleware import REQUEST_ID
 
@@ -121,7 +121,8 @@ class InferenceEndpoint:
     def _body(self, scope: Scope, receive: Receive) -> Body:
         """The request's body: all of it is JSON."""
         limits = self._edge.limits
-        return Body(receive, scope["headers"], cap=min(limits.json_bytes, limits.body_bytes))
+        cap = min(limits.json_bytes, limits.body_bytes)
+        return Body(receive, scope["headers"], cap=cap, connection=scope.get(CONNECTION))
 
     def _translate(self, headers: RequestHeaders) -> Translate:
         """How a request with these headers is decoded, and its answer encoded; raises what is wrong with them."""
@@ -157,7 +158,8 @@ class InferenceEndpoint:
         timings = call.context.timings
         with timings.phase("decode"):
             request, encode = translate(data, scope["path_params"], self._edge.data_plane.contract)
-        response = await while_connected(receive, self._edge.infer(call, request, headers.selection))
+        work = self._edge.infer(call, request, headers.selection)
+        response = await while_connected(receive, work, scope.get(CONNECTION))
         with timings.phase("encode"):
             return encode(response)
 

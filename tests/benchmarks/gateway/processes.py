@@ -22,3 +22,9 @@ def rss_mb(pid: int) -> float:
 def _tree(pid: int) -> list[psutil.Process]:
     parent = psutil.Process(pid)
     return [parent, *parent.children(recursive=True)]
+
+
+def children_cpu_seconds() -> float:
+    """User and system time of the processes that this one started and that have ended, such as the load tool."""
+    times = psutil.Process().cpu_times()
+    return float(times.children_user + times.children_system)

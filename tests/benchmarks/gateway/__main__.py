@@ -16,14 +16,21 @@ import psutil
 
 from serving.processes import LaunchError
 from serving.settings import LaunchSettings
-from tests.benchmarks import grpc_row, load, proxying, servers, table
-from tests.benchmarks.bench import Bench
+from tests.benchmarks.gateway import grpc_row, load, own_rows, proxying, servers, table, torchserve_rows
+from tests.benchmarks.gateway.bench import Bench
 
 Row = Callable[[Bench], list[table.Result]]
 ROWS: dict[int, Row] = {
+    1: torchserve_rows.against_default,
+    2: torchserve_rows.against_best,
+    3: torchserve_rows.one_connection,
+    4: torchserve_rows.large_tensor,
     5: proxying.plain,
     6: proxying.batched,
     7: grpc_row.per_core,
+    8: own_rows.workers,
+    9: own_rows.many_models,
+    10: own_rows.memory,
 }
 
 
@@ -74,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.gateway", description=__doc__)
     parser.add_argument("--rows", type=_rows, default=list(ROWS), help="numbers of rows, such as 5,7 (default: all)")
     parser.add_argument("--quick", action="store_true", help="few short rounds, to iterate; not for publishing")
     parser.add_argument("--rounds", type=int, help="interleaved rounds a row (default: 5; quick: 3)")

@@ -14,8 +14,8 @@ from serving.local import LocalStack
 from serving.models import BuiltModel, find_models
 from serving.processes import Server
 from serving.settings import LaunchSettings
-from tests.benchmarks import processes
-from tests.benchmarks.servers import MODEL, ROW
+from tests.benchmarks.gateway import processes
+from tests.benchmarks.gateway.servers import MODEL, ROW
 
 T = TypeVar("T")
 BATCHING = {"max_size": 64, "max_bytes": 16_777_216}

@@ -12,11 +12,11 @@ import grpc
 import numpy as np
 
 from gateway._generated import oip_pb2
-from tests.benchmarks import servers
-from tests.benchmarks.bench import Bench, cpu_per
-from tests.benchmarks.load import LoadError
-from tests.benchmarks.servers import HOST, MODEL, ROW
-from tests.benchmarks.table import Goal, Result
+from tests.benchmarks.gateway import servers
+from tests.benchmarks.gateway.bench import Bench, cpu_per
+from tests.benchmarks.gateway.load import LoadError
+from tests.benchmarks.gateway.servers import HOST, MODEL, ROW
+from tests.benchmarks.gateway.table import Goal, Result
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 CALLS = 32
@@ -41,7 +41,15 @@ def message() -> bytes:
 
 def run_load(port: int, seconds: float, calls: int = CALLS) -> GrpcLoad:
     """One run against the server on `port`."""
-    command = [sys.executable, "-m", "tests.benchmarks.grpc_load", f"{HOST}:{port}", METHOD, str(calls), str(seconds)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.gateway.grpc_load",
+        f"{HOST}:{port}",
+        METHOD,
+        str(calls),
+        str(seconds),
+    ]
     done = subprocess.run(command, input=message(), capture_output=True, timeout=seconds + 60, check=False)
     if done.returncode:
         raise LoadError(f"the gRPC load failed: {done.stderr.decode()[-2000:]}")
@@ -54,7 +62,11 @@ def per_core(bench: Bench) -> list[Result]:
     config = {"endpoints": {"null": {"stack": "noop", "slots": CALLS}}, "models": bench.models("null")}
     gateway = servers.gateway(bench.folder, "gateway", rest, ours, config)
     echo = servers.python_server(
-        "echo", "tests.benchmarks.grpc_echo", theirs, lambda: _connected(theirs), f"grpc.aio {grpc.__version__} echo"
+        "echo",
+        "tests.benchmarks.gateway.grpc_echo",
+        theirs,
+        lambda: _connected(theirs),
+        f"grpc.aio {grpc.__version__} echo",
     )
     loads: list[GrpcLoad] = []
     with bench.running([gateway, echo]) as pids:

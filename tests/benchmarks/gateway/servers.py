@@ -25,8 +25,8 @@ MODEL = "simplenn"
 ROW = [0.0381, 0.0507, 0.0617, 0.0219, -0.0442, -0.0348, -0.0434, -0.0026, 0.0199, -0.0176]
 
 # Answers to what the gateway asks a TensorFlow Serving before it sends requests, and to the requests themselves.
-_STATUS = '{"model_version_status":[{"version":"1","state":"AVAILABLE","status":{"error_code":"OK"}}]}'
-_METADATA = (
+STATUS = '{"model_version_status":[{"version":"1","state":"AVAILABLE","status":{"error_code":"OK"}}]}'
+METADATA = (
     '{"model_spec":{"name":"simplenn","signature_name":"","version":"1"},"metadata":{"signature_def":{"signature_def":'
     '{"serving_default":{"inputs":{"features":{"dtype":"DT_FLOAT","tensor_shape":{"dim":[{"size":"-1"},{"size":"10"}],'
     '"unknown_rank":false},"name":"x"}},"outputs":{"progression":{"dtype":"DT_FLOAT","tensor_shape":{"dim":'
@@ -70,7 +70,7 @@ def nginx(folder: Path, port: int) -> Server:
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nginx.conf"
     config.write_text(
-        _NGINX.format(folder=folder, host=HOST, port=port, status=_STATUS, metadata=_METADATA, answer=_ANSWER)
+        _NGINX.format(folder=folder, host=HOST, port=port, status=STATUS, metadata=METADATA, answer=_ANSWER)
     )
     return Server(
         name="nginx",
@@ -158,7 +158,7 @@ def gateway(folder: Path, name: str, rest: int, grpc: int, config: Mapping[str, 
         waiting_for=answering(rest, "/v2/health/ready"),
         describe=lambda: probes.gateway_name(HOST, rest),
         ports=(_port(rest), _port(grpc)),
-        environment={"PYTHONPATH": str(Path(__file__).parents[2])},
+        environment={"PYTHONPATH": str(Path(__file__).parents[3])},
     )
 
 
@@ -170,7 +170,7 @@ def python_server(name: str, module: str, port: int, waiting_for: Callable[[], s
         waiting_for=waiting_for,
         describe=lambda: title,
         ports=(_port(port),),
-        environment={"PYTHONPATH": str(Path(__file__).parents[2])},
+        environment={"PYTHONPATH": str(Path(__file__).parents[3])},
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from tests.benchmarks import servers
-from tests.benchmarks.bench import PREDICT_BODY, Bench, cpu_per, has_batching
-from tests.benchmarks.load import Wrk
-from tests.benchmarks.servers import MODEL, Server
-from tests.benchmarks.table import Goal, Result
+from tests.benchmarks.gateway import servers
+from tests.benchmarks.gateway.bench import PREDICT_BODY, Bench, cpu_per, has_batching
+from tests.benchmarks.gateway.load import Wrk
+from tests.benchmarks.gateway.servers import MODEL, Server
+from tests.benchmarks.gateway.table import Goal, Result
 
 CONNECTIONS = 64
 PATH = f"/predict/{MODEL}"
@@ -37,7 +37,7 @@ def batched(bench: Bench) -> list[Result]:
     upstream_port = servers.free_ports(1)[0]
     upstream = servers.python_server(
         "echo",
-        "tests.benchmarks.echo_http",
+        "tests.benchmarks.gateway.echo_http",
         upstream_port,
         servers.answering(upstream_port, f"/v1/models/{MODEL}"),
         "the benchmark's own echo",

@@ -16,7 +16,6 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 
 from gateway.backends import registry as backends
 from gateway.backends.torchserve import Handlers
@@ -38,6 +37,7 @@ from gateway.routing.health import HealthMonitor
 from gateway.routing.router import Router
 from gateway.routing.table import RouteTable
 from gateway.settings import EndpointSettings, LimitSettings, ModelSettings, Settings, SettingsError
+from gateway.telemetry.histogram import Registry
 from gateway.telemetry.metrics import PrometheusObserver, render
 from gateway.telemetry.middleware import attempt_metrics
 
@@ -134,7 +134,7 @@ async def serve(
     Raises SettingsError where a port is taken. Every task started here has ended when this returns.
     """
     clock = SystemClock()
-    metrics = CollectorRegistry()
+    metrics = Registry()
     observer = PrometheusObserver(metrics)
     async with AsyncExitStack() as cleanup:
         endpoints = await cleanup.enter_async_context(connected(settings, contracts, clock, observer))

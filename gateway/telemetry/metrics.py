@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from gateway.core.errors import Cause
+from gateway.telemetry.histogram import Histogram, Registry
 
 # From a null backend's tenths of a millisecond to the longest deadline that a client may ask for.
 SECONDS_BUCKETS = (
@@ -59,8 +60,6 @@ class PrometheusObserver:
             "gateway_requests_in_flight_bytes", "Bytes of the bodies of the requests in flight.", registry=registry
         )
         # Finding a time series by its labels costs more than counting in it.
-        self._request = cache(self._requests.labels)
-        self._attempt = cache(self._attempts.labels)
         self._slots_busy = cache(self._busy.labels)
         self._slots_queued = cache(self._queued.labels)
         self._seen: dict[str, tuple[str, str, str, str]] = {}
@@ -75,11 +74,11 @@ class PrometheusObserver:
     ) -> None:
         """Counts one request of a client."""
         shown = "" if version is None else str(version)
-        self._request(model, shown, stack, protocol, _outcome(cause)).observe(seconds)
+        self._requests.labels(model, shown, stack, protocol, _outcome(cause)).observe(seconds)
 
     def attempt_finished(self, *, model: str, endpoint: str, stack: str, cause: Cause | None, seconds: float) -> None:
         """Counts one call to a model server."""
-        self._attempt(model, endpoint, stack, _outcome(cause)).observe(seconds)
+        self._attempts.labels(model, endpoint, stack, _outcome(cause)).observe(seconds)
 
     def endpoint_seen(self, *, endpoint: str, stack: str, server: str, stand_in: bool) -> None:
         """Shows what answers at an endpoint; what answered there before is forgotten."""
@@ -100,7 +99,7 @@ class PrometheusObserver:
 
 def render(registry: CollectorRegistry) -> bytes:
     """The registry in Prometheus' text format, version 0.0.4 or newer."""
-    return generate_latest(registry)
+    return registry.text() if isinstance(registry, Registry) else generate_latest(registry)
 
 
 def _outcome(cause: Cause | None) -> str:

@@ -75,16 +75,10 @@ class HttpPool:
         """
         if self._closed:
             raise GatewayError(Cause.UPSTREAM_UNREACHABLE, f"the connections to {self._server} are closed")
-        place = _place(url)
-        lines = [f"{method} {place.target} HTTP/1.1\r\nHost: {place.authority}\r\n{_COMMON}"]
-        if content_type is not None:
-            lines.append(f"Content-Type: {content_type}\r\n")
+        place, head = _opened(method, url, content_type)
         if headers:
-            lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
-        if body is not None:
-            lines.append(f"Content-Length: {len(body)}\r\n")
-        lines.append("\r\n")
-        head = "".join(lines).encode("latin-1")
+            head += "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+        head += b"\r\n" if body is None else b"Content-Length: %d\r\n\r\n" % len(body)
         deadline = asyncio.get_running_loop().time() + timeout_s
         await self._enter(deadline)
         try:
@@ -198,6 +192,14 @@ def _tls() -> ssl.SSLContext:
 
 
 @lru_cache(maxsize=1024)
+def _opened(method: str, url: str, content_type: str | None) -> tuple[_Place, bytes]:
+    """Where a request goes, and the part of its head that all such requests share."""
+    place = _place(url)
+    stated = "" if content_type is None else f"Content-Type: {content_type}\r\n"
+    head = f"{method} {place.target} HTTP/1.1\r\nHost: {place.authority}\r\n{_COMMON}{stated}"
+    return place, head.encode("latin-1")
+
+
 def _place(url: str) -> _Place:
     """`url` taken apart; raises INTERNAL for what is none: the configuration's or our own mistake."""
     parts = urlsplit(url)

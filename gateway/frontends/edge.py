@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from random import getrandbits
 from types import TracebackType
 from typing import Self
@@ -19,7 +19,7 @@ from gateway.codecs.selection import merge_selection
 from gateway.core.clock import Clock
 from gateway.core.context import CallContext
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse
+from gateway.core.messages import InferenceRequest, InferenceResponse, ServedBy
 from gateway.core.observer import Observer
 from gateway.dataplane import DataPlane
 from gateway.telemetry.logging import log_access
@@ -65,12 +65,9 @@ class Admission:
         self.in_flight = 0
         self.in_flight_bytes = 0
 
-    @contextmanager
-    def admit(self) -> Iterator[Ticket]:
-        """The stay of one request that is whole; raises OVERLOADED where the gateway is full."""
-        with self.receive() as ticket:
-            ticket.whole()
-            yield ticket
+    def admit(self) -> Ticket:
+        """For a `with` block, the stay of one request that is whole; entering raises OVERLOADED."""
+        return Ticket(self, arrived=True)
 
     def receive(self) -> Ticket:
         """For a `with` block, the stay of one request from its first byte, in flight from `Ticket.whole` on.
@@ -121,15 +118,18 @@ class Admission:
 class Ticket:
     """One admitted request's share of the bytes in flight, given back when its stay ends."""
 
-    __slots__ = ("_admission", "in_flight", "taken")
+    __slots__ = ("_admission", "_arrived", "in_flight", "taken")
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, *, arrived: bool = False) -> None:
         self._admission = admission
+        self._arrived = arrived
         self.in_flight = False
         self.taken = 0
 
     def __enter__(self) -> Self:
         self._admission.arrive()
+        if self._arrived:
+            self.whole()
         return self
 
     def __exit__(
@@ -258,6 +258,12 @@ def choose(selection: dict[str, str], name: str, value: str) -> None:
     field_name = SELECTION_HEADERS[name]
     if selection.setdefault(field_name, value) != value:
         raise GatewayError(Cause.INVALID_INPUT, f"{name} is sent twice with different values")
+
+
+@lru_cache(maxsize=1024)
+def served_by_header(served_by: ServedBy) -> str:
+    """The value of `x-served-by`, as headers and gRPC metadata may carry it; there are few of them."""
+    return header_text(served_by.header())
 
 
 def header_text(text: str) -> str:

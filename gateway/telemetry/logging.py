@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -30,7 +31,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": f"{_second(int(record.created))}.{int(record.created % 1 * 1000):03}+00:00",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -138,6 +139,12 @@ def log_access(
             "ms": round(seconds * 1e3, 3),
         }
         _access.handle(record)
+
+
+@lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    """The instant in ISO 8601, without its zone: many lines share one."""
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
 
 
 def _own(message: str) -> logging.LogRecord:

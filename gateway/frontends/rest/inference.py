@@ -20,8 +20,8 @@ from gateway.frontends.edge import (
     Ticket,
     choose,
     failure,
-    header_text,
     seconds_from_milliseconds,
+    served_by_header,
 )
 from gateway.frontends.rest.answers import Answer, send_answer, send_error
 from gateway.frontends.rest.body import CONNECTION, Body, while_connected
@@ -206,5 +206,5 @@ def _telling(call: Call) -> list[tuple[bytes, bytes]]:
     """The headers of every inference answer: its times, and who gave it, or failed to, where one was asked."""
     headers = [(b"server-timing", call.context.timings.server_timing().encode())]
     if call.context.served_by is not None:
-        headers.append((b"x-served-by", header_text(call.context.served_by.header()).encode()))
+        headers.append((b"x-served-by", served_by_header(call.context.served_by).encode()))
     return headers

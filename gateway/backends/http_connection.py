@@ -154,7 +154,9 @@ class HttpConnection(asyncio.Protocol):
     # -- httptools ----------------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """A reply starts."""
+        """A reply starts; one that comes right behind the one asked for would be the next request's."""
+        if self._waiter is None or self._waiter.done():
+            self._transport.abort()
         self._headers = []
         self._body = []
         self._size = 0

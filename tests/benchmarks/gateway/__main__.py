@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     settings = LaunchSettings()
     folder = settings.artifacts.resolve() / "bench-gateway"
+    folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(
         folder=folder,
         models_dir=settings.models_dir,
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         soak_requests=options.soak or (50_000 if options.quick else 1_000_000),
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
+    if (busy := psutil.getloadavg()[0]) > 0.25 * (psutil.cpu_count() or 1):
+        bench.report(f"Other programs keep this machine busy (load average {busy:.1f}): times will spread widely.")
     results: list[table.Result] = []
     failed = False
     for number in options.rows:
@@ -70,12 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for result in found:
             bench.report(f"  {result.summary}")
         bench.report(f"    took {time.monotonic() - begin:.0f} s")
-    about = _about(bench)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(table.document(results, about), indent=1) + "\n")
-    (folder / "results.md").write_text(table.markdown(results, about))
+        about = _about(bench)
+        (folder / "results.json").write_text(json.dumps(table.document(results, about), indent=1) + "\n")
+        (folder / "results.md").write_text(table.markdown(results, about))
     print("\n".join(result.summary for result in results))
-    print("\n".join(f"{name}: {value}" for name, value in about.items()))
+    print("\n".join(f"{name}: {value}" for name, value in _about(bench).items()))
     print(f"written: {folder / 'results.json'} and results.md")
     return 1 if failed else 0
 

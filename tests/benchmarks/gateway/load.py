@@ -44,6 +44,9 @@ class Load:
         """Answers a second."""
         return self.requests / self.seconds
 
+    def __str__(self) -> str:
+        return f"{self.per_second:.0f}/s p50 {self.p50_ms:.2f} p99 {self.p99_ms:.1f} ms"
+
 
 class Wrk:
     """Posts one body again and again; its files are in `folder`."""

@@ -115,7 +115,7 @@ def memory(bench: Bench) -> list[Result]:
         url = servers.url(rest, f"/predict/{MODEL}")
         done = 0
         while done < FEW_REQUESTS:
-            done += wrk.run(url, connections=CONNECTIONS, seconds=1).requests
+            done += wrk.run(url, connections=CONNECTIONS, seconds=2).requests
         early = processes.rss_mb(pids["gateway"])
         bench.report(f"    after {done} requests: {early:.1f} MB")
         while done < bench.soak_requests:

@@ -141,6 +141,8 @@ class HttpConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(bad_reply(self._server, "it is no HTTP/1.1"))
+            # Also where the reply was whole, and this came behind it: the parser is of no more use.
+            self._transport.abort()
         if self._framing > MAX_FRAMING_BYTES:
             self._fail(bad_reply(self._server, f"more than {MAX_FRAMING_BYTES} bytes that are no body"))
 

@@ -203,7 +203,8 @@ def _opened(method: str, url: str, content_type: str | None) -> tuple[_Place, by
 def _place(url: str) -> _Place:
     """`url` taken apart; raises INTERNAL for what is none: the configuration's or our own mistake."""
     parts = urlsplit(url)
-    clean = url.isascii() and url.isprintable() and " " not in url
+    # Credentials in a URL would end up in logs; nothing here takes them.
+    clean = url.isascii() and url.isprintable() and " " not in url and parts.username is None
     if parts.scheme not in ("http", "https") or not parts.hostname or not clean:
         raise GatewayError(Cause.INTERNAL, f"'{url[:128]}' is no URL of a model server")
     secure = parts.scheme == "https"

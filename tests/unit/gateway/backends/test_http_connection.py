@@ -85,9 +85,10 @@ async def test_a_get_on_a_connection_just_closed_is_asked_again(pool: HttpPool) 
     assert (first.body, second.body, read) == (b"ok", b"ok", [1, 1])
 
 
-async def test_bytes_that_nobody_asked_for_end_the_connection(pool: HttpPool) -> None:
+@pytest.mark.parametrize("more", [OK, b"garbage", b"HTTP/1.1 2"])
+async def test_bytes_that_nobody_asked_for_end_the_connection(pool: HttpPool, more: bytes) -> None:
     """They would be taken for the next request's reply."""
-    async with scripted([OK + OK, OK], [OK]) as (url, read):
+    async with scripted([OK + more, OK], [OK]) as (url, read):
         assert (await pool.request("POST", url, timeout_s=5, body=b"")).body == b"ok"
         assert (await pool.request("POST", url, timeout_s=5, body=b"")).body == b"ok"
     assert read == [1, 1]
@@ -114,7 +115,9 @@ async def test_a_request_in_flight_is_lost_when_the_pool_closes() -> None:
         assert (await failure(pool.request("GET", url, timeout_s=5))).cause is Cause.UPSTREAM_UNREACHABLE
 
 
-@pytest.mark.parametrize("url", ["ftp://host/", "http:///path", "http://host/a b", "http://host/\r\nX: y", "nothing"])
+@pytest.mark.parametrize(
+    "url", ["ftp://host/", "http:///path", "http://host/a b", "http://host/\r\nX: y", "http://a:b@host/", "nothing"]
+)
 async def test_what_is_no_url_is_our_own_fault(pool: HttpPool, url: str) -> None:
     """Nothing is sent; spaces and ends of lines would become part of the head."""
     assert (await failure(pool.request("GET", url, timeout_s=5))).cause is Cause.INTERNAL

@@ -112,10 +112,7 @@ def _about(bench: Bench) -> dict[str, str]:
         "versions": ", ".join(
             [
                 f"Python {platform.python_version()}",
-                *(
-                    f"{name} {version(name)}"
-                    for name in ("uvicorn", "uvloop", "httptools", "aiohttp", "grpcio", "torchserve")
-                ),
+                *(f"{name} {version(name)}" for name in ("uvicorn", "uvloop", "httptools", "grpcio", "torchserve")),
                 servers.envoy_version(),
                 servers.nginx_version(),
                 load.wrk_version(),

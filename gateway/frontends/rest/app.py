@@ -159,9 +159,7 @@ def create_app(
     )
     tfserving = TfServingDoor(edge)
     routes = [*raw_routes(edge), *predict_routes(tfserving)]
-    app.add_raw_routes(
-        routes, lambda: list(data_plane.contracts()), lambda endpoint: Identity(endpoint, refused)
-    )
+    app.add_raw_routes(routes, lambda: list(data_plane.contracts()), lambda endpoint: Identity(endpoint, refused))
     app.router.routes.append(tfserving.route())
     app.include_router(repository_routes(edge))
     app.include_router(oip_routes(data_plane))

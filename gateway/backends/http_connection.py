@@ -17,7 +17,10 @@ from gateway.core.errors import GatewayError
 
 # The parser has no limits of its own: this much may come that is no body, between two parts of the body too.
 MAX_FRAMING_BYTES = 256 << 10
+# Model servers send a dozen; each costs many times its bytes.
+MAX_HEADERS = 256
 _IDENTITY = b"identity"
+_CHUNKED = b"chunked"
 
 
 class Headers(Mapping[str, str]):
@@ -32,7 +35,7 @@ class Headers(Mapping[str, str]):
         wanted = key.lower().encode("latin-1")
         for name, value in self._raw:
             if name.lower() == wanted:
-                return value.decode("latin-1")
+                return value.decode("latin-1").strip()
         raise KeyError(key)
 
     def __iter__(self) -> Iterator[str]:
@@ -79,8 +82,8 @@ class HttpConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[HttpReply] | None = None
         self._headers: list[tuple[bytes, bytes]] = []
-        self._body: list[bytes] = []
-        self._size = 0
+        self._fields = Headers(self._headers)
+        self._body: bytes | bytearray = b""
         self._framing = 0
         # A body without a length and without chunks ends with the connection.
         self._until_close = False
@@ -95,7 +98,8 @@ class HttpConnection(asyncio.Protocol):
     async def exchange(self, head: bytes, body: bytes | None, deadline: float) -> HttpReply:
         """The reply to one request; raises UPSTREAM_LOST, UPSTREAM_BAD_REPLY, and DEADLINE at that time of the loop.
 
-        However it fails, or is cancelled, the connection ends.
+        However it fails, or is cancelled, the connection ends. Only for one that is `reusable`: nobody would tell of
+        the end of one that has ended.
         """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[HttpReply] = loop.create_future()
@@ -160,39 +164,56 @@ class HttpConnection(asyncio.Protocol):
         if self._waiter is None or self._waiter.done():
             self._transport.abort()
         self._headers = []
-        self._body = []
-        self._size = 0
+        self._fields = Headers(self._headers)
+        self._body = b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
+        """One header, or one trailer, of which none is kept."""
         self._headers.append((name, value))
+        if len(self._headers) > MAX_HEADERS:
+            self._fail(bad_reply(self._server, f"more than {MAX_HEADERS} headers"))
+            # Stops the parser, which may still have many to tell.
+            raise ValueError
 
     def on_headers_complete(self) -> None:
-        """Refuses what is too large or compressed before any of it is kept."""
+        """Refuses what is too large or compressed before any of it is kept.
+
+        The parser has refused lengths that are none, two of them, and a length beside chunks: what ends a reply must
+        not be a matter of opinion (RFC 9112, section 6.3).
+        """
+        if self._parser.get_status_code() < 200:
+            # An interim reply has no body, and its end is not that of the connection. Their number is bounded, too.
+            return
         self._framing = 0
         length: int | None = None
         chunked = False
         for name, value in self._headers:
             size = len(name)
             if size == 14 and name.lower() == b"content-length":
-                # The parser has refused what is no number.
                 length = int(value)
             elif size == 17 and name.lower() == b"transfer-encoding":
+                if chunked or value.strip().lower() != _CHUNKED:
+                    self._fail(bad_reply(self._server, "a transfer encoding that was not asked for"))
                 chunked = True
-            elif size == 16 and name.lower() == b"content-encoding" and value.lower() != _IDENTITY:
+            elif size == 16 and name.lower() == b"content-encoding" and value.strip().lower() != _IDENTITY:
                 self._fail(bad_reply(self._server, "a content encoding that was not asked for"))
         if length is not None and length > self._max_reply_bytes:
             self._fail(self._too_large())
         self._until_close = length is None and not chunked
+        # Trailers go where nobody looks: what is the body's must not pass for the reply's.
+        self._headers = []
 
     def on_body(self, data: bytes) -> None:
-        """Keeps one part of the body."""
+        """Keeps one part of the body. An object for each would be many times the cap where parts are tiny."""
         self._framing = 0
-        self._size += len(data)
-        if self._size > self._max_reply_bytes:
+        if len(self._body) + len(data) > self._max_reply_bytes:
             self._fail(self._too_large())
+        elif not self._body:
+            self._body = data
+        elif isinstance(self._body, bytearray):
+            self._body += data
         else:
-            self._body.append(data)
+            self._body = bytearray(self._body) + data
 
     def on_message_complete(self) -> None:
         """The reply is whole, unless it was but an interim one (RFC 9110, section 15.2)."""
@@ -207,11 +228,13 @@ class HttpConnection(asyncio.Protocol):
         waiter = self._waiter
         if waiter is None or waiter.done():
             return
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        waiter.set_result(HttpReply(self._parser.get_status_code(), Headers(self._headers), body))
-        # A server may answer before it has read everything: the rest of the request is then in the way of the next.
+        # bytes() of bytes is the same object.
+        waiter.set_result(HttpReply(self._parser.get_status_code(), self._fields, bytes(self._body)))
+        self._body = b""
+        # A server may answer before it has read everything: the rest of the request is then in the way of the next. An
+        # orderly close would wait until it has been read, which a server that has its answer out may never do.
         if not self._parser.should_keep_alive() or self._transport.get_write_buffer_size():
-            self._transport.close()
+            self._transport.abort()
 
     def _fail(self, error: GatewayError) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -1,12 +1,14 @@
 """The HTTP way to a model server: a pool of HTTP/1.1 connections.
 
 A call is bounded in time by its deadline and in size by the reply cap; no redirect is followed, no proxy used, no
-cookie kept, nothing inflated, and no POST sent twice.
+cookie kept, nothing inflated, and no POST sent twice: once a byte of it may have been read, its failure is
+UPSTREAM_LOST.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections import deque
 from collections.abc import Mapping
@@ -77,7 +79,7 @@ class HttpPool:
             raise GatewayError(Cause.UPSTREAM_UNREACHABLE, f"the connections to {self._server} are closed")
         place, head = _opened(method, url, content_type)
         if headers:
-            head += "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+            head += _fields(headers)
         head += b"\r\n" if body is None else b"Content-Length: %d\r\n\r\n" % len(body)
         deadline = asyncio.get_running_loop().time() + timeout_s
         await self._enter(deadline)
@@ -163,9 +165,14 @@ class HttpPool:
             if isinstance(exc, TimeoutError) and deadline <= patience:
                 raise too_late(self._server) from exc
             raise unreachable(self._server) from exc
+        except UnicodeError as exc:
+            raise GatewayError(Cause.INTERNAL, f"'{place.host[:128]}' is no name of a host") from exc
         if self._closed:
             connection.abort()
             raise lost(self._server)
+        if not connection.reusable:
+            # Ended, or spoken on, before anything was sent.
+            raise unreachable(self._server)
         return connection
 
     def _connection(self) -> HttpConnection:
@@ -183,6 +190,8 @@ class HttpPool:
             self._all_gone.set()
 
 
+# RFC 9110, section 5.6.2.
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _COMMON = "Accept: */*\r\nAccept-Encoding: identity\r\nUser-Agent: twinserve\r\n"
 
 
@@ -202,14 +211,29 @@ def _opened(method: str, url: str, content_type: str | None) -> tuple[_Place, by
 
 def _place(url: str) -> _Place:
     """`url` taken apart; raises INTERNAL for what is none: the configuration's or our own mistake."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as exc:
+        raise _no_url(url) from exc
     # Credentials in a URL would end up in logs; nothing here takes them.
     clean = url.isascii() and url.isprintable() and " " not in url and parts.username is None
     if parts.scheme not in ("http", "https") or not parts.hostname or not clean:
-        raise GatewayError(Cause.INTERNAL, f"'{url[:128]}' is no URL of a model server")
+        raise _no_url(url)
     secure = parts.scheme == "https"
     target = parts.path or "/"
     if parts.query:
         target = f"{target}?{parts.query}"
-    port = parts.port or (443 if secure else 80)
-    return _Place(parts.hostname, port, secure, target, parts.netloc.rpartition("@")[2])
+    return _Place(parts.hostname, port or (443 if secure else 80), secure, target, parts.netloc)
+
+
+def _no_url(url: str) -> GatewayError:
+    return GatewayError(Cause.INTERNAL, f"'{url[:128]}' is no URL of a model server")
+
+
+def _fields(headers: Mapping[str, str]) -> bytes:
+    """The headers' lines; raises INTERNAL for what would be more than one, without its value: it may be a secret."""
+    for name, value in headers.items():
+        if not (name + value).isascii() or not value.isprintable() or not _NAME.fullmatch(name):
+            raise GatewayError(Cause.INTERNAL, f"the value of header {name[:64]!r} cannot be sent")
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode("ascii")

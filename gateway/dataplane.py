@@ -48,6 +48,11 @@ class DataPlane:
         """From now on readiness is false, so that a load balancer sends new work elsewhere."""
         self._accepting = False
 
+    @property
+    def kept_headers(self) -> frozenset[str]:
+        """The names, in lower case, of the clients' headers that some route holds on to."""
+        return self._router.kept_headers
+
     def contract(self, model: str, signature: str | None = None, /) -> ModelContract:
         """The contract of a model under a signature, None for the default.
 

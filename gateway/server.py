@@ -30,21 +30,23 @@ from gateway.frontends.edge import Admission, Limits
 from gateway.frontends.grpc.server import create_server
 from gateway.frontends.rest.app import create_app
 from gateway.frontends.rest.http_protocol import BoundedHttpProtocol
-from gateway.resilience.concurrency_limit import ConcurrencyLimit
 from gateway.resilience.deadline import deadline
 from gateway.routing.discovery import Discovery, Listed, Plan
 from gateway.routing.endpoint import Endpoint, Target
 from gateway.routing.health import HealthMonitor
 from gateway.routing.router import Router
-from gateway.routing.table import RouteTable
+from gateway.routing.table import Batching, Mirroring, RouteTable, Traffic
 from gateway.settings import EndpointSettings, LimitSettings, ModelSettings, Settings, SettingsError
+from gateway.stacks import EndpointStack
 from gateway.telemetry.metrics import PrometheusObserver, render
-from gateway.telemetry.middleware import attempt_metrics
+from gateway.traffic_settings import BatchingSettings
 
 logger = logging.getLogger(__name__)
 
 # Room for the protocol's own bytes around tensors of the largest allowed size.
 REPLY_OVERHEAD_BYTES = 1 << 20
+# TorchServe runs a job to its end, whoever has left (pytorch/serve issue 2814).
+GOES_ON_WHEN_CANCELLED = frozenset({"torchserve"})
 HANDLER_HINT = (
     "; a handler that is not twinserve's own also needs a contract, and `payload` on the target: see "
     "docs/torchserve-handlers.md"
@@ -66,6 +68,8 @@ def load_contracts(settings: Settings) -> dict[str, ModelContract]:
     problems = []
     for name, model in settings.models.items():
         if model.contract is None:
+            if model.cross_stack:
+                problems.append(f"models.{name}.cross_stack: needs a contract, whose parity has passed")
             continue
         try:
             contract = ModelContract.load(model.contract)
@@ -74,6 +78,11 @@ def load_contracts(settings: Settings) -> dict[str, ModelContract]:
             continue
         if contract.name != name:
             problems.append(f"models.{name}.contract: {model.contract} is the contract of '{contract.name}'")
+        if model.cross_stack and (contract.parity is None or not contract.parity.passed):
+            problems.append(
+                f"models.{name}.cross_stack: the variants' parity has not passed by {model.contract}; "
+                "`twinserve models verify` compares them, and until then the other stack may answer something else"
+            )
         contracts[name] = contract
     if problems:
         raise SettingsError("\n".join(problems))
@@ -83,7 +92,9 @@ def load_contracts(settings: Settings) -> dict[str, ModelContract]:
 def plan_of(settings: Settings, contracts: Mapping[str, ModelContract]) -> Plan:
     """What the configuration says of models, in the terms of routing."""
     listed = {
-        name: Listed(contracts.get(name), _targets(name, model), model.labels, model.versions())
+        name: Listed(
+            contracts.get(name), _targets(name, model), model.labels, model.versions(), traffic_of(name, model)
+        )
         for name, model in settings.models.items()
     }
     hints = {name: HANDLER_HINT for name, spec in settings.endpoints.items() if spec.stack == "torchserve"}
@@ -139,7 +150,8 @@ async def serve(
     async with AsyncExitStack() as cleanup:
         endpoints = await cleanup.enter_async_context(connected(settings, contracts, clock, observer))
         health = HealthMonitor(endpoints.values(), observer=observer)
-        router = Router(RouteTable({}), endpoints, health)
+        router = Router(RouteTable({}), endpoints, health, clock=clock, observer=observer)
+        cleanup.push_async_callback(router.close)
         health.discover(Discovery(plan_of(settings, contracts), clock), router.replace)
         data_plane = DataPlane(router, deadline(clock))
         limits = _limits(settings.limits)
@@ -244,10 +256,19 @@ async def _connected(
         versions=settings.versions_on(name) if torchserve else None,
         slots=spec.slots,
     )
-    limit = ConcurrencyLimit(name, slots=spec.slots, queue=spec.queue, observer=observer)
+    around = EndpointStack(
+        name,
+        spec.stack,
+        slots=spec.slots,
+        queue=spec.queue,
+        clock=clock,
+        observer=observer,
+        cancels=spec.stack not in GOES_ON_WHEN_CANCELLED,
+    )
     try:
-        yield Endpoint(name, spec.stack, backend, (limit, attempt_metrics(observer, endpoint=name, stack=spec.stack)))
+        yield Endpoint(name, spec.stack, backend, around)
     finally:
+        await around.close()
         await backend.close()
 
 
@@ -264,9 +285,38 @@ async def _running(coroutine: Coroutine[Any, Any, None], name: str) -> AsyncIter
 
 def _targets(name: str, model: ModelSettings) -> tuple[Target, ...]:
     return tuple(
-        Target(target.endpoint, target.model or name, target.version, target.names, target.variant)
+        Target(target.endpoint, target.model or name, target.version, target.names, target.variant, target.weight)
         for target in model.targets
     )
+
+
+def traffic_of(name: str, model: ModelSettings) -> Traffic:
+    """How a model's requests are spread, in the terms of routing."""
+    mirror = model.mirror
+    return Traffic(
+        policy=model.policy,
+        cross_stack=model.cross_stack,
+        sticky_header=None if model.sticky is None else model.sticky.header.lower(),
+        max_attempts=model.retry.max_attempts,
+        retry_budget=model.retry.budget,
+        batching=_batching(model),
+        mirror=None
+        if mirror is None
+        else Mirroring(
+            Target(mirror.endpoint, mirror.model or name, mirror.version, mirror.names),
+            mirror.share,
+            mirror.keep_payloads,
+        ),
+    )
+
+
+def _batching(model: ModelSettings) -> Batching | None:
+    """Off without a word where there is no contract: of tensors that only a server describes nobody has said that
+    dimension 0 is a batch."""
+    rules = model.batching
+    if rules is None:
+        rules = False if model.contract is None else BatchingSettings()
+    return None if rules is False or rules.max_size == 1 else Batching(rules.max_size, rules.max_bytes)
 
 
 def _limits(limits: LimitSettings) -> Limits:

@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     PositiveFloat,
@@ -23,6 +21,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway.traffic_settings import Frozen, TrafficSettings
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -30,11 +30,7 @@ class SettingsError(ValueError):
     """Raised for a configuration that cannot be used; the text names the file, the field and what is allowed."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class ServerSettings(_Frozen):
+class ServerSettings(Frozen):
     """Where the gateway listens."""
 
     host: str = "127.0.0.1"
@@ -47,7 +43,7 @@ class ServerSettings(_Frozen):
     """How long requests in flight may take to finish after SIGTERM."""
 
 
-class LimitSettings(_Frozen):
+class LimitSettings(Frozen):
     """What one client, or all of them together, may ask of the gateway."""
 
     body_bytes: PositiveInt = 67108864
@@ -66,7 +62,7 @@ class LimitSettings(_Frozen):
     """How long a request's body may take to arrive; less than `timeout_ms`, or that ends it first."""
 
 
-class HandlerSettings(_Frozen):
+class HandlerSettings(Frozen):
     """How a TorchServe handler is spoken to: on an endpoint for all its models, on a target for one model."""
 
     payload: Literal["framed", "json", "raw"] | None = None
@@ -150,15 +146,17 @@ class TargetSettings(HandlerSettings):
 
     endpoint: str
     """The name of an entry under `endpoints`."""
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """Its share of the requests, against the other targets' weights; 0 keeps it for failover only."""
     model: str | None = None
     """The model's name there, where it differs."""
     version: int | None = None
     """The one version to use there; without it the server's newest."""
-    names: dict[str, str] = {}
+    names: dict[str, str] = Field(default_factory=dict)
     """The server's own tensor names, by the contract's, where they differ."""
     variant: str | None = None
     """The export that this server runs, where the contract does not say it."""
-    versions: dict[str, PositiveInt] = {}
+    versions: dict[str, PositiveInt] = Field(default_factory=dict)
     """Numbers for a TorchServe's versions that are none, such as `2024-05a: 3`; `N` and `N.0` are N without."""
 
     @field_validator("versions")
@@ -189,16 +187,14 @@ class TargetSettings(HandlerSettings):
         return HandlerSettings(**fields)
 
 
-class ModelSettings(_Frozen):
+class ModelSettings(TrafficSettings):
     """One model's route."""
 
     contract: Path | None = None
     """The model's contract.json; without it, made of the metadata of the first target whose server has some."""
-    policy: Literal["failover"] = "failover"
-    """How a target is chosen: the first fit one, in listed order, within the first target's stack."""
     targets: Annotated[tuple[TargetSettings, ...], Field(min_length=1)]
     """Where it is served, the preferred one first."""
-    labels: dict[str, int] = {}
+    labels: dict[str, int] = Field(default_factory=dict)
     """Version labels, such as stable: 1."""
 
     def versions(self) -> dict[str, int]:
@@ -260,15 +256,20 @@ class Settings(BaseSettings):
     def _targets_exist(self) -> Self:
         for name, model in self.models.items():
             for target in model.targets:
-                if target.endpoint not in self.endpoints:
-                    known = ", ".join(self.endpoints)
-                    raise ValueError(f"models.{name}: unknown endpoint '{target.endpoint}'; there are {known}")
+                self._check_endpoint(name, target.endpoint)
                 try:
                     _check_handler(target, self.endpoints[target.endpoint])
                 except ValueError as exc:
                     raise ValueError(f"models.{name}: target '{target.endpoint}': {exc}") from exc
             _check_versions(name, model.targets)
+            if model.mirror is not None:
+                self._check_endpoint(name, model.mirror.endpoint)
         return self
+
+    def _check_endpoint(self, model: str, endpoint: str) -> None:
+        if endpoint not in self.endpoints:
+            known = ", ".join(self.endpoints)
+            raise ValueError(f"models.{model}: unknown endpoint '{endpoint}'; there are {known}")
 
 
 def load(path: Path | None, flags: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:

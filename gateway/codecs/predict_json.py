@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 
 import orjson
 
@@ -12,7 +13,15 @@ from gateway.codecs.json_tensors import tensor_from_json, to_json_array
 from gateway.codecs.selection import version_number
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import ANYWHERE, InferenceRequest, InferenceResponse, ModelSpec, Selection, TensorSpec
+from gateway.core.messages import (
+    ANYWHERE,
+    Compared,
+    InferenceRequest,
+    InferenceResponse,
+    ModelSpec,
+    Selection,
+    TensorSpec,
+)
 from gateway.core.tensor import Tensor
 
 FIELDS = ("endpoint", "id", "inputs", "label", "model", "outputs", "stack", "variant", "version")
@@ -42,7 +51,7 @@ def decode_request(
 
 
 def encode_response(response: InferenceResponse) -> bytes:
-    """The answer: model, version, stack, outputs as nested lists, and the request's id or null.
+    """The answer: model, version, stack, outputs as nested lists, the request's id or null, and any comparison.
 
     Raises UNSUPPORTED_DATATYPE where an output holds what JSON cannot carry.
     """
@@ -50,16 +59,47 @@ def encode_response(response: InferenceResponse) -> bytes:
     version = response.version
     if version is None and served_by is not None:
         version = served_by.version
-    return orjson.dumps(
-        {
-            "model": response.model,
-            "version": version,
-            "stack": None if served_by is None else served_by.stack,
-            "outputs": {tensor.name: to_json_array(tensor) for tensor in response.outputs},
-            "id": response.id or None,
-        },
-        option=orjson.OPT_SERIALIZE_NUMPY,
-    )
+    document: dict[str, object] = {
+        "model": response.model,
+        "version": version,
+        "stack": None if served_by is None else served_by.stack,
+        "outputs": _outputs(response),
+        "id": response.id or None,
+    }
+    if response.comparison:
+        document["comparison"] = [_compared(each) for each in response.comparison]
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _outputs(response: InferenceResponse) -> dict[str, object]:
+    return {tensor.name: to_json_array(tensor) for tensor in response.outputs}
+
+
+def _compared(target: Compared) -> dict[str, object]:
+    """One target's answer, its time in milliseconds and its distance from the primary's; or its error."""
+    served_by = target.served_by
+    told: dict[str, object] = {
+        "endpoint": target.endpoint,
+        "stack": target.stack,
+        "server": None if served_by is None else served_by.server,
+        "version": None if target.response is None else target.response.version,
+        "ms": round(target.seconds * 1e3, 3),
+    }
+    if target.response is None:
+        cause = None if target.cause is None else target.cause.value
+        return {**told, "error": {"cause": cause, "detail": target.detail}}
+    try:
+        outputs = _outputs(target.response)
+    except GatewayError as exc:
+        # What JSON cannot carry costs this target's outputs, not the primary's answer.
+        return {**told, "error": {"cause": exc.cause.value, "detail": exc.detail}}
+    # JSON has no infinity: null is a distance that cannot be stated, of answers that cannot be subtracted.
+    distance = {"max_abs": _finite(target.max_abs), "max_scaled": _finite(target.max_scaled), "agrees": target.agrees}
+    return {**told, "outputs": outputs, "difference": distance}
+
+
+def _finite(number: float) -> float | None:
+    return number if isfinite(number) else None
 
 
 def _given(document: JsonObject, name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -26,7 +26,16 @@ class Timings:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - begin
+            self.add(name, perf_counter() - begin)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Adds `seconds` to phase `name`."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def take_over(self, other: Timings) -> None:
+        """Adds the phases of a call that was made for this one, among others."""
+        for name, seconds in other.seconds.items():
+            self.add(name, seconds)
 
     def server_timing(self) -> str:
         """The value of the `Server-Timing` header (W3C Server Timing), durations in milliseconds."""
@@ -45,6 +54,10 @@ class CallContext:
     request_id: str
     protocol: str
     deadline: float
+    caller: str = ""
+    """Whose turn it is where callers take turns: the address of the connection's peer."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Those of the client's headers that some route holds on to, by their names in lower case."""
     timings: Timings = field(default_factory=Timings)
     served_by: ServedBy | None = None
     """The endpoint that was asked last, set by the router; with its version once it has answered."""

@@ -59,6 +59,10 @@ class GatewayError(Exception):
         return f"GatewayError({self.cause.name}, {self.detail!r})"
 
 
+class RefusedError(GatewayError):
+    """Raised by a gate of the gateway's own: nothing was sent, so that another endpoint may be asked at no cost."""
+
+
 def capped(text: str, limit: int = MAX_UPSTREAM_TEXT) -> str:
     """`text` cut to `limit` characters, with a mark where it was cut."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

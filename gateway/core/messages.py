@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.core.errors import Cause
 from gateway.core.tensor import Tensor
 
 Parameter = bool | int | float | str
@@ -65,6 +66,25 @@ class ServedBy:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """What one target gave in a comparison: an answer, or why there is none, after `seconds`.
+
+    The differences are to the primary's answer, 0 for its own; see `gateway.routing.difference`.
+    """
+
+    endpoint: str
+    stack: str
+    seconds: float
+    response: InferenceResponse | None
+    cause: Cause | None = None
+    detail: str = ""
+    served_by: ServedBy | None = None
+    max_abs: float = 0.0
+    max_scaled: float = 0.0
+    agrees: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class InferenceResponse:
     """The outputs of one inference. A backend leaves `served_by` out; the router sets it."""
 
@@ -74,6 +94,8 @@ class InferenceResponse:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     id: str = ""
     served_by: ServedBy | None = None
+    comparison: tuple[Compared, ...] = ()
+    """What each target gave, the primary first, where the route's policy is `compare`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,35 @@ class Observer(Protocol):
         """The endpoint's taken slots or its queue changed."""
         ...
 
+    def queue_left(self, *, endpoint: str, model: str, seconds: float) -> None:
+        """A request got its slot, having waited for it."""
+        ...
+
+    def batch_sent(self, *, endpoint: str, model: str, requests: int) -> None:
+        """An upstream call started, for as many requests."""
+        ...
+
+    def call_orphaned(self, *, endpoint: str) -> None:
+        """Nobody waits any more for a call that its server goes on with."""
+        ...
+
+    def breaker_changed(self, *, endpoint: str, model: str, state: str) -> None:
+        """A circuit breaker is now `closed`, `open` or `half_open`."""
+        ...
+
+    def retried(self, *, model: str, outcome: str) -> None:
+        """A failure that may be retried: `sent` to another endpoint, or why not: `budget`, `candidates`."""
+        ...
+
+    def mirror_finished(
+        self, *, model: str, endpoint: str, outcome: str, seconds: float | None, difference: float | None
+    ) -> None:
+        """A mirror's request: `ok`, `mismatch`, `skipped`, `same_endpoint` or a cause.
+
+        `seconds` is None where nothing was sent, `difference` where nothing could be compared.
+        """
+        ...
+
 
 class NullObserver:
     """Counts nothing."""
@@ -44,4 +73,24 @@ class NullObserver:
         """Ignored."""
 
     def slots_changed(self, *, endpoint: str, busy: int, queued: int) -> None:
+        """Ignored."""
+
+    def queue_left(self, *, endpoint: str, model: str, seconds: float) -> None:
+        """Ignored."""
+
+    def batch_sent(self, *, endpoint: str, model: str, requests: int) -> None:
+        """Ignored."""
+
+    def call_orphaned(self, *, endpoint: str) -> None:
+        """Ignored."""
+
+    def breaker_changed(self, *, endpoint: str, model: str, state: str) -> None:
+        """Ignored."""
+
+    def retried(self, *, model: str, outcome: str) -> None:
+        """Ignored."""
+
+    def mirror_finished(
+        self, *, model: str, endpoint: str, outcome: str, seconds: float | None, difference: float | None
+    ) -> None:
         """Ignored."""

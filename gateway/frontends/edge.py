@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
@@ -157,10 +157,21 @@ class Edge:
         self._observer = observer
         self._clock = clock
 
-    def open(self, protocol: str, request_id: str) -> Call:
-        """A call that starts now, with the default deadline."""
+    def open(self, protocol: str, request_id: str, caller: str = "", headers: Iterable[tuple[str, str]] = ()) -> Call:
+        """A call of `caller`, its peer's address, that starts now, with the default deadline.
+
+        Of its headers, with names in lower case, those are kept that a route holds on to: the first of each.
+        """
         now = self._clock.now()
-        return Call(CallContext(request_id, protocol, now + self.limits.timeout_s), now)
+        context = CallContext(request_id, protocol, now + self.limits.timeout_s, caller)
+        kept = self.data_plane.kept_headers
+        if kept:
+            found: dict[str, str] = {}
+            for name, value in headers:
+                if name in kept:
+                    found.setdefault(name, value)
+            context.headers = found
+        return Call(context, now)
 
     def allow(self, call: Call, seconds: float) -> None:
         """Sets the client's own deadline, counted from the call's start and capped."""

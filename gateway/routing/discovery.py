@@ -17,7 +17,7 @@ from gateway.core.clock import Clock, SystemClock
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.routing.endpoint import Target, in_contract_names
-from gateway.routing.table import MAX_SHOWN_NAME, Route, RouteTable
+from gateway.routing.table import DEFAULT_TRAFFIC, MAX_SHOWN_NAME, Route, RouteTable, Traffic
 from gateway.routing.wanted import Wanted
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,11 @@ class Listed:
     targets: tuple[Target, ...]
     labels: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
+    traffic: Traffic = DEFAULT_TRAFFIC
+
+
+# Of dimension 0 of a tensor that only its server describes nobody has said that it is a batch.
+UNLISTED = Listed(None, (), traffic=Traffic(batching=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,7 @@ class Discovery:
         for name, listed in self._plan.listed.items():
             made: Route | str
             if listed.contract is not None:
-                made = Route.of(listed.contract, listed.targets, listed.labels, listed.versions)
+                made = Route.of(listed.contract, listed.targets, listed.labels, listed.versions, listed.traffic)
             else:
                 made = self._made(name, listed.targets, listed.targets, listed)
             _sort(name, made, routes, unrouted)
@@ -205,7 +210,7 @@ class Discovery:
         return found
 
     def _made(
-        self, name: str, targets: tuple[Target, ...], asked: Iterable[Target], listed: Listed | None = None
+        self, name: str, targets: tuple[Target, ...], asked: Iterable[Target], listed: Listed = UNLISTED
     ) -> Route | str:
         """The route whose contracts are the metadata of the first target that has some; or why there is none."""
         for target in targets:
@@ -215,8 +220,9 @@ class Discovery:
                     signature: ModelContract.of(name, in_contract_names(metadata, target.names))
                     for signature, metadata in state.signatures.items()
                 }
-                labels, versions = ({}, {}) if listed is None else (listed.labels, listed.versions)
-                return Route(contracts, targets, labels, versions, source=target.endpoint)
+                return Route(
+                    contracts, targets, listed.labels, listed.versions, source=target.endpoint, traffic=listed.traffic
+                )
         return "; ".join(self._why(name, target) for target in asked)
 
     def _why(self, name: str, target: Target) -> str:

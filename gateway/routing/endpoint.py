@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Protocol
 
 from gateway.core.backend import Backend, Middleware, ModelState
 from gateway.core.contract import ModelContract
-from gateway.core.messages import DEFAULT_SIGNATURE, ModelMetadata, TensorSpec
+from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, ModelMetadata, TensorSpec
 
 STAND_IN_MARK = "(stand-in)"
+
+TargetKey = tuple[str, str, int | None, frozenset[tuple[str, str]]]
+
+# (rows, bytes) that a request's batch may hold, None for a request that travels alone.
+Coalescing = Callable[[InferenceRequest], tuple[int, int] | None]
 
 
 class Status(StrEnum):
@@ -43,21 +49,63 @@ class Target:
     version: int | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     variant: str | None = None
+    weight: float = 1.0
+    """Its share of a route's requests, against the other targets' weights; 0 keeps it for failover only."""
+
+    key: TargetKey = field(init=False, compare=False)
+    """What tells it from the other targets of its route: looked up for every request, so made once."""
+
+    def __post_init__(self) -> None:
+        key = self.endpoint, self.model, self.version, frozenset(self.names.items())
+        object.__setattr__(self, "key", key)
+
+
+class Surroundings(Protocol):
+    """What is around the calls to an endpoint: its gates, its slots, its counters."""
 
     @property
-    def key(self) -> tuple[str, str, int | None, frozenset[tuple[str, str]]]:
-        """What tells it from the other targets of its route."""
-        return self.endpoint, self.model, self.version, frozenset(self.names.items())
+    def idle(self) -> bool:
+        """Whether a call would go out at once."""
+        ...
+
+    def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
+        """The middleware for one target of a model's route, outermost first; what it counts outlives the route."""
+        ...
+
+    def around_mirror(self, model: str) -> tuple[Middleware, ...]:
+        """The same for copies, which touch no gate and no breaker."""
+        ...
+
+    def keep(self, models: Collection[str]) -> None:
+        """Forgets what was counted for any other model."""
+        ...
+
+
+class Bare:
+    """Nothing around an endpoint: no gate, no limit, no counter."""
+
+    idle = True
+
+    def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
+        """None."""
+        return ()
+
+    def around_mirror(self, model: str) -> tuple[Middleware, ...]:
+        """None."""
+        return ()
+
+    def keep(self, models: Collection[str]) -> None:
+        """There is nothing to forget."""
 
 
 @dataclass(slots=True)
 class Endpoint:
-    """One address of a model server, and the middleware around every call to it, outermost first."""
+    """One address of a model server, and what is around every call to it."""
 
     name: str
     stack: str
     backend: Backend
-    middleware: tuple[Middleware, ...] = ()
+    surroundings: Surroundings = field(default_factory=Bare)
     server: str = ""
 
     @property

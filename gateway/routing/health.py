@@ -64,7 +64,7 @@ class HealthMonitor:
         kept = {
             (model, target.key): self.verdict(model, target)
             for model, route in table.routes.items()
-            for target in route.targets
+            for target in route.watched
         }
         self._verdicts = {key: verdict for key, verdict in kept.items() if verdict is not UNVERIFIED}
         for name in self._endpoints:
@@ -182,7 +182,7 @@ class HealthMonitor:
         return [
             (model, route, target)
             for model, route in self._table.routes.items()
-            for target in route.targets
+            for target in route.watched
             if target.endpoint == endpoint
         ]
 

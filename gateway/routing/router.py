@@ -1,58 +1,101 @@
-"""From a model to an endpoint: the policy picks among the targets that are fit, and the endpoint's stack is called."""
+"""From a model to an endpoint: the policy orders the targets, and the first that takes the request answers it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from random import Random
 
 from gateway.core.backend import Handler, compose
+from gateway.core.clock import Clock, SystemClock
 from gateway.core.context import CallContext
-from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, Selection, ServedBy
-from gateway.core.tensor import Tensor
-from gateway.routing.endpoint import Endpoint, Status, Target, Verdict
+from gateway.core.digest import digest
+from gateway.core.errors import Cause, GatewayError, RefusedError
+from gateway.core.messages import ANYWHERE, InferenceRequest, InferenceResponse, ModelSpec, Selection, ServedBy
+from gateway.core.observer import NullObserver, Observer
+from gateway.routing.call import coalescing, upstream_call
+from gateway.routing.compare import Way, compared
+from gateway.routing.endpoint import Endpoint, Status, Target
 from gateway.routing.health import HealthMonitor
-from gateway.routing.policies import eligible
-from gateway.routing.table import Route, RouteTable
+from gateway.routing.load import Load
+from gateway.routing.mirror import Mirror, MirrorReport
+from gateway.routing.policies import Candidate, Policy, policy
+from gateway.routing.retry import RetryBudget, retryable
+from gateway.routing.selection import eligible
+from gateway.routing.table import Route, RouteTable, Traffic
 
-# A refusal by an endpoint's own gate: nothing was sent, so the next candidate is asked at no cost.
-REFUSED_AT_THE_GATE = frozenset({Cause.OVERLOADED, Cause.NOT_READY})
+# Policies whose order is the listed one: a request's stack is the first target's, fit or not.
+LISTED_ORDER = frozenset({"failover", "pinned", "compare"})
+# Only these requests can show several answers.
+COMPARING_PROTOCOL = "predict"
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """One target of a route, with the way to it."""
+
+    target: Target
+    endpoint: Endpoint
+    handler: Handler
+    load: Load
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A table with the handlers of its targets, in their order: replaced whole, so that no request sees half of two."""
+    """One route, ready to be used. What it counts goes on where the next table has the same traffic rules."""
 
-    table: RouteTable
-    handlers: Mapping[str, tuple[Handler, ...]]
+    route: Route
+    paths: tuple[_Path, ...]
+    policy: Policy
+    budget: RetryBudget
+    mirror: Mirror | None
 
 
 class Router:
-    """Sends each request to one endpoint. Holds no state of its own beside the table and its prepared handlers."""
+    """Sends each request to one endpoint, or to all that are compared. The table of routes is replaced whole."""
 
-    def __init__(self, table: RouteTable, endpoints: Mapping[str, Endpoint], health: HealthMonitor) -> None:
+    def __init__(
+        self,
+        table: RouteTable,
+        endpoints: Mapping[str, Endpoint],
+        health: HealthMonitor,
+        *,
+        clock: Clock | None = None,
+        observer: Observer | None = None,
+        random: Random | None = None,
+    ) -> None:
         self._endpoints = dict(endpoints)
         self._health = health
+        self._clock = clock or SystemClock()
+        self._observer = observer or NullObserver()
+        # Chance spreads load here and guards nothing.
+        self._random = random or Random()  # noqa: S311
+        self._table = RouteTable({})
+        self._prepared: dict[str, _Prepared] = {}
+        self._retired: list[Mirror] = []
+        self.kept_headers: frozenset[str] = frozenset()
+        """The headers, in lower case, that some route holds on to; front ends keep them in the call's context."""
         self.replace(table)
 
-    def replace(self, table: RouteTable) -> None:
+    def replace(self, table: RouteTable, endpoints: Mapping[str, Endpoint] | None = None) -> None:
         """From now on requests are routed by this table, and health follows it; those under way end by the old one."""
-        handlers = {
-            name: tuple(
-                compose(
-                    _call(self._endpoints[target.endpoint], target, route), *self._endpoints[target.endpoint].middleware
-                )
-                for target in route.targets
-            )
-            for name, route in table.routes.items()
-        }
-        self._current = _Prepared(table, handlers)
+        if endpoints is not None:
+            self._endpoints = dict(endpoints)
+        before = self._prepared
+        self._prepared = {name: self._prepare(name, route, before.get(name)) for name, route in table.routes.items()}
+        kept = {id(prepared.mirror) for prepared in self._prepared.values()}
+        self._retired += [item.mirror for item in before.values() if item.mirror and id(item.mirror) not in kept]
+        self._table = table
+        headers = (route.traffic.sticky_header for route in table.routes.values())
+        self.kept_headers = frozenset(header for header in headers if header is not None)
+        for endpoint in self._endpoints.values():
+            endpoint.surroundings.keep(table.routes.keys())
         self._health.follow(table)
 
     @property
     def table(self) -> RouteTable:
         """The routes now."""
-        return self._current.table
+        return self._table
 
     def route(self, model: str) -> Route:
         """The route of a model; raises MODEL_NOT_FOUND, and NOT_READY where it is known or looked for."""
@@ -70,6 +113,15 @@ class Router:
         self.route(spec.name)
         return self.table.resolve(spec)
 
+    def mirrors(self) -> dict[str, MirrorReport]:
+        """What the mirror of each mirrored model has seen."""
+        return {name: item.mirror.report() for name, item in self._prepared.items() if item.mirror is not None}
+
+    async def close(self) -> None:
+        """Ends the copies of requests that are under way."""
+        for mirror in [*self._retired, *(item.mirror for item in self._prepared.values() if item.mirror is not None)]:
+            await mirror.close()
+
     def versions(self, model: str) -> tuple[int, ...]:
         """The versions that some fit endpoint can answer with, newest first."""
         verdicts = (self._health.verdict(model, target) for target in self.route(model).targets)
@@ -83,59 +135,153 @@ class Router:
     def model_ready(self, spec: ModelSpec, selection: Selection) -> bool:
         """Whether a request for `spec` with this selection would find a fit endpoint; raises MODEL_NOT_FOUND."""
         route = self.route(spec.name)
-        return any(
-            verdict.status is Status.READY and spec.version in (None, *verdict.versions)
-            for verdict in (
-                self._health.verdict(spec.name, target)
-                for target in eligible(route.main, route.targets, self._endpoints, selection)
-            )
-        )
+        chosen = {target.key for target in eligible(route.main, route.targets, self._endpoints, selection)}
+        paths = [path for path in self._prepared[spec.name].paths if path.target.key in chosen]
+        if route.traffic.policy in LISTED_ORDER:
+            paths = self._allowed(route.traffic, paths)
+        return any(self._is_fit(spec, path.target) for path in paths)
 
     async def dispatch(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
-        """Sends the request to the first fit target that its policy and its selection allow."""
-        current = self._current
-        route = current.table.route(request.model.name)
-        targets = eligible(route.main, route.targets, self._endpoints, request.selection)
-        fit = self._fit(request.model, targets)
+        """Sends the request along the order that its route's policy gives, until a target takes it.
+
+        A gate's refusal costs nothing; a failure of a request that was certainly not processed is tried once more at an
+        endpoint that has not seen it, in the route's budget. Everything else is told to the client.
+        """
+        route = self.route(request.model.name)
+        prepared = self._prepared[request.model.name]
+        traffic = route.traffic
+        if traffic.policy == "compare" and context.protocol == COMPARING_PROTOCOL and request.selection == ANYWHERE:
+            return await compared(route, request, context, self._ways(prepared, request), self._clock)
+        response = await self._first_to_answer(prepared, request, context)
+        rules, mirror = traffic.mirror, prepared.mirror
+        if mirror is not None and rules is not None and self._is_fit(ModelSpec(request.model.name), rules.target):
+            mirror.offer(request, response, context.protocol)
+        return response
+
+    def explain(self, request: InferenceRequest, context: CallContext) -> list[tuple[Target, str]]:
+        """Where a request would go now: the targets in the order of this one draw, each with why it is (not) fit."""
+        self.route(request.model.name)
+        prepared = self._prepared[request.model.name]
+        order = self._order(prepared, request, context)
+        allowed = self._allowed(prepared.route.traffic, order)
+        return [(path.target, self._standing(request.model, path, path in allowed)) for path in order]
+
+    async def _first_to_answer(
+        self, prepared: _Prepared, request: InferenceRequest, context: CallContext
+    ) -> InferenceResponse:
+        model, budget = request.model.name, prepared.budget
+        budget.deposit()
+        tried: set[str] = set()
+        failure: GatewayError | None = None
         refusal: GatewayError | None = None
-        for target, verdict in fit:
-            endpoint = self._endpoints[target.endpoint]
-            context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, None)
-            handler = current.handlers[request.model.name][route.targets.index(target)]
-            try:
-                response = await handler(request, context)
-            except GatewayError as exc:
-                if exc.cause not in REFUSED_AT_THE_GATE:
-                    raise
-                # Refused at the gate: this endpoint has not seen the request.
-                refusal, context.served_by = exc, None
+        order = self._allowed(prepared.route.traffic, self._order(prepared, request, context))
+        for path in order:
+            if path.endpoint.name in tried or not self._is_fit(request.model, path.target):
                 continue
-            # TensorFlow Serving's REST answers do not name their version: it is then the newest one, by its own policy.
-            stated = (response.version, request.model.version, *verdict.versions)
-            version = next(number for number in stated if number is not None)
-            context.served_by = replace(context.served_by, version=version)
-            return replace(
-                response, model=request.model.name, version=version, id=request.id, served_by=context.served_by
-            )
-        raise refusal if refusal is not None else self._none_fit(request.model, targets)
+            if failure is not None and not budget.withdraw():
+                self._observer.retried(model=model, outcome="budget")
+                raise failure
+            before = context.served_by
+            try:
+                return await self._ask(path, request, context)
+            except RefusedError as exc:
+                # This endpoint has not seen the request.
+                refusal, context.served_by = refusal or exc, before
+                if failure is not None:
+                    budget.refund()
+            except GatewayError as exc:
+                tried.add(path.endpoint.name)
+                if failure is not None:
+                    self._observer.retried(model=model, outcome="sent")
+                if not retryable(exc) or len(tried) >= prepared.route.traffic.max_attempts:
+                    raise
+                failure = exc
+        if failure is not None:
+            self._observer.retried(model=model, outcome="candidates")
+            raise failure
+        raise refusal if refusal is not None else self._none_fit(request.model, [path.target for path in order])
 
-    def _fit(self, spec: ModelSpec, targets: list[Target]) -> list[tuple[Target, Verdict]]:
-        verdicts = [(target, self._health.verdict(spec.name, target)) for target in targets]
-        ready = [(target, verdict) for target, verdict in verdicts if verdict.status is Status.READY]
-        if spec.version is None:
-            return ready
-        having = [(target, verdict) for target, verdict in ready if spec.version in verdict.versions]
-        if ready and not having:
-            found = ", ".join(map(str, ready[0][1].versions))
-            raise GatewayError(
-                Cause.VERSION_NOT_FOUND, f"model '{spec.name}' has no version {spec.version}; its versions: {found}"
-            )
-        return having
+    async def _ask(self, path: _Path, request: InferenceRequest, context: CallContext) -> InferenceResponse:
+        endpoint = path.endpoint
+        verdict = self._health.verdict(request.model.name, path.target)
+        context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, None)
+        response = await path.handler(request, context)
+        # TensorFlow Serving's REST answers do not name their version: it is then the newest one, by its own policy.
+        stated = (response.version, request.model.version, *verdict.versions)
+        version = next(number for number in stated if number is not None)
+        context.served_by = replace(context.served_by, version=version)
+        return replace(response, model=request.model.name, version=version, id=request.id, served_by=context.served_by)
 
-    def _none_fit(self, spec: ModelSpec, targets: list[Target]) -> GatewayError:
+    def _order(self, prepared: _Prepared, request: InferenceRequest, context: CallContext) -> list[_Path]:
+        """The paths that the client's selection leaves, in the order of the route's policy."""
+        route, spec, paths = prepared.route, request.model, prepared.paths
+        if request.selection != ANYWHERE:
+            chosen = {target.key for target in eligible(route.main, route.targets, self._endpoints, request.selection)}
+            paths = tuple(path for path in paths if path.target.key in chosen)
+        if spec.version is not None:
+            paths = tuple(path for path in paths if path.target.version in (None, spec.version))
+            if not paths:
+                raise self._no_version(spec)
+        if len(paths) == 1:
+            return list(paths)
+        candidates = {
+            path.target.key: Candidate(path.target, path.load, self._is_fit(spec, path.target)) for path in paths
+        }
+        ordered = prepared.policy(list(candidates.values()), lambda: _sticky_key(route.traffic, request, context))
+        by_key = {path.target.key: path for path in paths}
+        return [by_key[candidate.target.key] for candidate in ordered]
+
+    def _allowed(self, traffic: Traffic, order: list[_Path]) -> list[_Path]:
+        """Of paths in a policy's order those that may be tried: all, or those of the first one's stack, or one."""
+        if len(order) == 1 or traffic.policy == "pinned":
+            return order[:1]
+        if traffic.cross_stack:
+            return order
+        return [path for path in order if path.endpoint.stack == order[0].endpoint.stack]
+
+    def _ways(self, prepared: _Prepared, request: InferenceRequest) -> list[Way]:
+        """All fit targets, each as a way to ask it alone, the primary's first."""
+
+        def asking(path: _Path) -> Handler:
+            async def ask(asked: InferenceRequest, context: CallContext) -> InferenceResponse:
+                return await self._ask(path, asked, context)
+
+            return ask
+
+        ways = [
+            Way(path.endpoint.name, path.endpoint.stack, asking(path))
+            for path in prepared.paths
+            if self._is_fit(request.model, path.target)
+        ]
+        if not ways:
+            raise self._none_fit(request.model, prepared.route.targets)
+        return ways
+
+    def _is_fit(self, spec: ModelSpec, target: Target) -> bool:
+        verdict = self._health.verdict(spec.name, target)
+        return verdict.status is Status.READY and spec.version in (None, *verdict.versions)
+
+    def _standing(self, spec: ModelSpec, path: _Path, allowed: bool) -> str:
+        """Why a request would, or would not, be sent along `path`."""
+        verdict = self._health.verdict(spec.name, path.target)
+        if not allowed:
+            return "not tried: the route stays with the stack, or the target, that comes first"
+        if verdict.status is not Status.READY:
+            return f"not fit: {verdict.status.value}: {verdict.reason}"
+        return "fit" if self._is_fit(spec, path.target) else f"not fit: it has no version {spec.version}"
+
+    def _none_fit(self, spec: ModelSpec, targets: Sequence[Target]) -> GatewayError:
+        if any(self._is_fit(ModelSpec(spec.name), target) for target in targets):
+            return self._no_version(spec)
         reasons = self._reasons(spec.name, targets)
         return GatewayError(
             Cause.NOT_READY, f"no endpoint can answer for model '{spec.name}' now: {reasons}", retry_after_s=1.0
+        )
+
+    def _no_version(self, spec: ModelSpec) -> GatewayError:
+        found = ", ".join(map(str, self.versions(spec.name))) or "none"
+        return GatewayError(
+            Cause.VERSION_NOT_FOUND, f"model '{spec.name}' has no version {spec.version}; its versions: {found}"
         )
 
     def _reasons(self, model: str, targets: Sequence[Target]) -> str:
@@ -144,28 +290,50 @@ class Router:
             for target, verdict in ((target, self._health.verdict(model, target)) for target in targets)
         )
 
-
-def _call(endpoint: Endpoint, target: Target, route: Route) -> Handler:
-    """The innermost handler: the server's own names go out, the contract's come back, checked."""
-    theirs = dict(target.names)
-    ours = {their: own for own, their in theirs.items()}
-
-    def renamed(tensors: tuple[Tensor, ...], names: Mapping[str, str]) -> tuple[Tensor, ...]:
-        if not names:
-            return tensors
-        return tuple(Tensor(names.get(item.name, item.name), item.datatype, item.array) for item in tensors)
-
-    async def call(request: InferenceRequest, context: CallContext) -> InferenceResponse:
-        version = request.model.version if request.model.version is not None else target.version
-        spec = replace(request.model, name=target.model, version=version)
-        sent = replace(
-            request,
-            model=spec,
-            inputs=renamed(request.inputs, theirs),
-            wanted=tuple(theirs.get(name, name) for name in request.wanted),
+    def _prepare(self, name: str, route: Route, before: _Prepared | None) -> _Prepared:
+        same = before is not None and before.route.traffic == route.traffic
+        loads = {} if before is None else {path.target.key: path.load for path in before.paths}
+        paths = []
+        for target in route.targets:
+            endpoint = self._endpoints[target.endpoint]
+            load = loads.get(target.key) or Load(self._clock)
+            around = endpoint.surroundings.around(name, coalescing(route))
+            handler = compose(upstream_call(endpoint, target, route), load, *around)
+            paths.append(_Path(target, endpoint, handler, load))
+        if before is not None and same:
+            return _Prepared(route, tuple(paths), before.policy, before.budget, self._mirror(name, route, before))
+        return _Prepared(
+            route,
+            tuple(paths),
+            policy(route.traffic.policy, self._random),
+            RetryBudget(route.traffic.retry_budget),
+            self._mirror(name, route, None),
         )
-        response = await endpoint.backend.infer(sent, context)
-        contract = route.contract(request.model.signature_name)
-        return contract.check_response(request, replace(response, outputs=renamed(response.outputs, ours)))
 
-    return call
+    def _mirror(self, name: str, route: Route, before: _Prepared | None) -> Mirror | None:
+        rules = route.traffic.mirror
+        if rules is None:
+            return None
+        endpoint = self._endpoints[rules.target.endpoint]
+        around = endpoint.surroundings.around_mirror(name)
+        handler = compose(upstream_call(endpoint, rules.target, route), *around)
+        if before is not None and before.mirror is not None:
+            before.mirror.point(handler)
+            return before.mirror
+        return Mirror(
+            route.main,
+            endpoint.name,
+            handler,
+            version=rules.target.version,
+            share=rules.share,
+            idle=lambda: endpoint.surroundings.idle,
+            clock=self._clock,
+            observer=self._observer,
+            random=self._random,
+            keep_payloads=rules.keep_payloads,
+        )
+
+
+def _sticky_key(traffic: Traffic, request: InferenceRequest, context: CallContext) -> bytes:
+    held = context.headers.get(traffic.sticky_header) if traffic.sticky_header is not None else None
+    return digest(request) if held is None else held.encode()

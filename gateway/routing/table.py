@@ -14,8 +14,45 @@ MAX_SHOWN_NAME = 128
 
 
 @dataclass(frozen=True, slots=True)
+class Batching:
+    """How requests for one model may be coalesced: rows of a batch, and bytes of its inputs."""
+
+    max_rows: int = 64
+    max_bytes: int = 16_777_216
+
+
+@dataclass(frozen=True, slots=True)
+class Mirroring:
+    """A `share` (0 to 1) of the requests is sent to `target` too; payloads of mismatches are kept if asked for."""
+
+    target: Target
+    share: float
+    keep_payloads: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """How a model's requests are spread over its targets.
+
+    `sticky_header` is what policy `sticky` holds on to, in lower case; None is the request's own digest. `cross_stack`
+    lets retry and failover leave the stack that the policy chose. `batching` is None where it is off.
+    """
+
+    policy: str = "failover"
+    cross_stack: bool = False
+    sticky_header: str | None = None
+    max_attempts: int = 2
+    retry_budget: float = 0.1
+    batching: Batching | None = Batching()
+    mirror: Mirroring | None = None
+
+
+DEFAULT_TRAFFIC = Traffic()
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
-    """One model: its contract under each signature, where it is served, its labels, and numbers for version names.
+    """One model: its contracts by signature, where it is served, its labels, numbers for version names, its traffic.
 
     `source` is the endpoint whose own metadata the contracts were made of, '' where they were written by hand.
     """
@@ -25,6 +62,7 @@ class Route:
     labels: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
+    traffic: Traffic = DEFAULT_TRAFFIC
 
     @classmethod
     def of(
@@ -33,9 +71,16 @@ class Route:
         targets: tuple[Target, ...],
         labels: Mapping[str, int] | None = None,
         versions: Mapping[str, int] | None = None,
+        traffic: Traffic = DEFAULT_TRAFFIC,
     ) -> Route:
         """The route of a model with a contract of its own: that of its default signature, and only one."""
-        return cls({DEFAULT_SIGNATURE: contract}, targets, labels or {}, versions or {})
+        return cls({DEFAULT_SIGNATURE: contract}, targets, labels or {}, versions or {}, traffic=traffic)
+
+    @property
+    def watched(self) -> tuple[Target, ...]:
+        """The targets whose servers have to be asked how they are: those of the route, and its mirror's."""
+        mirror = self.traffic.mirror
+        return self.targets if mirror is None else (*self.targets, mirror.target)
 
     @property
     def main(self) -> ModelContract:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from gateway.core.errors import Cause
 
@@ -12,6 +12,10 @@ from gateway.core.errors import Cause
 SECONDS_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
 )  # fmt: skip
+
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+DIFFERENCE_BUCKETS = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
+BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 OK = "ok"
 
@@ -53,6 +57,64 @@ class PrometheusObserver:
             ("endpoint",),
             registry=registry,
         )
+        self._queue_seconds = Histogram(
+            "gateway_queue_duration_seconds",
+            "How long requests waited for a slot of an endpoint.",
+            ("endpoint", "model"),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._batch_requests = Histogram(
+            "gateway_batch_requests",
+            "Clients' requests that one call to a model server carried.",
+            ("endpoint", "model"),
+            buckets=BATCH_BUCKETS,
+            registry=registry,
+        )
+        self._orphaned = Counter(
+            "gateway_orphaned_calls",
+            "Calls that nobody waits for any more, at servers that cannot cancel.",
+            ("endpoint",),
+            registry=registry,
+        )
+        self._breaker_open = Gauge(
+            "gateway_breaker_state",
+            "0 closed, 1 half-open (one probe at a time), 2 open.",
+            ("endpoint", "model"),
+            registry=registry,
+        )
+        self._retries = Counter(
+            "gateway_retries",
+            "Failures that may be tried elsewhere. outcome is 'sent', or why not: 'budget', 'candidates'.",
+            ("model", "outcome"),
+            registry=registry,
+        )
+        self._mirrored = Histogram(
+            "gateway_mirror_duration_seconds",
+            "Requests copied to a mirror. outcome is 'ok', 'mismatch' or a cause.",
+            ("model", "endpoint", "outcome"),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._mirror_skipped = Counter(
+            "gateway_mirror_skipped",
+            "Requests that were drawn for a mirror and not copied. reason is 'skipped' (busy) or 'same_endpoint'.",
+            ("model", "endpoint", "reason"),
+            registry=registry,
+        )
+        self._mirror_difference = Histogram(
+            "gateway_mirror_difference",
+            "max |a - b| / (1 + |b|) between a mirror's answer and its client's.",
+            ("model", "endpoint"),
+            buckets=DIFFERENCE_BUCKETS,
+            registry=registry,
+        )
+        self._mirror_mismatches = Counter(
+            "gateway_mirror_mismatches",
+            "Mirrored answers beyond the contract's tolerance.",
+            ("model", "endpoint"),
+            registry=registry,
+        )
         self._in_flight = Gauge("gateway_requests_in_flight", "Requests in the gateway now.", registry=registry)
         self._in_flight_bytes = Gauge(
             "gateway_requests_in_flight_bytes", "Bytes of the bodies of the requests in flight.", registry=registry
@@ -90,6 +152,39 @@ class PrometheusObserver:
         """Shows how busy an endpoint is."""
         self._busy.labels(endpoint).set(busy)
         self._queued.labels(endpoint).set(queued)
+
+    def queue_left(self, *, endpoint: str, model: str, seconds: float) -> None:
+        """Counts one request's wait for a slot."""
+        self._queue_seconds.labels(endpoint, model).observe(seconds)
+
+    def batch_sent(self, *, endpoint: str, model: str, requests: int) -> None:
+        """Counts one call by the requests in it."""
+        self._batch_requests.labels(endpoint, model).observe(requests)
+
+    def call_orphaned(self, *, endpoint: str) -> None:
+        """Counts one call that was left alone."""
+        self._orphaned.labels(endpoint).inc()
+
+    def breaker_changed(self, *, endpoint: str, model: str, state: str) -> None:
+        """Shows a circuit breaker's state."""
+        self._breaker_open.labels(endpoint, model).set(BREAKER_STATES[state])
+
+    def retried(self, *, model: str, outcome: str) -> None:
+        """Counts one failure that may be retried."""
+        self._retries.labels(model, outcome).inc()
+
+    def mirror_finished(
+        self, *, model: str, endpoint: str, outcome: str, seconds: float | None, difference: float | None
+    ) -> None:
+        """Counts one request that was drawn for a mirror."""
+        if seconds is None:
+            self._mirror_skipped.labels(model, endpoint, outcome).inc()
+            return
+        self._mirrored.labels(model, endpoint, outcome).observe(seconds)
+        if difference is not None:
+            self._mirror_difference.labels(model, endpoint).observe(difference)
+        if outcome == "mismatch":
+            self._mirror_mismatches.labels(model, endpoint).inc()
 
 
 def render(registry: CollectorRegistry) -> bytes:

@@ -28,6 +28,11 @@ def request_id(context: Context) -> str:
     return request_id_from(next((value for key, value in _metadata(context) if key == "x-request-id"), None))
 
 
+def open_call(edge: Edge, protocol: str, context: Context, identity: str | None = None) -> Call:
+    """A call that starts now, for whoever is at the other end; `identity` is its id, the client's own by default."""
+    return edge.open(protocol, identity or request_id(context), _host(context.peer()), _metadata(context))
+
+
 def selection(context: Context) -> dict[str, str]:
     """Where the client's metadata wants it answered; raises INVALID_INPUT for a contradiction."""
     chosen: dict[str, str] = {}
@@ -140,3 +145,8 @@ def _metadata(context: Context) -> Iterator[tuple[str, str]]:
         # Keys that end in -bin have bytes for values; none of ours does.
         if isinstance(value, str):
             yield key, value
+
+
+def _host(peer: str) -> str:
+    """The address without scheme and port, of gRPC's `ipv4:127.0.0.1:50051` or `ipv6:%5B::1%5D:50051`."""
+    return peer.rpartition(":")[0].partition(":")[2]

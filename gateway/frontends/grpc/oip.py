@@ -22,9 +22,9 @@ from gateway.frontends.grpc.calls import (
     abort,
     answering,
     keep_deadline,
+    open_call,
     outcome_of,
     parsed,
-    request_id,
     selection,
     trailing,
 )
@@ -67,7 +67,7 @@ class OipServicer:
 
     async def infer(self, data: bytes, context: Context) -> bytes:
         """ModelInfer: one inference, answered once and reported once."""
-        call = self._edge.open(PROTOCOL, request_id(context))
+        call = open_call(self._edge, PROTOCOL, context)
         outcome = await self._outcome(call, data, context)
         if isinstance(outcome, GatewayError):
             await abort(context, outcome, trailing(call))

@@ -9,7 +9,7 @@ from itertools import count
 from gateway.codecs import oip_stream
 from gateway.core.errors import Cause, GatewayError, capped
 from gateway.frontends.edge import Call, Edge
-from gateway.frontends.grpc.calls import MAX_DETAIL, Context, abort, request_id
+from gateway.frontends.grpc.calls import MAX_DETAIL, Context, abort, open_call, request_id
 
 # How soon a stream that waits for its client notices that the gateway drains.
 STREAM_POLL_SECONDS = 0.5
@@ -39,7 +39,7 @@ class InferenceStream:
             data = await self._next(identity, context)
             if data is None:
                 return
-            call = self._edge.open(self._protocol, f"{identity}-{number}")
+            call = open_call(self._edge, self._protocol, context, f"{identity}-{number}")
             outcome = await self._outcome(call, data, context)
             if isinstance(outcome, GatewayError):
                 reply = oip_stream.encode_error(capped(outcome.detail, MAX_DETAIL), oip_stream.request_id(data))

@@ -21,6 +21,7 @@ from gateway.frontends.grpc.calls import (
     abort,
     answering,
     keep_deadline,
+    open_call,
     outcome_of,
     parsed,
     request_id,
@@ -78,7 +79,7 @@ class TfServingServicer:
 
     async def predict(self, data: bytes, context: Context) -> bytes:
         """Predict: one inference, answered once and reported once."""
-        call = self._edge.open(PROTOCOL, request_id(context))
+        call = open_call(self._edge, PROTOCOL, context)
         outcome = await outcome_of(self._edge, call, data, lambda ticket: self._predict(call, data, context, ticket))
         if isinstance(outcome, GatewayError):
             await abort(context, outcome, trailing(call), TFSERVING)

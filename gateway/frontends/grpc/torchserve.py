@@ -20,6 +20,7 @@ from gateway.frontends.grpc.calls import (
     Method,
     Trailing,
     keep_deadline,
+    open_call,
     outcome_of,
     parsed,
     request_id,
@@ -58,7 +59,7 @@ class TorchServeServicer:
 
     async def predictions(self, data: bytes, context: Context) -> bytes:
         """Predictions: one inference, answered once and reported once."""
-        call = self._edge.open(PROTOCOL, request_id(context))
+        call = open_call(self._edge, PROTOCOL, context)
         asked = torchserve_pb2.PredictionsRequest()
         outcome = await outcome_of(self._edge, call, data, lambda _: self._infer(call, asked, data, context))
         if isinstance(outcome, GatewayError):

@@ -104,7 +104,13 @@ class InferenceEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        call = self._edge.open(self._door.protocol, scope[REQUEST_ID])
+        caller, headers = scope.get("client"), scope["headers"]
+        call = self._edge.open(
+            self._door.protocol,
+            scope[REQUEST_ID],
+            caller[0] if caller else "",
+            ((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers),
+        )
         call.model = scope["path_params"].get("model", "")
         body = self._body(scope, receive)
         try:

@@ -84,6 +84,26 @@ COMPONENTS: dict[str, Schema] = {
             "stack": {"type": ["string", "null"], "description": "The stack that answered."},
             "outputs": {"type": "object", "additionalProperties": {}, "description": "The outputs by name."},
             "id": {"type": ["string", "null"], "description": "The request's id, where it had one."},
+            "comparison": _list(
+                _ref("Compared"), "Where the model's policy is compare: what each target gave, the answer's first."
+            ),
+        },
+    ),
+    "Compared": _object(
+        "What one target gave in a comparison: outputs and their distance from the answer's, or an error.",
+        ["endpoint", "stack", "ms"],
+        {
+            "endpoint": _text("The endpoint that was asked."),
+            "stack": _text("Its stack."),
+            "server": {"type": ["string", "null"], "description": "The program that answered, with its version."},
+            "version": {"type": ["integer", "null"], "description": "The version that answered."},
+            "ms": {"type": "number", "description": "How long it took, in milliseconds."},
+            "outputs": {"type": "object", "additionalProperties": {}, "description": "Its outputs by name."},
+            "difference": {
+                "type": "object",
+                "description": "max |a - b|, max |a - b| / (1 + |b|) (null: not comparable), and the verdict.",
+            },
+            "error": {"type": "object", "description": "Why it gave none: cause and detail."},
         },
     ),
     "Problem": _object(

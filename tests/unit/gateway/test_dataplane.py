@@ -10,12 +10,12 @@ from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import IndexEntry, InferenceRequest, InferenceResponse, ModelSpec, TensorSpec
 from gateway.core.observer import NullObserver
 from gateway.dataplane import DataPlane
-from gateway.resilience.concurrency_limit import ConcurrencyLimit
 from gateway.routing.endpoint import Endpoint, Target
 from gateway.routing.health import HealthMonitor
 from gateway.routing.router import Router
 from gateway.routing.table import Route, RouteTable
-from tests.builders import FakeBackend, context, contract, doubled, request, selected, tensor
+from gateway.stacks import EndpointStack
+from tests.builders import FakeBackend, FakeClock, context, contract, doubled, request, selected, tensor
 
 
 class World:
@@ -28,7 +28,7 @@ class World:
                 name,
                 "tfserving" if name == "tf" else "torchserve",
                 backend,
-                (ConcurrencyLimit(name, slots=1, queue=0, observer=NullObserver()),),
+                EndpointStack(name, "s", slots=1, queue=0, clock=FakeClock(), observer=NullObserver()),
             )
             for name, backend in self.backends.items()
         }
@@ -171,8 +171,12 @@ async def test_a_model_is_ready_where_a_request_would_be_answered() -> None:
 
 async def test_a_failed_request_names_the_endpoint_that_failed() -> None:
     """An error of a server is told with its name; a refusal at the gate has met no server."""
+
+    def lost(_: InferenceRequest) -> InferenceResponse:
+        raise GatewayError(Cause.UPSTREAM_LOST, "the connection broke")
+
     world = await World().verified()
-    world.backends["ts"].reachable = False
+    world.backends["ts"].answer = lost
     call = context()
     with pytest.raises(GatewayError):
         await world.plane.infer(request(), call)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,17 @@ from hypothesis import strategies as st
 from gateway.codecs import predict_json
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, Selection, ServedBy, TensorSpec
+from gateway.core.messages import (
+    Compared,
+    InferenceRequest,
+    InferenceResponse,
+    ModelSpec,
+    Selection,
+    ServedBy,
+    TensorSpec,
+)
 from gateway.core.tensor import Tensor
+from tests.builders import tensor
 from tests.unit.gateway.codecs.tensors import assert_same, pairs, untimed
 
 ONE = ModelContract(
@@ -186,6 +197,34 @@ def test_what_is_not_known_is_null() -> None:
     assert (answer["version"], answer["stack"]) == (None, None)
 
 
+def test_a_comparison_is_told_target_by_target() -> None:
+    """Outputs with their distance, or an error; JSON has no infinity, and one target's NaN is its own trouble."""
+    served_by = ServedBy("ts", "torchserve", "TorchServe 0.12.0", 1)
+    answer = InferenceResponse("m", 1, (tensor("y", [1.5]),), served_by=served_by)
+    apart = Compared("tf", "tfserving", 0.0021, answer, max_abs=inf, max_scaled=inf, agrees=False)
+    nan = Compared("tf2", "tfserving", 0.001, InferenceResponse("m", 2, (tensor("y", [float("nan")]),)))
+    lost = Compared("x", "oip", 0.5, None, Cause.UPSTREAM_LOST, "gone")
+    told = orjson.loads(
+        predict_json.encode_response(
+            replace(
+                answer, comparison=(Compared("ts", "torchserve", 0.001, answer, served_by=served_by), apart, nan, lost)
+            )
+        )
+    )["comparison"]
+    assert told[0] == {
+        "endpoint": "ts",
+        "stack": "torchserve",
+        "server": "TorchServe 0.12.0",
+        "version": 1,
+        "ms": 1.0,
+        "outputs": {"y": [1.5]},
+        "difference": {"max_abs": 0.0, "max_scaled": 0.0, "agrees": True},
+    }
+    assert told[1]["difference"] == {"max_abs": None, "max_scaled": None, "agrees": False}
+    assert told[2]["error"]["cause"] == "unsupported_datatype"
+    assert told[3]["error"] == {"cause": "upstream_lost", "detail": "gone"}
+
+
 @untimed
 @given(pairs(finite=True, text=True))
 def test_outputs_of_an_answer_are_inputs_of_a_request(tensors: tuple[Tensor, ...]) -> None:
@@ -195,8 +234,8 @@ def test_outputs_of_an_answer_are_inputs_of_a_request(tensors: tuple[Tensor, ...
     )
     outputs = orjson.loads(predict_json.encode_response(InferenceResponse("m", 1, tensors)))["outputs"]
     body = json.dumps({"model": "m", "inputs": outputs}).encode()
-    for tensor, back in zip(tensors, predict_json.decode_request(body, lambda _: contract).inputs, strict=True):
-        assert_same(tensor, back)
+    for sent, back in zip(tensors, predict_json.decode_request(body, lambda _: contract).inputs, strict=True):
+        assert_same(sent, back)
 
 
 @untimed

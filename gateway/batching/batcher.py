@@ -1,0 +1,355 @@
+"""The slots of one endpoint, and the queue before them: the endpoint's concurrency limit and its batcher in one.
+
+A request that finds a free slot goes out at once, alone. What comes while all slots are busy waits, and each slot that
+becomes free takes as many waiting requests as may travel together: no timer, no delay when idle, larger batches under
+load. A batch outlives the leaving of its members; what it fails with is told to each of them (docs/errors.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Hashable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from gateway.batching.coalesce import batch_key, bytes_of, joined, rows_of, split
+from gateway.batching.fair_queue import BatchLimits, FairQueue
+from gateway.batching.forecast import Forecast
+from gateway.batching.quarantine import Quarantine
+from gateway.core.backend import Handler, Middleware
+from gateway.core.clock import Clock
+from gateway.core.context import CallContext
+from gateway.core.digest import digest
+from gateway.core.errors import Cause, GatewayError, RefusedError
+from gateway.core.messages import InferenceRequest, InferenceResponse
+from gateway.core.observer import Observer
+
+# The answer blames one member's data or the model's code: each member is asked again alone, so that only the bad one
+# fails.
+BLAMES_A_MEMBER = frozenset({Cause.UPSTREAM_REJECTED, Cause.UPSTREAM_FAILED})
+# Perhaps a member did it. None is sent again, and none of them travels with others for a while.
+MAYBE_A_MEMBER = frozenset({Cause.UPSTREAM_LOST, Cause.UPSTREAM_BAD_REPLY, Cause.DEADLINE})
+
+
+# What a request's batch may hold; None for one that travels alone.
+LimitsOf = Callable[[InferenceRequest], BatchLimits | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What all requests to one target share: its handler, how its requests may be batched, how long it takes."""
+
+    inner: Handler
+    limits_of: LimitsOf
+    forecast: Forecast
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One waiting request; `answer` is done by the batch that takes it, or cancelled by its caller."""
+
+    request: InferenceRequest
+    context: CallContext
+    line: _Line
+    key: Hashable
+    rows: int
+    nbytes: int
+    limits: BatchLimits | None
+    since: float
+    answer: asyncio.Future[InferenceResponse]
+    batch: _Batch | None = None
+
+    @property
+    def caller(self) -> str:
+        """The connection's peer."""
+        return self.context.caller
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Entries under way together, and how many of them somebody still waits for."""
+
+    members: list[_Entry]
+    wanted: int
+    task: asyncio.Task[None] | None = None
+
+
+class Batcher:
+    """At most `slots` calls run at an endpoint and `queue` requests wait; the next is refused with OVERLOADED.
+
+    Callers take turns, and where the queue is full a caller with fewer requests in it takes the place of one with
+    more. `cancels` says whether the server stops working when a call is cancelled: where it does not, a slot stays
+    taken until the call has ended, whoever left meanwhile. One object serves all models of an endpoint and belongs
+    to one event loop; `close` ends what it still runs.
+    """
+
+    def __init__(
+        self, endpoint: str, *, slots: int, queue: int, clock: Clock, observer: Observer, cancels: bool = True
+    ) -> None:
+        self._endpoint = endpoint
+        self._slots = slots
+        self._places = queue
+        self._clock = clock
+        self._observer = observer
+        self._cancels = cancels
+        self._busy = 0
+        self._queue: FairQueue[_Entry] = FairQueue()
+        self._quarantine = Quarantine(clock)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def busy(self) -> int:
+        """Slots taken now."""
+        return self._busy
+
+    @property
+    def queued(self) -> int:
+        """Requests waiting for a slot now."""
+        return len(self._queue)
+
+    @property
+    def idle(self) -> bool:
+        """Whether a request sent now would go out at once."""
+        return self._busy < self._slots
+
+    def __call__(self, inner: Handler) -> Handler:
+        """The middleware for a target whose requests travel alone."""
+        return self._handler(_Line(inner, lambda _: None, Forecast(self._clock)))
+
+    def coalescing(self, limits_of: LimitsOf) -> Middleware:
+        """The middleware for a target that takes batches: of requests whose contract says that dimension 0 is one."""
+        return lambda inner: self._handler(_Line(inner, limits_of, Forecast(self._clock)))
+
+    async def close(self) -> None:
+        """Ends the calls that run on their own; requests that wait are refused."""
+        for entry in list(self._queue):
+            self._queue.discard(entry)
+            _fail(entry, self._shutting_down())
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _handler(self, line: _Line) -> Handler:
+        async def handle(request: InferenceRequest, context: CallContext) -> InferenceResponse:
+            # Nobody waits where a slot is free: every release hands its slot on.
+            if self._busy < self._slots:
+                self._observer.queue_left(endpoint=self._endpoint, model=request.model.name, seconds=0.0)
+                return await self._at_once(line, request, context)
+            entry = self._enter(line, request, context)
+            try:
+                return await entry.answer
+            except asyncio.CancelledError:
+                self._leave(entry)
+                raise
+
+        return handle
+
+    async def _at_once(self, line: _Line, request: InferenceRequest, context: CallContext) -> InferenceResponse:
+        self._busy += 1
+        self._changed()
+        if self._cancels:
+            try:
+                return await self._call(line, request, context)
+            finally:
+                self._release()
+        # The server would go on: the call is a task of the batcher's, which a caller may leave.
+        call = self._spawn(self._call(line, request, context))
+        call.add_done_callback(lambda _: self._release())
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            if call.cancelled():
+                raise self._shutting_down() from None
+            if not call.done():
+                call.add_done_callback(_retrieved)
+                self._observer.call_orphaned(endpoint=self._endpoint)
+            raise
+
+    async def _call(self, line: _Line, request: InferenceRequest, context: CallContext) -> InferenceResponse:
+        started = self._clock.now()
+        self._observer.batch_sent(endpoint=self._endpoint, model=request.model.name, requests=1)
+        response = await line.inner(request, context)
+        line.forecast.took(self._clock.now() - started)
+        return response
+
+    def _enter(self, line: _Line, request: InferenceRequest, context: CallContext) -> _Entry:
+        now = self._clock.now()
+        self._check_deadline(line, context, now)
+        if len(self._queue) >= self._places:
+            self._make_room(context.caller)
+        alone: Hashable = object()
+        limits = line.limits_of(request)
+        rows = 1 if limits is None else rows_of(request)
+        # A row more or less than none decides for the whole batch in some kernels: no rows travel alone.
+        if limits is None or not rows or (self._quarantine and digest(request) in self._quarantine):
+            limits = None
+            key = alone
+        else:
+            key = (id(line), batch_key(request))
+        answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
+        entry = _Entry(request, context, line, key, rows, bytes_of(request), limits, now, answer)
+        self._queue.push(entry)
+        self._changed()
+        return entry
+
+    def _check_deadline(self, line: _Line, context: CallContext, now: float) -> None:
+        if context.deadline - now <= line.forecast.at_least():
+            raise GatewayError(
+                Cause.DEADLINE,
+                f"endpoint '{self._endpoint}' is busy and could not answer within the time left; nothing was sent",
+            )
+
+    def _make_room(self, caller: str) -> None:
+        """Gives a place of the caller that has most to one that would still have fewer; raises OVERLOADED."""
+        longest = self._queue.last_of_longest()
+        refused = RefusedError(
+            Cause.OVERLOADED,
+            f"endpoint '{self._endpoint}' is busy: {self._slots} calls run and {self._places} requests wait",
+            retry_after_s=1.0,
+        )
+        if longest is None or self._queue.count_of(longest.caller) <= self._queue.count_of(caller) + 1:
+            raise refused
+        self._queue.discard(longest)
+        _fail(longest, refused)
+
+    def _leave(self, entry: _Entry) -> None:
+        """The caller is gone: a waiting entry gives up its place; a batch goes on for its other members."""
+        if self._queue.discard(entry):
+            self._changed()
+            return
+        batch = entry.batch
+        if batch is None or batch.task is None or batch.task.done():
+            return
+        batch.wanted -= 1
+        if batch.wanted:
+            return
+        if self._cancels:
+            batch.task.cancel()
+        else:
+            self._observer.call_orphaned(endpoint=self._endpoint)
+
+    def _release(self) -> None:
+        self._busy -= 1
+        self._dispatch()
+        self._changed()
+
+    def _dispatch(self) -> None:
+        while self._busy < self._slots and len(self._queue):
+            now = self._clock.now()
+            members = [entry for entry in self._queue.take() if self._in_time(entry, now)]
+            if not members:
+                continue
+            self._busy += 1
+            batch = _Batch(members, len(members))
+            for entry in members:
+                entry.batch = batch
+                waited = now - entry.since
+                entry.context.timings.add("queue", waited)
+                self._observer.queue_left(endpoint=self._endpoint, model=entry.request.model.name, seconds=waited)
+            batch.task = self._spawn(self._run(batch))
+            # Also where the task is cancelled before its first step.
+            batch.task.add_done_callback(partial(self._ended, batch))
+
+    def _in_time(self, entry: _Entry, now: float) -> bool:
+        if entry.context.deadline - now > entry.line.forecast.at_least():
+            return True
+        _fail(
+            entry,
+            GatewayError(Cause.DEADLINE, f"too little time was left when endpoint '{self._endpoint}' had a free slot"),
+        )
+        return False
+
+    def _ended(self, batch: _Batch, _task: asyncio.Task[None]) -> None:
+        for entry in batch.members:
+            _fail(entry, self._shutting_down())
+        self._release()
+
+    async def _run(self, batch: _Batch) -> None:
+        members = batch.members
+        line, model = members[0].line, members[0].request.model.name
+        context = _context_of(members)
+        started = self._clock.now()
+        self._observer.batch_sent(endpoint=self._endpoint, model=model, requests=len(members))
+        try:
+            whole = members[0].request if len(members) == 1 else joined([entry.request for entry in members])
+            response = await line.inner(whole, context)
+            line.forecast.took(self._clock.now() - started)
+            self._deliver(members, response, context)
+        except GatewayError as exc:
+            if len(members) > 1 and exc.cause in BLAMES_A_MEMBER:
+                await self._one_by_one(line, members)
+                return
+            if len(members) > 1 and exc.cause in MAYBE_A_MEMBER:
+                self._quarantine.add(digest(entry.request) for entry in members)
+            _fail_all(members, exc, context)
+        except Exception as exc:
+            _fail_all(members, exc, context)
+
+    async def _one_by_one(self, line: _Line, members: Iterable[_Entry]) -> None:
+        """Each member that is still waited for and has time, alone, one after the other, in the batch's slot."""
+        for entry in members:
+            if entry.answer.done() or not self._in_time(entry, self._clock.now()):
+                continue
+            try:
+                response = await self._call(line, entry.request, entry.context)
+            except Exception as exc:
+                _fail(entry, exc)
+            else:
+                _deliver(entry, response)
+
+    def _deliver(self, members: list[_Entry], response: InferenceResponse, context: CallContext) -> None:
+        parts = [response] if len(members) == 1 else split(response, [entry.rows for entry in members])
+        for entry, part in zip(members, parts, strict=True):
+            entry.context.timings.take_over(context.timings)
+            _deliver(entry, part)
+
+    def _spawn(self, call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(call, name=f"batch:{self._endpoint}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _shutting_down(self) -> GatewayError:
+        return GatewayError(Cause.NOT_READY, f"endpoint '{self._endpoint}' is shutting down", retry_after_s=1.0)
+
+    def _changed(self) -> None:
+        self._observer.slots_changed(endpoint=self._endpoint, busy=self._busy, queued=len(self._queue))
+
+
+def _context_of(members: list[_Entry]) -> CallContext:
+    """One call for all members, until the last of their deadlines."""
+    first = members[0].context
+    return CallContext(
+        first.request_id, first.protocol, max(entry.context.deadline for entry in members), caller=first.caller
+    )
+
+
+def _deliver(entry: _Entry, response: InferenceResponse) -> None:
+    if not entry.answer.done():
+        entry.answer.set_result(response)
+
+
+def _fail_all(members: Iterable[_Entry], exc: Exception, context: CallContext) -> None:
+    for entry in members:
+        entry.context.timings.take_over(context.timings)
+        _fail(entry, exc)
+
+
+def _fail(entry: _Entry, exc: Exception) -> None:
+    """Each member gets an exception of its own: one that several tasks raise would collect all their tracebacks."""
+    if entry.answer.done():
+        return
+    own = exc
+    if isinstance(exc, GatewayError):
+        kind = RefusedError if isinstance(exc, RefusedError) else GatewayError
+        own = kind(exc.cause, exc.detail, retry_after_s=exc.retry_after_s)
+        own.__cause__ = exc.__cause__
+    entry.answer.set_exception(own)
+
+
+def _retrieved(call: asyncio.Task[Any]) -> None:
+    """Looks at the end of a call that nobody waits for, so that asyncio does not report it as forgotten."""
+    with suppress(asyncio.CancelledError):
+        call.exception()

@@ -1,0 +1,36 @@
+"""How long a call takes at the very least, judged by the last ones."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from gateway.core.clock import Clock
+
+_REMEMBERED = 16
+_FRESH_S = 5.0
+
+
+class Forecast:
+    """The shortest of the last calls. Of a time with less than that left, nothing can come.
+
+    Deliberately an underestimate, and none at all once the last call is some seconds old: a request refused for a
+    wrong guess would never correct it.
+    """
+
+    __slots__ = ("_clock", "_last", "_seconds")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
+        self._last = 0.0
+
+    def took(self, seconds: float) -> None:
+        """Remembers a call that was answered."""
+        self._seconds.append(seconds)
+        self._last = self._clock.now()
+
+    def at_least(self) -> float:
+        """Seconds that the next call needs; 0 where nothing fresh is known."""
+        if not self._seconds or self._clock.now() - self._last > _FRESH_S:
+            return 0.0
+        return min(self._seconds)

@@ -1,0 +1,163 @@
+"""A share of live traffic, sent to another endpoint as well, and what it answered there against what clients got.
+
+The copy is sent after the client's answer is known and never touches it: it is a task of its own with its own deadline,
+goes only where a slot is idle, and its failures count nowhere but here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import count
+from random import Random
+
+from gateway.core.backend import Handler
+from gateway.core.clock import Clock
+from gateway.core.context import CallContext
+from gateway.core.contract import ModelContract
+from gateway.core.digest import digest
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, InferenceResponse, Selection
+from gateway.core.observer import Observer
+from gateway.routing.difference import Difference, difference
+
+logger = logging.getLogger(__name__)
+
+# Copies under way at once; what comes while there are as many is not copied.
+MOST = 8
+# The largest differences that are kept.
+WORST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """One answer that was apart: by which request (its digest), how far, and at what time of the clock.
+
+    `inputs` and the two answers are kept only where the operator asked for payloads.
+    """
+
+    digest: str
+    difference: Difference
+    at: float
+    request: InferenceRequest | None = None
+    answered: InferenceResponse | None = None
+    mirrored: InferenceResponse | None = None
+
+
+@dataclass(slots=True)
+class MirrorReport:
+    """What a mirror has seen: counts by outcome, and the worst differences, worst first."""
+
+    outcomes: dict[str, int] = field(default_factory=dict)
+    worst: list[Mismatch] = field(default_factory=list)
+
+
+class Mirror:
+    """Copies a `share` (0 to 1) of one route's requests to `handler`, the way to the mirror's endpoint.
+
+    `version` is the mirror's, None for whatever the client asked for. `idle` says whether that endpoint has a free
+    slot. `close` ends what is under way.
+    """
+
+    def __init__(
+        self,
+        contract: ModelContract,
+        endpoint: str,
+        handler: Handler,
+        *,
+        version: int | None = None,
+        share: float,
+        idle: Callable[[], bool],
+        clock: Clock,
+        observer: Observer,
+        random: Random,
+        timeout_s: float = 30.0,
+        keep_payloads: bool = False,
+    ) -> None:
+        self._contract = contract
+        self._endpoint = endpoint
+        self._handler = handler
+        self._version = version
+        self._share = share
+        self._idle = idle
+        self._clock = clock
+        self._observer = observer
+        self._random = random
+        self._timeout_s = timeout_s
+        self._keep_payloads = keep_payloads
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._outcomes: dict[str, int] = {}
+        self._worst: list[tuple[float, int, Mismatch]] = []
+        self._numbers = count()
+
+    def offer(self, request: InferenceRequest, response: InferenceResponse, protocol: str) -> None:
+        """A request of this route, by `protocol`, has got its answer: perhaps a copy of it is sent."""
+        if self._random.random() >= self._share:
+            return
+        if response.served_by is not None and response.served_by.endpoint == self._endpoint:
+            self._finish("same_endpoint")
+        elif len(self._tasks) >= MOST or not self._idle():
+            self._finish("skipped")
+        else:
+            task = asyncio.create_task(self._compare(request, response, protocol), name="mirror")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def point(self, handler: Handler) -> None:
+        """From now on copies go this way; what was seen is kept."""
+        self._handler = handler
+
+    def report(self) -> MirrorReport:
+        """What was seen since the mirror was made."""
+        worst = sorted(self._worst, key=lambda item: item[:2], reverse=True)
+        return MirrorReport(dict(self._outcomes), [mismatch for _, _, mismatch in worst])
+
+    async def close(self) -> None:
+        """Ends the copies that are under way."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _compare(self, request: InferenceRequest, response: InferenceResponse, protocol: str) -> None:
+        begin = self._clock.now()
+        context = CallContext("mirror", protocol, begin + self._timeout_s)
+        # The mirror's own version, where it has one, rather than the one that the client chose for its answer.
+        spec = request.model if self._version is None else replace(request.model, version=self._version)
+        copy = replace(request, model=spec, selection=Selection())
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                mirrored = await self._handler(copy, context)
+        except GatewayError as exc:
+            self._finish(exc.cause.value, self._clock.now() - begin)
+        except TimeoutError:
+            self._finish(Cause.DEADLINE.value, self._clock.now() - begin)
+        except Exception:
+            self._finish(Cause.INTERNAL.value, self._clock.now() - begin)
+            logger.exception("mirroring model %s to endpoint %s failed", self._contract.name, self._endpoint)
+        else:
+            found = difference(self._contract, mirrored.outputs, response.outputs)
+            self._finish("ok" if found.agrees else "mismatch", self._clock.now() - begin, found)
+            if not found.agrees:
+                self._keep(request, response, mirrored, found)
+
+    def _finish(self, outcome: str, seconds: float | None = None, found: Difference | None = None) -> None:
+        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+        self._observer.mirror_finished(
+            model=self._contract.name,
+            endpoint=self._endpoint,
+            outcome=outcome,
+            seconds=seconds,
+            difference=None if found is None else found.max_scaled,
+        )
+
+    def _keep(
+        self, request: InferenceRequest, response: InferenceResponse, mirrored: InferenceResponse, found: Difference
+    ) -> None:
+        payloads = (request, response, mirrored) if self._keep_payloads else (None, None, None)
+        mismatch = Mismatch(digest(request).hex(), found, self._clock.now(), *payloads)
+        heapq.heappush(self._worst, (found.max_scaled, -next(self._numbers), mismatch))
+        if len(self._worst) > WORST:
+            heapq.heappop(self._worst)

@@ -1,0 +1,87 @@
+"""What stands around every call to one endpoint, in one place and in order.
+
+For a request: `Gate > Batcher > BreakerRecord > AttemptMetrics > Backend`. Above the batcher things are counted per
+request, below it once per upstream call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from gateway.batching.batcher import Batcher
+from gateway.batching.fair_queue import BatchLimits
+from gateway.core.backend import Middleware
+from gateway.core.clock import Clock
+from gateway.core.messages import InferenceRequest
+from gateway.core.observer import Observer
+from gateway.resilience.circuit_breaker import BreakerLimits, BreakerState, CircuitBreaker
+from gateway.resilience.gate import gate, record
+from gateway.routing.endpoint import Coalescing
+from gateway.telemetry.middleware import attempt_metrics
+
+
+class EndpointStack:
+    """The slots and the batcher of an endpoint, and a circuit breaker for each model on it.
+
+    `cancels` says whether the server stops working on a call that is cancelled; TorchServe does not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stack: str,
+        *,
+        slots: int,
+        queue: int,
+        clock: Clock,
+        observer: Observer,
+        cancels: bool = True,
+        breaker: BreakerLimits | None = None,
+    ) -> None:
+        self._name = name
+        self._clock = clock
+        self._observer = observer
+        self._limits = breaker or BreakerLimits()
+        self.batcher = Batcher(name, slots=slots, queue=queue, clock=clock, observer=observer, cancels=cancels)
+        self._counted = attempt_metrics(observer, endpoint=name, stack=stack)
+        self._breakers: dict[str, CircuitBreaker] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether a slot is free, so that a call would go out at once."""
+        return self.batcher.idle
+
+    def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
+        """For one target of a model's route; all of a model's targets here share one breaker."""
+        breaker = self._breakers.get(model)
+        if breaker is None:
+            breaker = self._breakers[model] = self._new_breaker(model)
+
+        def batch_limits(request: InferenceRequest) -> BatchLimits | None:
+            limits = limits_of(request)
+            return None if limits is None else BatchLimits(*limits)
+
+        return (
+            gate(breaker, endpoint=self._name),
+            self.batcher.coalescing(batch_limits),
+            record(breaker, self._clock),
+            self._counted,
+        )
+
+    def around_mirror(self, model: str) -> tuple[Middleware, ...]:
+        """For copies: a slot, but no gate, no say in what the breaker does, and metrics of their own."""
+        return (self.batcher,)
+
+    def keep(self, models: Collection[str]) -> None:
+        """Forgets the breakers of all other models."""
+        self._breakers = {model: breaker for model, breaker in self._breakers.items() if model in models}
+
+    async def close(self) -> None:
+        """Ends the calls that run on their own."""
+        await self.batcher.close()
+
+    def _new_breaker(self, model: str) -> CircuitBreaker:
+        def changed(state: BreakerState) -> None:
+            self._observer.breaker_changed(endpoint=self._name, model=model, state=state.value)
+
+        return CircuitBreaker(self._clock, self._limits, changed)

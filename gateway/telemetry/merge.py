@@ -1,0 +1,71 @@
+"""One Prometheus page from the pages of several workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from prometheus_client.utils import floatToGoString
+
+# Gauges that say how something is, not how much there is of it: the largest worker speaks for all.
+_LARGEST = frozenset({"gateway_endpoint_info", "gateway_breaker_state"})
+_CREATED = "_created"
+
+
+@dataclass(slots=True)
+class _Family:
+    """The comment lines of one metric, and its samples by name and labels as they are written."""
+
+    head: list[str]
+    combine: Callable[[float, float], float]
+    samples: dict[str, float] = field(default_factory=dict)
+
+
+def merged(pages: Iterable[bytes]) -> bytes:
+    """The pages as one, in text format 0.0.4: counters, histograms and amounts are added up.
+
+    The pages are the gateway's own (`gateway.telemetry.metrics.render`): every sample follows its family's `# HELP` and
+    `# TYPE`, and has no timestamp. A page is read line by line, without a parser: 1,000 models are 100,000 lines.
+    """
+    families: dict[str, _Family] = {}
+    for page in pages:
+        family: _Family | None = None
+        for line in page.decode().split("\n"):
+            if line.startswith("# HELP "):
+                family = _opened(families, line.split(" ", 3)[2])
+                _once(family.head, line)
+            elif line.startswith("#") and family is not None:
+                _once(family.head, line)
+            elif line and family is not None:
+                name, _, value = line.rpartition(" ")
+                number = float(value)
+                before = family.samples.get(name)
+                family.samples[name] = number if before is None else family.combine(before, number)
+    return "".join(_written(family) for family in families.values()).encode()
+
+
+def _opened(families: dict[str, _Family], name: str) -> _Family:
+    family = families.get(name)
+    if family is None:
+        combine: Callable[[float, float], float] = float.__add__
+        if name in _LARGEST:
+            combine = max
+        elif name.endswith(_CREATED):
+            combine = min
+        family = families[name] = _Family([], combine)
+    return family
+
+
+def _once(head: list[str], line: str) -> None:
+    if line not in head:
+        head.append(line)
+
+
+def _written(family: _Family) -> str:
+    lines = [*family.head, *(f"{name} {_shown(value)}" for name, value in family.samples.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: float) -> str:
+    """As prometheus_client writes it."""
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""What must hold while things break: `make test-faults`."""

@@ -14,6 +14,9 @@ Table = dict[tuple[str, tuple[int, ...]], dict[str, dict[str, Any]]]
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """The tables, in Markdown, as docs/benchmarks.md has them."""
     found = getattr(config, "_benchmarksession").benchmarks  # noqa: B009 - the plugin's own, without a public name
+    if not found:
+        # Loaded for other tests too, which measure nothing.
+        return
     write = terminalreporter.write_line
     write("")
     for line in (*_ratios(found), "", *_stalls(found)):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
-import uvloop
 
 from gateway.backends.http_connection import MAX_FRAMING_BYTES, MAX_HEADERS, Headers
 from gateway.backends.http_pool import HttpPool
@@ -173,6 +171,36 @@ async def test_a_cancelled_call_leaves_no_connection_behind(pool: HttpPool) -> N
     assert accepted == 2
 
 
+async def test_a_pool_has_no_more_connections_than_its_bound(pool: HttpPool) -> None:
+    """Who finds all of them busy waits for one, until its deadline."""
+    bound, accepted = 256, 0
+    full, go_on = asyncio.Event(), asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                if accepted == bound:
+                    full.set()
+                await go_on.wait()
+                writer.write(OK)
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, backlog=2 * bound)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        calls = [asyncio.create_task(pool.request("GET", url, timeout_s=30)) for _ in range(bound + 10)]
+        async with asyncio.timeout(30):
+            await full.wait()
+        assert (await failure(pool.request("GET", url, timeout_s=0.01))).cause is Cause.DEADLINE
+        go_on.set()
+        assert {(await call).status for call in calls} == {200}
+        await pool.close()
+    assert accepted == bound
+
+
 async def test_an_answer_before_the_request_was_read_ends_the_connection(pool: HttpPool) -> None:
     """At once, with what is still unsent: a server that has answered may never read it."""
     answered = asyncio.Event()
@@ -198,25 +226,39 @@ async def test_an_answer_before_the_request_was_read_ends_the_connection(pool: H
             assert await read < len(body)
 
 
-def test_a_connection_that_ends_before_anything_is_sent_is_no_wait_for_the_deadline() -> None:
-    """uvloop may see the end before the request goes out: nothing was sent then, and what was sent is lost."""
-    calls = 20
+class EndingLoop(asyncio.SelectorEventLoop):
+    """Its new connections have ended by the time their owner may use them, as uvloop's may have."""
 
-    def accept() -> None:
-        for _ in range(calls):
-            listener.accept()[0].close()
+    async def create_connection(self, *args: Any, **options: Any) -> tuple[asyncio.Transport, asyncio.Protocol]:
+        """A connection that is there, and gone."""
+        transport, protocol = await super().create_connection(*args, **options)
+        transport.abort()
+        await asyncio.sleep(0)
+        return transport, protocol
 
-    async def causes(url: str) -> set[Cause]:
+
+def test_a_connection_that_ends_before_anything_is_sent_is_unreachable() -> None:
+    """Nothing was sent, so that another server may be asked, and nothing is waited for."""
+
+    async def cause() -> Cause:
+        read: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(ConnectionError):
+                read.set_result(await reader.read())
+            writer.close()
+
         pool = HttpPool(server="the server")
-        found = {(await failure(pool.request("POST", url, timeout_s=5, body=b"{}"))).cause for _ in range(calls)}
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        async with server, asyncio.timeout(5):
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+            error = await failure(pool.request("POST", url, timeout_s=5, body=b"{}"))
+            assert await read == b""
         await pool.close()
-        return found
+        return error.cause
 
-    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
-        accepting = thread.submit(accept)
-        found = uvloop.run(causes(f"http://127.0.0.1:{listener.getsockname()[1]}/"))
-        accepting.result(5)
-    assert found <= {Cause.UPSTREAM_UNREACHABLE, Cause.UPSTREAM_LOST}
+    with asyncio.Runner(loop_factory=EndingLoop) as runner:
+        assert runner.run(cause()) is Cause.UPSTREAM_UNREACHABLE
 
 
 async def test_a_get_on_a_connection_just_closed_is_asked_again(pool: HttpPool) -> None:

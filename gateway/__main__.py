@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -26,6 +27,9 @@ from gateway.telemetry.logging import configure
 
 # The status that uvicorn too ends with when a start fails.
 EXIT_NOT_STARTED = 3
+
+# How many more containers may be made than freed before the youngest are looked through (Python's own: 700).
+GARBAGE_THRESHOLD = 20_000
 
 logger = logging.getLogger("gateway")
 
@@ -70,11 +74,23 @@ async def _serve(settings: Settings, contracts: dict[str, ModelContract]) -> Non
 
 
 def _announce(addresses: Addresses) -> None:
+    _settle_garbage_collector()
     logger.info(
         "listening on http://%s and grpc://%s",
         authority(addresses.host, addresses.rest_port),
         authority(addresses.host, addresses.grpc_port),
     )
+
+
+def _settle_garbage_collector() -> None:
+    """Takes what the start left for permanent, and looks for cycles less often.
+
+    What a request leaves is freed by its reference counts; going through all of the modules' objects for the few
+    cycles of errors took a fifth of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, 10, 20)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 
 from gateway.backends import registry as backends
 from gateway.backends.torchserve import Handlers
@@ -38,6 +37,7 @@ from gateway.routing.router import Router
 from gateway.routing.table import Batching, Mirroring, RouteTable, Traffic
 from gateway.settings import EndpointSettings, LimitSettings, ModelSettings, Settings, SettingsError
 from gateway.stacks import EndpointStack
+from gateway.telemetry.histogram import Registry
 from gateway.telemetry.metrics import PrometheusObserver, render
 from gateway.traffic_settings import BatchingSettings
 
@@ -145,7 +145,7 @@ async def serve(
     Raises SettingsError where a port is taken. Every task started here has ended when this returns.
     """
     clock = SystemClock()
-    metrics = CollectorRegistry()
+    metrics = Registry()
     observer = PrometheusObserver(metrics)
     async with AsyncExitStack() as cleanup:
         endpoints = await cleanup.enter_async_context(connected(settings, contracts, clock, observer))
@@ -207,6 +207,8 @@ class _RestServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # A client is its connection's peer, whatever a header of its own says.
+                proxy_headers=False,
                 http=BoundedHttpProtocol,
                 ws="none",
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),

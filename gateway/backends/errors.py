@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 
-import aiohttp
 import grpc
 
 from gateway.core.errors import Cause, GatewayError, capped
@@ -90,8 +89,10 @@ def translated(server: str, answered: Answered | None = None) -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise _failed(server, Cause.UPSTREAM_LOST) from exc
-    except (aiohttp.ClientError, OSError) as exc:  # TimeoutError is an OSError
-        raise _failed(server, http_transport_cause(exc)) from exc
+    except TimeoutError as exc:
+        raise too_late(server) from exc
+    except OSError as exc:
+        raise lost(server, exc) from exc
 
 
 @contextmanager
@@ -123,23 +124,21 @@ def rpc_transport_cause(code: grpc.StatusCode, details: str) -> Cause | None:
     return None
 
 
-# First match wins, so a class stands before its bases.
-_HTTP_CAUSES: tuple[tuple[type[BaseException], Cause], ...] = (
-    (aiohttp.ConnectionTimeoutError, Cause.UPSTREAM_UNREACHABLE),
-    (aiohttp.ClientConnectorError, Cause.UPSTREAM_UNREACHABLE),
-    (TimeoutError, Cause.DEADLINE),
-    (aiohttp.ClientResponseError, Cause.UPSTREAM_BAD_REPLY),
-    (aiohttp.InvalidURL, Cause.INTERNAL),
-)
+def lost(server: str, exc: BaseException | None = None) -> GatewayError:
+    """The connection to `server` ended under a request, which may have been read: also one kept alive too long."""
+    error = _failed(server, Cause.UPSTREAM_LOST)
+    error.__cause__ = exc
+    return error
 
 
-def http_transport_cause(exc: BaseException) -> Cause:
-    """The cause of an exception of aiohttp's client.
+def too_late(server: str) -> GatewayError:
+    """`server` did not answer before the deadline."""
+    return _failed(server, Cause.DEADLINE)
 
-    A kept-alive connection that the server closed just then counts as lost, even with no byte back: the request may
-    have been read.
-    """
-    return next((cause for kind, cause in _HTTP_CAUSES if isinstance(exc, kind)), Cause.UPSTREAM_LOST)
+
+def unreachable(server: str) -> GatewayError:
+    """There is no connection to `server`, so that certainly nothing was sent."""
+    return _failed(server, Cause.UPSTREAM_UNREACHABLE)
 
 
 def bad_reply(server: str, what: str) -> GatewayError:

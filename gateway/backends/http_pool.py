@@ -1,41 +1,47 @@
 """The HTTP way to a model server: a pool of HTTP/1.1 connections.
 
 A call is bounded in time by its deadline and in size by the reply cap; no redirect is followed, no proxy used, no
-cookie kept, nothing inflated, and no POST sent twice.
+cookie kept, nothing inflated, and no POST sent twice: once a byte of it may have been read, its failure is
+UPSTREAM_LOST.
 """
 
 from __future__ import annotations
 
-import io
+import asyncio
+import re
+import ssl
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import aiohttp
-from yarl import URL
+from functools import cache, lru_cache
+from urllib.parse import urlsplit
 
 from gateway.backends.channel import CONNECT_TIMEOUT_S, MAX_REPLY_BYTES
-from gateway.backends.errors import bad_reply, translated
+from gateway.backends.errors import lost, too_late, translated, unreachable
+from gateway.backends.http_connection import HttpConnection, HttpReply
 from gateway.core.errors import Cause, GatewayError
+
+__all__ = ["HttpPool", "HttpReply"]
 
 # Shorter than any model server keeps an idle connection, so that it is we who close it.
 _KEEPALIVE_S = 15.0
 _CONNECTIONS = 256
-# aiohttp writes larger bodies in pieces, and only from a file object.
-_ONE_WRITE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class HttpReply:
-    """A complete HTTP answer; `headers` ignores case."""
+class _Place:
+    """A URL taken apart: where to connect, and the request line's target with the Host header."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+    host: str
+    port: int
+    secure: bool
+    target: str
+    authority: str
 
     @property
-    def json(self) -> bool:
-        """Whether the answer calls itself JSON."""
-        return "json" in self.headers.get("Content-Type", "")
+    def address(self) -> tuple[str, int, bool]:
+        """What connections are kept by."""
+        return self.host, self.port, self.secure
 
 
 class HttpPool:
@@ -47,13 +53,13 @@ class HttpPool:
         self._server = server
         self._max_reply_bytes = max_reply_bytes
         self._connect_timeout_s = connect_timeout_s
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=_KEEPALIVE_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity", "User-Agent": "twinserve"},
-            auto_decompress=False,
-            trust_env=False,
-        )
+        self._idle: dict[tuple[str, int, bool], deque[HttpConnection]] = {}
+        self._open: set[HttpConnection] = set()
+        self._room = asyncio.Semaphore(_CONNECTIONS)
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._all_gone = asyncio.Event()
+        self._all_gone.set()
 
     async def request(
         self,
@@ -69,45 +75,165 @@ class HttpPool:
 
         `url` is sent as it is: names in its path come percent-encoded.
         """
-        with translated(self._server):
-            if self._session.closed:
-                raise GatewayError(Cause.UPSTREAM_UNREACHABLE, f"the connections to {self._server} are closed")
-            try:
-                async with self._session.request(
-                    method,
-                    URL(url, encoded=True),
-                    data=io.BytesIO(body) if body is not None and len(body) > _ONE_WRITE else body,
-                    headers={**({"Content-Type": content_type} if content_type else {}), **(headers or {})},
-                    allow_redirects=False,
-                    timeout=self._timeout(timeout_s),
-                ) as response:
-                    return HttpReply(response.status, response.headers, await self._read(response))
-            except aiohttp.ConnectionTimeoutError as exc:
-                if timeout_s <= self._connect_timeout_s:
-                    raise TimeoutError from exc
-                raise
+        if self._closed:
+            raise GatewayError(Cause.UPSTREAM_UNREACHABLE, f"the connections to {self._server} are closed")
+        place, head = _opened(method, url, content_type)
+        if headers:
+            head += _fields(headers)
+        head += b"\r\n" if body is None else b"Content-Length: %d\r\n\r\n" % len(body)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        await self._enter(deadline)
+        try:
+            return await self._exchange(place, head, body, deadline, again=method == "GET")
+        finally:
+            self._room.release()
 
     async def close(self) -> None:
         """Closes every connection; calls in flight fail with UPSTREAM_LOST, later ones with UPSTREAM_UNREACHABLE."""
-        await self._session.close()
+        self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for connection in list(self._open):
+            connection.abort()
+        await self._all_gone.wait()
 
-    def _timeout(self, timeout_s: float) -> aiohttp.ClientTimeout:
-        # aiohttp rounds timeouts over its threshold up to whole seconds; a deadline is exact.
-        return aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._connect_timeout_s, ceil_threshold=float("inf"))
+    async def _exchange(
+        self, place: _Place, head: bytes, body: bytes | None, deadline: float, *, again: bool
+    ) -> HttpReply:
+        connection = self._kept(place)
+        kept = connection is not None
+        if connection is None:
+            connection = await self._connect(place, deadline)
+        try:
+            reply = await connection.exchange(head, body, deadline)
+        except GatewayError as exc:
+            # The server had closed the connection just then. Only what changes nothing there is asked again.
+            if not (again and kept) or connection.answered or exc.cause is not Cause.UPSTREAM_LOST:
+                raise
+            connection = await self._connect(place, deadline)
+            reply = await connection.exchange(head, body, deadline)
+        if connection.reusable:
+            self._keep(place, connection)
+        return reply
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """The body; leaving early drops the connection, since the rest of the answer is still on it."""
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding.lower() != "identity":
-            raise bad_reply(self._server, "a content encoding that was not asked for")
-        size = response.content_length
-        if size is not None and size <= self._max_reply_bytes:
-            return await response.read()
-        parts: list[bytes] = []
-        left = self._max_reply_bytes if size is None else 0
-        async for part in response.content.iter_any():
-            left -= len(part)
-            if left < 0:
-                raise bad_reply(self._server, f"more than {self._max_reply_bytes} bytes")
-            parts.append(part)
-        return b"".join(parts)
+    async def _enter(self, deadline: float) -> None:
+        """Waits until fewer than the most requests are under way; raises DEADLINE."""
+        if not self._room.locked():
+            # Does not wait, so that no timer is needed.
+            await self._room.acquire()
+            return
+        with translated(self._server):
+            async with asyncio.timeout_at(deadline):
+                await self._room.acquire()
+
+    def _kept(self, place: _Place) -> HttpConnection | None:
+        """The connection that was used last, so that those not needed any more grow old."""
+        kept = self._idle.get(place.address)
+        while kept:
+            connection = kept.pop()
+            if connection.reusable:
+                return connection
+        return None
+
+    def _keep(self, place: _Place, connection: HttpConnection) -> None:
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.setdefault(place.address, deque()).append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_later(_KEEPALIVE_S, self._close_old)
+
+    def _close_old(self) -> None:
+        """Closes what has not been used for a while; runs as long as anything is kept."""
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - _KEEPALIVE_S
+        for kept in self._idle.values():
+            while kept and kept[0].idle_since <= oldest:
+                kept.popleft().abort()
+        waiting = [kept[0].idle_since for kept in self._idle.values() if kept]
+        self._sweep = loop.call_at(min(waiting) + _KEEPALIVE_S, self._close_old) if waiting else None
+
+    async def _connect(self, place: _Place, deadline: float) -> HttpConnection:
+        """A new connection; raises UPSTREAM_UNREACHABLE, and DEADLINE where that is the shorter time."""
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + self._connect_timeout_s
+        try:
+            async with asyncio.timeout_at(min(patience, deadline)):
+                _, connection = await loop.create_connection(
+                    self._connection, place.host, place.port, ssl=_tls() if place.secure else None
+                )
+        except OSError as exc:
+            if isinstance(exc, TimeoutError) and deadline <= patience:
+                raise too_late(self._server) from exc
+            raise unreachable(self._server) from exc
+        except UnicodeError as exc:
+            raise GatewayError(Cause.INTERNAL, f"'{place.host[:128]}' is no name of a host") from exc
+        if self._closed:
+            connection.abort()
+            raise lost(self._server)
+        if not connection.reusable:
+            # Ended, or spoken on, before anything was sent.
+            raise unreachable(self._server)
+        return connection
+
+    def _connection(self) -> HttpConnection:
+        return HttpConnection(
+            server=self._server, max_reply_bytes=self._max_reply_bytes, opened=self._opened, gone=self._gone
+        )
+
+    def _opened(self, connection: HttpConnection) -> None:
+        self._open.add(connection)
+        self._all_gone.clear()
+
+    def _gone(self, connection: HttpConnection) -> None:
+        self._open.discard(connection)
+        if not self._open:
+            self._all_gone.set()
+
+
+# RFC 9110, section 5.6.2.
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_COMMON = "Accept: */*\r\nAccept-Encoding: identity\r\nUser-Agent: twinserve\r\n"
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+@lru_cache(maxsize=1024)
+def _opened(method: str, url: str, content_type: str | None) -> tuple[_Place, bytes]:
+    """Where a request goes, and the part of its head that all such requests share."""
+    place = _place(url)
+    stated = "" if content_type is None else f"Content-Type: {content_type}\r\n"
+    head = f"{method} {place.target} HTTP/1.1\r\nHost: {place.authority}\r\n{_COMMON}{stated}"
+    return place, head.encode("latin-1")
+
+
+def _place(url: str) -> _Place:
+    """`url` taken apart; raises INTERNAL for what is none: the configuration's or our own mistake."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as exc:
+        raise _no_url(url) from exc
+    # Credentials in a URL would end up in logs; nothing here takes them.
+    clean = url.isascii() and url.isprintable() and " " not in url and parts.username is None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not clean:
+        raise _no_url(url)
+    secure = parts.scheme == "https"
+    target = parts.path or "/"
+    if parts.query:
+        target = f"{target}?{parts.query}"
+    return _Place(parts.hostname, port or (443 if secure else 80), secure, target, parts.netloc)
+
+
+def _no_url(url: str) -> GatewayError:
+    return GatewayError(Cause.INTERNAL, f"'{url[:128]}' is no URL of a model server")
+
+
+def _fields(headers: Mapping[str, str]) -> bytes:
+    """The headers' lines; raises INTERNAL for what would be more than one, without its value: it may be a secret."""
+    for name, value in headers.items():
+        if not (name + value).isascii() or not value.isprintable() or not _NAME.fullmatch(name):
+            raise GatewayError(Cause.INTERNAL, f"the value of header {name[:64]!r} cannot be sent")
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode("ascii")

@@ -67,5 +67,5 @@ class Null:
 def _zeros(spec: TensorSpec, rows: int) -> Tensor:
     # A variable dimension other than the first has no size that the request would tell; one is as good as any.
     shape = tuple(dim if dim != -1 else rows if axis == 0 else 1 for axis, dim in enumerate(spec.shape))
-    fill = b"" if spec.datatype == "BYTES" else 0
-    return Tensor(spec.name, spec.datatype, np.full(shape, fill, NUMPY_DTYPE[spec.datatype]))
+    dtype = NUMPY_DTYPE[spec.datatype]
+    return Tensor(spec.name, spec.datatype, np.full(shape, b"", dtype) if dtype.hasobject else np.zeros(shape, dtype))

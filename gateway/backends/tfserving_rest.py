@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -129,9 +130,7 @@ class TfServingRest:
             body=tfserving_json.encode_request(sent),
             content_type="application/json",
         )
-        body = _checked(reply).body
-        response = tfserving_json.decode_response(body, sent, outputs)
-        return replace(response, version=model.version, id=request.id)
+        return tfserving_json.decode_response(_checked(reply).body, sent, outputs)
 
     async def _refresh(self, model: str, timeout_s: float) -> _Known:
         versions = tfserving_json.decode_status((await self._get(_path(ModelSpec(model)), timeout_s)).body)
@@ -164,6 +163,7 @@ class TfServingRest:
         return _checked(await self._http.request("GET", self._base_url + path, timeout_s=timeout_s))
 
 
+@lru_cache(maxsize=1024)
 def _path(model: ModelSpec) -> str:
     """The path of a model, version or label; TensorFlow Serving decodes percent signs after matching."""
     path = f"/v1/models/{quote(model.name, safe='')}"

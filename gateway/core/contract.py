@@ -172,7 +172,8 @@ class ModelContract:
                 raise GatewayError(
                     Cause.INVALID_INPUT, f"model '{self.name}' has no output '{name[:64]}'; its outputs are {expected}"
                 )
-        return replace(request, inputs=tuple(by_name[spec.name] for spec in self.inputs))
+        inputs = tuple([by_name[spec.name] for spec in self.inputs])
+        return request if inputs == request.inputs else replace(request, inputs=inputs)
 
     def check_response(self, request: InferenceRequest, response: InferenceResponse) -> InferenceResponse:
         """The response with the wanted outputs in order; raises UPSTREAM_BAD_REPLY where it breaks the contract."""
@@ -197,7 +198,7 @@ class ModelContract:
             if self.finite == "required" and not all_finite(tensor):
                 raise _bad_reply(self.name, f"output '{name}' holds NaN or infinity")
             outputs.append(tensor)
-        return replace(response, outputs=tuple(outputs))
+        return response if tuple(outputs) == response.outputs else replace(response, outputs=tuple(outputs))
 
     def differences(self, metadata: ModelMetadata) -> list[str]:
         """Where a backend's own metadata disagrees with this contract, both sides named; empty where it agrees."""

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from uuid import uuid4
+from functools import lru_cache
+from random import getrandbits
+from types import TracebackType
+from typing import Self
 
 from gateway.codecs import oip_binary
 from gateway.codecs.selection import merge_selection
 from gateway.core.clock import Clock
 from gateway.core.context import CallContext
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse
+from gateway.core.messages import InferenceRequest, InferenceResponse, ServedBy
 from gateway.core.observer import Observer
 from gateway.dataplane import DataPlane
 from gateway.telemetry.logging import log_access
@@ -63,29 +65,31 @@ class Admission:
         self.in_flight = 0
         self.in_flight_bytes = 0
 
-    @contextmanager
-    def admit(self) -> Iterator[Ticket]:
-        """The stay of one request that is whole; raises OVERLOADED where the gateway is full."""
-        with self.receive() as ticket:
-            ticket.whole()
-            yield ticket
+    def admit(self) -> Ticket:
+        """For a `with` block, the stay of one request that is whole; entering raises OVERLOADED."""
+        return Ticket(self, arrived=True)
 
-    @contextmanager
-    def receive(self) -> Iterator[Ticket]:
-        """The stay of one request from its first byte, in flight from `Ticket.whole` on; raises OVERLOADED."""
+    def receive(self) -> Ticket:
+        """For a `with` block, the stay of one request from its first byte, in flight from `Ticket.whole` on.
+
+        Entering the block raises OVERLOADED.
+        """
+        return Ticket(self)
+
+    def arrive(self) -> None:
+        """Counts one request as arriving; raises OVERLOADED where the gateway is full."""
         self._check_in_flight()
         if self.arriving >= ARRIVING_PER_IN_FLIGHT * self._limits.in_flight:
             raise self._full(f"{self.arriving} requests are still arriving")
         self.arriving += 1
-        ticket = Ticket(self)
-        try:
-            yield ticket
-        finally:
-            if ticket.in_flight:
-                self.in_flight -= 1
-            else:
-                self.arriving -= 1
-            self.in_flight_bytes -= ticket.taken
+
+    def leave(self, ticket: Ticket) -> None:
+        """Ends the stay of one request."""
+        if ticket.in_flight:
+            self.in_flight -= 1
+        else:
+            self.arriving -= 1
+        self.in_flight_bytes -= ticket.taken
 
     def enter(self) -> None:
         """Counts one request as in flight that was arriving; raises OVERLOADED where the gateway is full."""
@@ -114,12 +118,24 @@ class Admission:
 class Ticket:
     """One admitted request's share of the bytes in flight, given back when its stay ends."""
 
-    __slots__ = ("_admission", "in_flight", "taken")
+    __slots__ = ("_admission", "_arrived", "in_flight", "taken")
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, *, arrived: bool = False) -> None:
         self._admission = admission
+        self._arrived = arrived
         self.in_flight = False
         self.taken = 0
+
+    def __enter__(self) -> Self:
+        self._admission.arrive()
+        if self._arrived:
+            self.whole()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admission.leave(self)
 
     def whole(self) -> None:
         """Counts the request as in flight, now that all of it has arrived; raises OVERLOADED where it does not fit."""
@@ -237,7 +253,8 @@ def failure(request_id: str, exc: Exception) -> GatewayError:
 
 def request_id_from(sent: str | None) -> str:
     """The client's own id if it is a sane one, else a fresh one."""
-    return sent if sent is not None and _SANE_ID.fullmatch(sent) else uuid4().hex
+    # No secret: an id need only be another one.
+    return sent if sent is not None and _SANE_ID.fullmatch(sent) else f"{getrandbits(128):032x}"
 
 
 def seconds_from_milliseconds(text: str) -> float:
@@ -252,6 +269,12 @@ def choose(selection: dict[str, str], name: str, value: str) -> None:
     field_name = SELECTION_HEADERS[name]
     if selection.setdefault(field_name, value) != value:
         raise GatewayError(Cause.INVALID_INPUT, f"{name} is sent twice with different values")
+
+
+@lru_cache(maxsize=1024)
+def served_by_header(served_by: ServedBy) -> str:
+    """The value of `x-served-by`, as headers and gRPC metadata may carry it; there are few of them."""
+    return header_text(served_by.header())
 
 
 def header_text(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gateway.core.backend import Handler
 from gateway.core.context import CallContext
-from gateway.core.messages import InferenceRequest, InferenceResponse
+from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
 from gateway.core.tensor import Tensor
 from gateway.routing.endpoint import Coalescing, Endpoint, Target
 from gateway.routing.table import Route
@@ -25,16 +25,19 @@ def upstream_call(endpoint: Endpoint, target: Target, route: Route) -> Handler:
 
     async def call(request: InferenceRequest, context: CallContext) -> InferenceResponse:
         version = request.model.version if request.model.version is not None else target.version
-        spec = replace(request.model, name=target.model, version=version)
-        sent = replace(
-            request,
-            model=spec,
-            inputs=renamed(request.inputs, theirs),
-            wanted=tuple(theirs.get(name, name) for name in request.wanted),
+        # Made by hand, since dataclasses.replace costs twice as much, for every request.
+        sent = InferenceRequest(
+            ModelSpec(target.model, version, request.model.label, request.model.signature_name),
+            renamed(request.inputs, theirs),
+            tuple([theirs.get(name, name) for name in request.wanted]),
+            request.parameters,
+            request.id,
+            request.selection,
         )
         response = await endpoint.backend.infer(sent, context)
-        contract = route.contract(request.model.signature_name)
-        return contract.check_response(request, replace(response, outputs=renamed(response.outputs, ours)))
+        if ours:
+            response = replace(response, outputs=renamed(response.outputs, ours))
+        return route.contract(request.model.signature_name).check_response(request, response)
 
     return call
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 from gateway.core.backend import Handler, compose
@@ -209,8 +209,17 @@ class Router:
         # TensorFlow Serving's REST answers do not name their version: it is then the newest one, by its own policy.
         stated = (response.version, request.model.version, *verdict.versions)
         version = next(number for number in stated if number is not None)
-        context.served_by = replace(context.served_by, version=version)
-        return replace(response, model=request.model.name, version=version, id=request.id, served_by=context.served_by)
+        # Both made by hand, since dataclasses.replace costs twice as much, for every request.
+        served_by = context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, version)
+        return InferenceResponse(
+            request.model.name,
+            version,
+            response.outputs,
+            response.parameters,
+            request.id,
+            served_by,
+            response.comparison,
+        )
 
     def _order(self, prepared: _Prepared, request: InferenceRequest, context: CallContext) -> list[_Path]:
         """The paths that the client's selection leaves, in the order of the route's policy."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from gateway.core.errors import Cause
+from gateway.telemetry.histogram import Histogram, Registry
 
 # From a null backend's tenths of a millisecond to the longest deadline that a client may ask for.
 SECONDS_BUCKETS = (
@@ -119,6 +121,9 @@ class PrometheusObserver:
         self._in_flight_bytes = Gauge(
             "gateway_requests_in_flight_bytes", "Bytes of the bodies of the requests in flight.", registry=registry
         )
+        # Finding a time series by its labels costs more than counting in it.
+        self._slots_busy = cache(self._busy.labels)
+        self._slots_queued = cache(self._queued.labels)
         self._seen: dict[str, tuple[str, str, str, str]] = {}
 
     def watch_in_flight(self, requests: Callable[[], float], size: Callable[[], float]) -> None:
@@ -150,8 +155,8 @@ class PrometheusObserver:
 
     def slots_changed(self, *, endpoint: str, busy: int, queued: int) -> None:
         """Shows how busy an endpoint is."""
-        self._busy.labels(endpoint).set(busy)
-        self._queued.labels(endpoint).set(queued)
+        self._slots_busy(endpoint).set(busy)
+        self._slots_queued(endpoint).set(queued)
 
     def queue_left(self, *, endpoint: str, model: str, seconds: float) -> None:
         """Counts one request's wait for a slot."""
@@ -189,7 +194,7 @@ class PrometheusObserver:
 
 def render(registry: CollectorRegistry) -> bytes:
     """The registry in Prometheus' text format, version 0.0.4 or newer."""
-    return generate_latest(registry)
+    return registry.text() if isinstance(registry, Registry) else generate_latest(registry)
 
 
 def _outcome(cause: Cause | None) -> str:

@@ -1,1 +1,1 @@
-"""Benchmarks: not collected by `make test`; `make bench-codecs` runs them."""
+"""Benchmarks: not collected by `make test`; `make bench-codecs` and `make bench-gateway` run them."""

@@ -134,6 +134,8 @@ def test_a_killed_server_is_a_clear_error_and_the_other_goes_on(artifacts: Path,
     with LocalStack(LaunchSettings(artifacts=tmp_path), Ports.free()) as running:
         victim = next(child for child in running.children if child.server.name == "torchserve")
         os.killpg(victim.pid, signal.SIGKILL)
+        # The gateway may notice before the process has wholly ended.
+        victim.process.wait(20)
         text = refusal(running, question)
         assert "endpoint 'ts' is unverified: does not answer" in text
         with pytest.raises(ServerDied, match="torchserve"):

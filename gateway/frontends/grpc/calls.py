@@ -11,7 +11,16 @@ from google.protobuf.message import DecodeError, Message
 
 from gateway.codecs.wire import MAX_FIELDS, check_counts
 from gateway.core.errors import Cause, GatewayError, capped
-from gateway.frontends.edge import SELECTION_HEADERS, Call, Edge, Ticket, choose, failure, header_text, request_id_from
+from gateway.frontends.edge import (
+    SELECTION_HEADERS,
+    Call,
+    Edge,
+    Ticket,
+    choose,
+    failure,
+    request_id_from,
+    served_by_header,
+)
 from gateway.frontends.grpc.errors import OIP
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -49,7 +58,7 @@ def trailing(call: Call) -> Trailing:
         ("server-timing", call.context.timings.server_timing()),
     )
     served_by = call.context.served_by
-    return metadata if served_by is None else (*metadata, ("x-served-by", header_text(served_by.header())))
+    return metadata if served_by is None else (*metadata, ("x-served-by", served_by_header(served_by)))
 
 
 async def outcome_of(

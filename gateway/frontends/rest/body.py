@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
 
 from starlette.types import Receive
 
@@ -21,15 +22,39 @@ LINGER_BYTES = 64 << 20
 SMALL_BODY_BYTES = 64 << 10
 
 
+# Where the server leaves the `Connection` of a request in its ASGI scope, if it has one.
+CONNECTION = "twinserve.connection"
+
+
+class Connection(Protocol):
+    """What the server knows of the request that its connection is busy with; ASGI alone would take a task to tell."""
+
+    @property
+    def arrived(self) -> bool:
+        """Whether all of the request's body is there."""
+        ...
+
+    def watch(self, gone: Callable[[], None] | None) -> None:
+        """Calls `gone` once when the client leaves, soon where it has left already; None ends that."""
+        ...
+
+
 class Body:
     """The body of one request, which may take at most `cap` bytes, of JSON or of whatever `kind` says."""
 
     def __init__(
-        self, receive: Receive, headers: Iterable[tuple[bytes, bytes]], *, cap: int, kind: str = "as JSON"
+        self,
+        receive: Receive,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        cap: int,
+        kind: str = "as JSON",
+        connection: Connection | None = None,
     ) -> None:
         self._receive = receive
         self._cap = cap
         self._kind = kind
+        self._connection = connection
         self._length = next((value for name, value in headers if name == b"content-length"), None)
         self.complete = False
 
@@ -49,6 +74,11 @@ class Body:
         """
         # No more than a check: room is for bytes that came, or promises alone would fill the gateway.
         ticket.check_room(self._declared())
+        if self._connection is not None and self._connection.arrived:
+            # Nothing to wait for, so that no timer is needed.
+            data = await self._collect(ticket)
+            ticket.whole()
+            return data
         limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
@@ -110,34 +140,52 @@ def _number(digits: bytes, limit: int) -> int:
     return int(significant) if len(significant) <= len(str(limit)) else limit + 1
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T], connection: Connection | None = None) -> T:
     """The result of `work`, which is cancelled when the client disconnects; then raises CLIENT_GONE.
 
-    Runs `work` in the current task: only the watch for the disconnect costs a task.
+    Runs `work` in the current task: only the watch for the disconnect costs one, where there is no `connection`.
     """
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine that runs has one
     gone = False
 
-    def cancel_work(watch: asyncio.Task[None]) -> None:
+    def leave() -> None:
         nonlocal gone
-        if not watch.cancelled():
-            # A broken receive is a broken connection; taking its exception keeps asyncio from reporting it.
-            watch.exception()
-            gone = True
-            task.cancel()
+        gone = True
+        task.cancel()
 
-    watch = asyncio.create_task(_disconnected(receive), name="watch for disconnect")
-    watch.add_done_callback(cancel_work)
     try:
-        return await work
+        if connection is None:
+            async with _watching(receive, leave):
+                return await work
+        connection.watch(leave)
+        try:
+            return await work
+        finally:
+            connection.watch(None)
     except asyncio.CancelledError:
         # Where somebody else cancelled too, as a server does that shuts down, theirs must go on.
         if gone and task.uncancel() == 0:
             raise GatewayError(Cause.CLIENT_GONE, "the client closed the connection before the answer") from None
         raise
+
+
+@asynccontextmanager
+async def _watching(receive: Receive, leave: Callable[[], None]) -> AsyncIterator[None]:
+    """Calls `leave` when `receive` tells of a disconnect inside the block."""
+
+    def ended(watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled():
+            # A broken receive is a broken connection; taking its exception keeps asyncio from reporting it.
+            watch.exception()
+            leave()
+
+    watch = asyncio.create_task(_disconnected(receive), name="watch for disconnect")
+    watch.add_done_callback(ended)
+    try:
+        yield
     finally:
-        watch.remove_done_callback(cancel_work)
+        watch.remove_done_callback(ended)
         watch.cancel()
 
 

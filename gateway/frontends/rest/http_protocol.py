@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from gateway.frontends.rest.body import LINGER_BYTES, LINGER_SECONDS
+from gateway.frontends.rest.body import CONNECTION, LINGER_BYTES, LINGER_SECONDS
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -30,6 +31,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     _running: RequestResponseCycle | None = None
     _clock: asyncio.TimerHandle | None = None
+    _gone: Callable[[], None] | None = None
     # Bytes since the request, or its body, last made progress.
     _framing = 0
     _head_open = False
@@ -43,9 +45,26 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._start_clock()
 
+    @property
+    def arrived(self) -> bool:
+        """Whether all of the running request's body is there, and nobody waits to be told to send it."""
+        running = self._running
+        return running is not None and not (running.more_body or running.waiting_for_100_continue)
+
+    def watch(self, gone: Callable[[], None] | None) -> None:
+        """Calls `gone` once when the client leaves, soon where it has left already; None ends that."""
+        self._gone = gone
+        if gone is None or self._running is None:
+            return
+        if self._running.disconnected:
+            self.loop.call_soon(self._tell_gone)
+        # Who does not read cannot see the client leave.
+        self.flow.resume_reading()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells every request that has no whole answer yet; the base class tells the latest only."""
         self._stop_clock()
+        self._tell_gone()
         waiting = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
         for cycle in waiting if self._running is None else [self._running, *waiting]:
@@ -112,8 +131,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         return False
 
+    def _tell_gone(self) -> None:
+        gone, self._gone = self._gone, None
+        if gone is not None:
+            gone()
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        cast("dict[str, Any]", cycle.scope)[CONNECTION] = self
         super()._start_asgi_task(cycle, app)
 
     def _feed(self, data: memoryview) -> int:

@@ -20,11 +20,11 @@ from gateway.frontends.edge import (
     Ticket,
     choose,
     failure,
-    header_text,
     seconds_from_milliseconds,
+    served_by_header,
 )
 from gateway.frontends.rest.answers import Answer, send_answer, send_error
-from gateway.frontends.rest.body import Body, while_connected
+from gateway.frontends.rest.body import CONNECTION, Body, while_connected
 from gateway.frontends.rest.errors import PREDICT_SHAPE, ErrorShape
 from gateway.frontends.rest.middleware import REQUEST_ID
 
@@ -127,7 +127,8 @@ class InferenceEndpoint:
     def _body(self, scope: Scope, receive: Receive) -> Body:
         """The request's body: all of it is JSON."""
         limits = self._edge.limits
-        return Body(receive, scope["headers"], cap=min(limits.json_bytes, limits.body_bytes))
+        cap = min(limits.json_bytes, limits.body_bytes)
+        return Body(receive, scope["headers"], cap=cap, connection=scope.get(CONNECTION))
 
     def _translate(self, headers: RequestHeaders) -> Translate:
         """How a request with these headers is decoded, and its answer encoded; raises what is wrong with them."""
@@ -163,7 +164,8 @@ class InferenceEndpoint:
         timings = call.context.timings
         with timings.phase("decode"):
             request, encode = translate(data, scope["path_params"], self._edge.data_plane.contract)
-        response = await while_connected(receive, self._edge.infer(call, request, headers.selection))
+        work = self._edge.infer(call, request, headers.selection)
+        response = await while_connected(receive, work, scope.get(CONNECTION))
         with timings.phase("encode"):
             return encode(response)
 
@@ -210,5 +212,5 @@ def _telling(call: Call) -> list[tuple[bytes, bytes]]:
     """The headers of every inference answer: its times, and who gave it, or failed to, where one was asked."""
     headers = [(b"server-timing", call.context.timings.server_timing().encode())]
     if call.context.served_by is not None:
-        headers.append((b"x-served-by", header_text(call.context.served_by.header()).encode()))
+        headers.append((b"x-served-by", served_by_header(call.context.served_by).encode()))
     return headers

@@ -56,7 +56,8 @@ class Identity:
                 raise GatewayError(Cause.CLIENT_GONE, "the client closed the connection before its answer") from exc
 
         try:
-            if any(mark in scope.get("raw_path", b"").lower() for mark in _ENCODED):
+            path = scope.get("raw_path", b"")
+            if b"%" in path and any(mark in path.lower() for mark in _ENCODED):
                 # The server decoded the path: what was one name would be routed as several.
                 self._refused(scope["path"], request_id, Cause.ROUTE_NOT_FOUND)
                 raise GatewayError(Cause.ROUTE_NOT_FOUND, "there is no such path")

@@ -12,7 +12,7 @@ from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.frontends.edge import Edge
 from gateway.frontends.rest.answers import Answer
-from gateway.frontends.rest.body import Body
+from gateway.frontends.rest.body import CONNECTION, Body
 from gateway.frontends.rest.errors import OCTETS, OIP_SHAPE
 from gateway.frontends.rest.inference import (
     Door,
@@ -43,7 +43,13 @@ class OipEndpoint(InferenceEndpoint):
 
     def _body(self, scope: Scope, receive: Receive) -> Body:
         if any(name == _LENGTH for name, _ in scope["headers"]):
-            return Body(receive, scope["headers"], cap=self._edge.limits.body_bytes, kind="with binary data")
+            return Body(
+                receive,
+                scope["headers"],
+                cap=self._edge.limits.body_bytes,
+                kind="with binary data",
+                connection=scope.get(CONNECTION),
+            )
         return super()._body(scope, receive)
 
     def _translate(self, headers: RequestHeaders) -> Translate:

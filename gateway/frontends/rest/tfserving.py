@@ -20,7 +20,7 @@ from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, ModelSpec
 from gateway.frontends.edge import Call, Edge, Ticket, failure, header_text, seconds_from_milliseconds
 from gateway.frontends.rest.answers import Answer, send_answer, send_error
-from gateway.frontends.rest.body import Body, while_connected
+from gateway.frontends.rest.body import CONNECTION, Body, while_connected
 from gateway.frontends.rest.errors import JSON, TFSERVING_SHAPE, ErrorShape, tfserving_error
 from gateway.frontends.rest.inference import Door, InferenceEndpoint, RequestHeaders
 from gateway.frontends.rest.middleware import REQUEST_ID
@@ -71,7 +71,8 @@ class TfServingPredict(InferenceEndpoint):
             spec = chosen_version(plane, model_spec(scope["path_params"], asked.signature_name))
             check_servable(plane, spec, _NO_SIGNATURE)
             request = InferenceRequest(spec, asked.tensors(plane.contract(spec.name, spec.signature_name)))
-        response = await while_connected(receive, self._edge.infer(call, request, headers.selection))
+        work = self._edge.infer(call, request, headers.selection)
+        response = await while_connected(receive, work, scope.get(CONNECTION))
         with timings.phase("encode"):
             return Answer(tfserving_json_in.encode_response(response, row=asked.row))
 

@@ -45,3 +45,23 @@ async def test_a_timeout_of_another_is_not_taken_for_the_deadline() -> None:
 
     with pytest.raises(TimeoutError):
         await deadline(SystemClock())(times_out)(request(), context())
+
+
+async def test_a_cancel_of_another_at_the_deadline_goes_on() -> None:
+    """Whoever cancelled waits for the task to end so."""
+    waiting = asyncio.Event()
+
+    async def forever(_: InferenceRequest, __: CallContext) -> InferenceResponse:
+        waiting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            task.cancel()
+        raise AssertionError
+
+    clock = FakeClock()
+    handler = deadline(clock)(forever)
+    task = asyncio.create_task(handler(request(), context(clock.now() + 0.01)))  # type: ignore[arg-type]
+    await waiting.wait()
+    with pytest.raises(asyncio.CancelledError):
+        await task

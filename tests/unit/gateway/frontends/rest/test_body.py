@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 from starlette.types import Message
@@ -174,6 +174,48 @@ async def test_a_broken_connection_is_a_client_that_left() -> None:
     with pytest.raises(GatewayError) as gone:
         await while_connected(receive, asyncio.Event().wait())
     assert gone.value.cause is Cause.CLIENT_GONE
+
+
+class Knowing:
+    """A connection that knows by itself whether the body is there, and when its client leaves."""
+
+    def __init__(self, *, arrived: bool = True) -> None:
+        self.arrived = arrived
+        self.gone: Callable[[], None] | None = None
+
+    def watch(self, gone: Callable[[], None] | None) -> None:
+        self.gone = gone
+
+
+async def test_a_connection_that_knows_its_client_needs_no_task_to_watch() -> None:
+    """It tells of the client's leaving, which ends the work, and is asked only as long as the work goes on."""
+    connection = Knowing()
+
+    async def work() -> None:
+        assert {task.get_name() for task in asyncio.all_tasks()}.isdisjoint({"watch for disconnect"})
+        assert connection.gone is not None
+        connection.gone()
+        await asyncio.Event().wait()
+
+    with pytest.raises(GatewayError) as gone:
+        await while_connected(receiving([]), work(), connection)
+    assert gone.value.cause is Cause.CLIENT_GONE
+    assert connection.gone is None
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_a_body_that_has_arrived_is_bounded_as_any_other(arrived: bool) -> None:
+    """Only the timer is left out."""
+
+    def known(size: int) -> Body:
+        return Body(receiving([chunk(b"a" * size)]), [], cap=CAP, connection=Knowing(arrived=arrived))
+
+    assert await read(known(CAP)) == b"a" * CAP
+    assert await refusal(known(CAP + 1)) is Cause.TOO_LARGE
+    assert await refusal(known(CAP), room=CAP - 1) is Cause.OVERLOADED
 
 
 async def test_somebody_elses_cancel_stays_a_cancel() -> None:

@@ -1,0 +1,245 @@
+"""One HTTP/1.1 connection to a model server: one request at a time, one whole reply, every size bounded.
+
+It knows no more of HTTP than model servers need: a request with its length announced; a reply whose body has a length,
+comes in chunks or ends with the connection (RFC 9112, section 6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import httptools
+
+from gateway.backends.errors import bad_reply, lost, too_late
+from gateway.core.errors import GatewayError
+
+# The parser has no limits of its own: this much may come that is no body, between two parts of the body too.
+MAX_FRAMING_BYTES = 256 << 10
+# Model servers send a dozen; each costs many times its bytes.
+MAX_HEADERS = 256
+_IDENTITY = b"identity"
+_CHUNKED = b"chunked"
+
+
+class Headers(Mapping[str, str]):
+    """A reply's headers, looked up whatever their case; the first of a name counts."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
+        self._raw = raw
+
+    def __getitem__(self, key: str) -> str:
+        wanted = key.lower().encode("latin-1")
+        for name, value in self._raw:
+            if name.lower() == wanted:
+                return value.decode("latin-1").strip()
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name.lower().decode("latin-1") for name, _ in self._raw))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpReply:
+    """A complete HTTP answer; `headers` ignores case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> bool:
+        """Whether the answer calls itself JSON."""
+        return "json" in self.headers.get("Content-Type", "")
+
+
+class HttpConnection(asyncio.Protocol):
+    """The client's end of one connection. `opened` is told once it is there, `gone` once it is closed by either side.
+
+    A reply of more than `max_reply_bytes`, one that is compressed, and what is no HTTP end the connection, since the
+    rest of the reply would still be on it.
+    """
+
+    def __init__(
+        self,
+        *,
+        server: str,
+        max_reply_bytes: int,
+        opened: Callable[[HttpConnection], None],
+        gone: Callable[[HttpConnection], None],
+    ) -> None:
+        self._server = server
+        self._max_reply_bytes = max_reply_bytes
+        self._opened = opened
+        self._gone = gone
+        self._transport: asyncio.Transport
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[HttpReply] | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._fields = Headers(self._headers)
+        self._body: bytes | bytearray = b""
+        self._framing = 0
+        # A body without a length and without chunks ends with the connection.
+        self._until_close = False
+        self.answered = False
+        self.idle_since = 0.0
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the next request may go this way."""
+        return not self._transport.is_closing()
+
+    async def exchange(self, head: bytes, body: bytes | None, deadline: float) -> HttpReply:
+        """The reply to one request; raises UPSTREAM_LOST, UPSTREAM_BAD_REPLY, and DEADLINE at that time of the loop.
+
+        However it fails, or is cancelled, the connection ends. Only for one that is `reusable`: nobody would tell of
+        the end of one that has ended.
+        """
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[HttpReply] = loop.create_future()
+        self._waiter = waiter
+        timer = loop.call_at(deadline, self._expire)
+        self.answered = False
+        self._framing = 0
+        if body is None:
+            self._transport.write(head)
+        elif len(body) <= 65536:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+        try:
+            return await waiter
+        except BaseException:
+            self._transport.abort()
+            raise
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def abort(self) -> None:
+        """Ends the connection at once; a call on it fails with UPSTREAM_LOST."""
+        self._fail(lost(self._server))
+        self._transport.abort()
+
+    # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called once."""
+        self._transport = transport  # type: ignore[assignment]
+        self._opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser; what comes unasked ends the connection."""
+        if self._waiter is None or self._waiter.done():
+            self._transport.abort()
+            return
+        self.answered = True
+        self._framing += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fail(bad_reply(self._server, "it is no HTTP/1.1"))
+            # Also where the reply was whole, and this came behind it: the parser is of no more use.
+            self._transport.abort()
+        if self._framing > MAX_FRAMING_BYTES:
+            self._fail(bad_reply(self._server, f"more than {MAX_FRAMING_BYTES} bytes that are no body"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends the reply that ends so, and fails any other."""
+        if exc is None and self._until_close:
+            self._finish()
+        self._fail(lost(self._server, exc or ConnectionError("the server closed the connection")))
+        self._gone(self)
+
+    # -- httptools ----------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A reply starts; one that comes right behind the one asked for would be the next request's."""
+        if self._waiter is None or self._waiter.done():
+            self._transport.abort()
+        self._headers = []
+        self._fields = Headers(self._headers)
+        self._body = b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, or one trailer, of which none is kept."""
+        self._headers.append((name, value))
+        if len(self._headers) > MAX_HEADERS:
+            self._fail(bad_reply(self._server, f"more than {MAX_HEADERS} headers"))
+            # Stops the parser, which may still have many to tell.
+            raise ValueError
+
+    def on_headers_complete(self) -> None:
+        """Refuses what is too large or compressed before any of it is kept.
+
+        The parser has refused lengths that are none, two of them, and a length beside chunks: what ends a reply must
+        not be a matter of opinion (RFC 9112, section 6.3).
+        """
+        if self._parser.get_status_code() < 200:
+            # An interim reply has no body, and its end is not that of the connection. Their number is bounded, too.
+            return
+        self._framing = 0
+        length: int | None = None
+        chunked = False
+        for name, value in self._headers:
+            size = len(name)
+            if size == 14 and name.lower() == b"content-length":
+                length = int(value)
+            elif size == 17 and name.lower() == b"transfer-encoding":
+                if chunked or value.strip().lower() != _CHUNKED:
+                    self._fail(bad_reply(self._server, "a transfer encoding that was not asked for"))
+                chunked = True
+            elif size == 16 and name.lower() == b"content-encoding" and value.strip().lower() != _IDENTITY:
+                self._fail(bad_reply(self._server, "a content encoding that was not asked for"))
+        if length is not None and length > self._max_reply_bytes:
+            self._fail(self._too_large())
+        self._until_close = length is None and not chunked
+        # Trailers go where nobody looks: what is the body's must not pass for the reply's.
+        self._headers = []
+
+    def on_body(self, data: bytes) -> None:
+        """Keeps one part of the body. An object for each would be many times the cap where parts are tiny."""
+        self._framing = 0
+        if len(self._body) + len(data) > self._max_reply_bytes:
+            self._fail(self._too_large())
+        elif not self._body:
+            self._body = data
+        elif isinstance(self._body, bytearray):
+            self._body += data
+        else:
+            self._body = bytearray(self._body) + data
+
+    def on_message_complete(self) -> None:
+        """The reply is whole, unless it was but an interim one (RFC 9110, section 15.2)."""
+        if self._parser.get_status_code() >= 200:
+            self._finish()
+
+    def _expire(self) -> None:
+        self._fail(too_late(self._server))
+
+    def _finish(self) -> None:
+        self._until_close = False
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        # bytes() of bytes is the same object.
+        waiter.set_result(HttpReply(self._parser.get_status_code(), self._fields, bytes(self._body)))
+        self._body = b""
+        # A server may answer before it has read everything: the rest of the request is then in the way of the next. An
+        # orderly close would wait until it has been read, which a server that has its answer out may never do.
+        if not self._parser.should_keep_alive() or self._transport.get_write_buffer_size():
+            self._transport.abort()
+
+    def _fail(self, error: GatewayError) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
+            self._transport.abort()
+
+    def _too_large(self) -> GatewayError:
+        return bad_reply(self._server, f"more than {self._max_reply_bytes} bytes")

@@ -19,6 +19,8 @@ SERVER = "the OIP server"
 BINARY = "binary_tensor_data"
 UNVERSIONED = 1
 
+# Versions of one model that are known, its newest: each is asked whether it is ready.
+MAX_VERSIONS = 256
 # What a dimension may be at most, in the protocol's own int64.
 _MAX_DIM = 2**63 - 1
 
@@ -81,9 +83,11 @@ def served_model(
         number = version_of(spelling)
         if number is not None:
             spellings.setdefault(number, spelling)
-    numbers = tuple(sorted(spellings, reverse=True)) or (UNVERSIONED,)
+    newest = sorted(spellings, reverse=True)[:MAX_VERSIONS]
+    numbers = tuple(newest) or (UNVERSIONED,)
     described = inputs and outputs
-    return ServedModel(spellings, ModelMetadata(name, numbers, platform, inputs, outputs) if described else None)
+    known = {number: spellings[number] for number in newest}
+    return ServedModel(known, ModelMetadata(name, numbers, platform, inputs, outputs) if described else None)
 
 
 def _check(spec: TensorSpec) -> None:

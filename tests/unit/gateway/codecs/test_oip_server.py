@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.codecs import oip_json, oip_json_client, oip_proto, oip_proto_client
-from gateway.codecs.oip_server import served_model, version_of
+from gateway.codecs.oip_server import MAX_VERSIONS, served_model, version_of
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelMetadata, TensorSpec
 from tests.unit.gateway.codecs.tensors import SPECS, WORDS, cause_of, untimed
@@ -30,6 +30,14 @@ def test_a_models_versions_keep_their_spelling() -> None:
     assert model.versions == {1: "1.0", 12: "12"}
     assert model.metadata is not None
     assert model.metadata.versions == (12, 1)
+
+
+def test_only_so_many_versions_of_a_model_are_known() -> None:
+    """The newest, since each costs a question at every check."""
+    model = served_model("m", map(str, range(2 * MAX_VERSIONS)), "", X, X)
+    assert sorted(model.versions) == list(range(MAX_VERSIONS, 2 * MAX_VERSIONS))
+    assert model.metadata is not None
+    assert len(model.metadata.versions) == MAX_VERSIONS
 
 
 def test_a_model_without_whole_numbers_is_version_1() -> None:

@@ -297,15 +297,20 @@ def load(path: Path | None, flags: Mapping[str, Mapping[str, Any]] | None = None
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise SettingsError(
             f"{path}: {exc.strerror}; --config names another file, docs/configuration.md describes it"
         ) from exc
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        # Beside what the parser itself finds: no UTF-8, a date or number that is none, lists without end.
         raise SettingsError(f"{path}: not YAML: {exc}") from exc
     if not isinstance(document, dict):
         raise SettingsError(f"{path}: expected a mapping with `endpoints` and `models`")
+    # A name that is no text is no argument, and pydantic's own arguments begin with an underscore.
+    odd = [key for key in document if not isinstance(key, str) or key.startswith("_")]
+    if odd:
+        raise SettingsError(f"{path}: there is no field '{odd[0]}'; docs/configuration.md has all of them")
     _anchor_paths(document, path.parent)
     return document
 

@@ -180,7 +180,7 @@ def _parsed(text: bytes) -> dict[str, _Key]:
     """The keys by their kind; raises ValueError, whose text has nothing of the file's content."""
     try:
         document: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("not JSON; expected TorchServe's key_file.json") from None
     keys = {}
     for kind in ("inference", "management"):

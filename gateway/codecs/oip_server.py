@@ -9,12 +9,20 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from gateway.codecs.fields import shown
+from gateway.codecs.replies import bad_reply
 from gateway.core.messages import ModelMetadata, TensorSpec
+from gateway.core.tensor import DATATYPES, MAX_RANK
 
 SERVER = "the OIP server"
 # The extension of `GET /v2` by which tensors may follow the JSON as raw bytes.
 BINARY = "binary_tensor_data"
 UNVERSIONED = 1
+
+# Versions of one model that are known, its newest: each is asked whether it is ready.
+MAX_VERSIONS = 256
+# What a dimension may be at most, in the protocol's own int64.
+_MAX_DIM = 2**63 - 1
 
 # States of a model that cannot answer, nor will soon (Triton's extension_model_repository.md).
 _GONE = frozenset({"UNAVAILABLE", "UNLOADING"})
@@ -64,12 +72,29 @@ def served_model(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
 ) -> ServedModel:
-    """A model by its metadata; a custom runtime may describe no tensors, or one side only."""
+    """A model by its metadata; a custom runtime may describe no tensors, or one side only.
+
+    Raises UPSTREAM_BAD_REPLY for a tensor that no request could have.
+    """
+    for spec in (*inputs, *outputs):
+        _check(spec)
     spellings: dict[int, str] = {}
     for spelling in versions:
         number = version_of(spelling)
         if number is not None:
             spellings.setdefault(number, spelling)
-    numbers = tuple(sorted(spellings, reverse=True)) or (UNVERSIONED,)
+    newest = sorted(spellings, reverse=True)[:MAX_VERSIONS]
+    numbers = tuple(newest) or (UNVERSIONED,)
     described = inputs and outputs
-    return ServedModel(spellings, ModelMetadata(name, numbers, platform, inputs, outputs) if described else None)
+    known = {number: spellings[number] for number in newest}
+    return ServedModel(known, ModelMetadata(name, numbers, platform, inputs, outputs) if described else None)
+
+
+def _check(spec: TensorSpec) -> None:
+    what = f"it describes tensor '{shown(spec.name)}' with"
+    if spec.datatype not in DATATYPES:
+        raise bad_reply(SERVER, f"{what} the datatype '{shown(spec.datatype)}', which the protocol does not have")
+    if len(spec.shape) > MAX_RANK:
+        raise bad_reply(SERVER, f"{what} {len(spec.shape)} dimensions; at most {MAX_RANK} are supported")
+    if any(dim > _MAX_DIM for dim in spec.shape):
+        raise bad_reply(SERVER, f"{what} a dimension beyond 64 bits")

@@ -94,7 +94,7 @@ class ModelContract:
         """Reads `contract.json`; raises ContractError naming `source` and the field at fault."""
         try:
             document = json.loads(text)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise ContractError(f"{source}: not JSON: {exc}") from exc
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ContractError(f"{source}: expected an object with schema {SCHEMA}")
@@ -114,7 +114,7 @@ class ModelContract:
             )
         except KeyError as exc:
             raise ContractError(f"{source}: field {exc} is missing") from exc
-        except (TypeError, ValueError) as exc:
+        except (TypeError, ValueError, OverflowError) as exc:
             raise ContractError(f"{source}: {exc}") from exc
         if contract.finite not in ("required", "allowed"):
             raise ContractError(f"{source}: finite is '{contract.finite}'; expected 'required' or 'allowed'")

@@ -95,9 +95,10 @@ class Discovery:
     def seek(self, model: str) -> tuple[str, ...]:
         """The endpoints that are asked, at their next check, for a model that a client wants and nobody listed.
 
-        Not those of which the configuration says what they are for.
+        Not those of which the configuration says what they are for, and not for a name that a server could take for
+        more of a path than a name: many decode a path before they route it.
         """
-        if not _usable(model) or not self._wanted.want(model, sorted(self._unlisting)):
+        if not _usable(model) or _path_like(model) or not self._wanted.want(model, sorted(self._unlisting)):
             return ()
         return tuple(name for name in sorted(self._unlisting) if model in self._wanted.names(name))
 
@@ -267,3 +268,7 @@ def _sort(name: str, made: Route | str, routes: dict[str, Route], unrouted: dict
 def _usable(name: str) -> bool:
     # A name becomes part of paths, of metrics and of log lines.
     return 0 < len(name) <= MAX_SHOWN_NAME and name.isprintable()
+
+
+def _path_like(name: str) -> bool:
+    return name in (".", "..") or "/" in name or "\\" in name

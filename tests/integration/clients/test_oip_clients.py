@@ -33,7 +33,8 @@ def test_triton_learns_of_server_and_models(world: World, program: str, stack: s
         (tensor,) = told[name]["inputs"]
         assert (tensor["name"], tensor["datatype"]) == ("image", "FP32")
         assert [int(size) for size in tensor["shape"]] == [-1, 8, 8, 1]
-    (entry,) = told["index"]["models"] if program == "triton_grpc" else told["index"]
+    index = told["index"]["models"] if program == "triton_grpc" else told["index"]
+    (entry,) = [entry for entry in index if entry["name"] == MODEL]
     assert (entry["name"], entry["version"], entry["state"]) == (MODEL, "1", "READY")
 
 

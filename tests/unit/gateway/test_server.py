@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from typing import Any
 
 import pytest
 
 from gateway.codecs.torchserve_payloads import Foreign, Framed
 from gateway.core.messages import TensorSpec
-from gateway.server import handlers_of
+from gateway.server import handlers_of, listening
 from gateway.settings import Settings, SettingsError
 from tests.builders import contract, request
 
@@ -69,3 +71,18 @@ def test_the_same_handler_may_serve_two_models() -> None:
     """Described the same way twice, or in the frame that names its tensors itself."""
     assert len(handlers({"payload": "json"}, {"payload": "json"})) == 1
     assert len(handlers({"names": {"x": "image"}}, {})) == 1
+
+
+async def test_answers_are_not_held_back_on_a_connection() -> None:
+    """Whatever the event loop, TCP sends each part of an answer at once."""
+    accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def look(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    with listening("127.0.0.1", 0) as listener:
+        async with await asyncio.start_server(look, sock=listener):
+            _, client = await asyncio.open_connection(*listener.getsockname())
+            assert await accepted != 0
+            client.close()

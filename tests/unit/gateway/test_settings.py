@@ -55,7 +55,11 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     ("text", "expected"),
     [
         ("endpoints: [", "not YAML"),
+        ("[" * 5000, "not YAML"),
+        ("endpoints: 2026-13-01", "not YAML: month must be in 1..12"),
         ("just text", "expected a mapping"),
+        ("1: {}", "there is no field '1'"),
+        ("_cli_parse_args: [--help]", "there is no field '_cli_parse_args'"),
         ("models: {}", "endpoints: Field required"),
         (GOOD.replace("slots: 2", "slotz: 2"), r"endpoints.ts.slotz: Extra inputs are not permitted"),
         (GOOD.replace("slots: 2", "slots: 0"), r"endpoints.ts.slots: Input should be greater than 0"),
@@ -101,6 +105,14 @@ def test_a_target_speaks_as_its_endpoint_unless_it_says_otherwise(tmp_path: Path
     assert (own.payload, own.template, own.grpc_key) == ("json", {"data": "$rows"}, "data")
     raw = target.model_copy(update={"payload": "raw"}).handler_on(endpoint)
     assert raw.handler_fields() == {"payload": "raw"}
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    """Such as an archive, given by mistake."""
+    path = tmp_path / "model.mar"
+    path.write_bytes(b"PK\x03\x04\xff")
+    with pytest.raises(SettingsError, match=r"model.mar: not YAML"):
+        load(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ async def test_a_key_that_the_file_still_has_is_an_error(path: Path, caplog: pyt
     [
         (None, "No such file or directory"),
         ("", "not JSON; expected TorchServe's key_file.json"),
+        ("[" * 60_000, "not JSON; expected TorchServe's key_file.json"),
         ("[]", "it has no 'inference' with a 'key'"),
         ('{"inference": {"key": "inf-1"}}', "it has no 'management' with a 'key'"),
         ('{"inference": {"key": "a\\r\\nX: y"}, "management": {"key": "b"}}', "it has no 'inference' with a 'key'"),

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.codecs import oip_json, oip_json_client, oip_proto, oip_proto_client
-from gateway.codecs.oip_server import served_model, version_of
-from gateway.core.errors import Cause
+from gateway.codecs.oip_server import MAX_VERSIONS, served_model, version_of
+from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelMetadata, TensorSpec
 from tests.unit.gateway.codecs.tensors import SPECS, WORDS, cause_of, untimed
 
@@ -32,6 +32,14 @@ def test_a_models_versions_keep_their_spelling() -> None:
     assert model.metadata.versions == (12, 1)
 
 
+def test_only_so_many_versions_of_a_model_are_known() -> None:
+    """The newest, since each costs a question at every check."""
+    model = served_model("m", map(str, range(2 * MAX_VERSIONS)), "", X, X)
+    assert sorted(model.versions) == list(range(MAX_VERSIONS, 2 * MAX_VERSIONS))
+    assert model.metadata is not None
+    assert len(model.metadata.versions) == MAX_VERSIONS
+
+
 def test_a_model_without_whole_numbers_is_version_1() -> None:
     """A model that lists none, or only names, has one version."""
     for listed in ([], ["blue"]):
@@ -39,6 +47,22 @@ def test_a_model_without_whole_numbers_is_version_1() -> None:
         assert not model.versions
         assert model.metadata is not None
         assert model.metadata.versions == (1,)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        (TensorSpec("x", "COMPLEX64", (-1,)), "tensor 'x' with the datatype 'COMPLEX64'"),
+        (TensorSpec("x", "FP32", (-1,) * 33), "tensor 'x' with 33 dimensions; at most 32"),
+        (TensorSpec("x", "FP32", (-1, 2**63)), "tensor 'x' with a dimension beyond 64 bits"),
+    ],
+)
+def test_a_tensor_that_no_request_could_have_is_told_by_name(spec: TensorSpec, told: str) -> None:
+    """Its model cannot be answered, and the reason is its server's."""
+    for inputs, outputs in ((X, (spec,)), ((spec,), X)):
+        with pytest.raises(GatewayError, match=told) as caught:
+            served_model("m", ["1"], "", inputs, outputs)
+        assert caught.value.cause is Cause.UPSTREAM_BAD_REPLY
 
 
 def test_a_model_that_describes_no_tensors_has_no_metadata() -> None:

@@ -24,6 +24,8 @@ def test_a_contract_survives_its_file() -> None:
     ("text", "expected"),
     [
         ("{", "not JSON"),
+        ("[" * 50_000, "not JSON"),
+        ('{"schema": 1, "name": "m", "version": 1e400}', "infinity"),
         ("[]", "schema 1"),
         ('{"schema": 2}', "schema 1"),
         ('{"schema": 1, "name": "m", "version": 1, "outputs": []}', "'inputs' is missing"),

@@ -153,6 +153,16 @@ def test_an_endpoint_that_cannot_list_is_asked_about_names_from_elsewhere_and_fr
     assert discovery.seek("another") == ()
 
 
+@pytest.mark.parametrize("name", [".", "..", "m/versions/1", "m/../n", "..\\m", "m/"])
+def test_what_a_server_could_take_for_a_path_is_not_looked_for(name: str) -> None:
+    """Servers that decode before they route would know a model by as many names as clients think of."""
+    discovery = Discovery(Plan({}, {"a": None}))
+    assert discovery.to_ask("a", None) == ()
+    assert discovery.seek("m") == ("a",)
+    assert discovery.seek(name) == ()
+    assert discovery.to_ask("a", None) == ("m",)
+
+
 def test_an_endpoint_whose_models_are_listed_is_not_asked_for_others_that_clients_want() -> None:
     """Its configuration says what it is for; an unknown model is unknown at once."""
     discovery = Discovery(Plan({"m": Listed(contract("m"), (Target("a", "m"),))}, {"a": None}))

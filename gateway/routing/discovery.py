@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gateway.core.backend import ModelState
@@ -83,6 +83,21 @@ class Discovery:
         self._unlisting: set[str] = set()
         self._names: set[str] = set()
         self._full: set[str] = set()
+
+    def renewed(self, plan: Plan, kept: Collection[str]) -> Discovery:
+        """The same for another plan: what the `kept` endpoints were heard to have is known to it too."""
+        other = Discovery(plan)
+        other._wanted = self._wanted
+        other._names = set(self._names)
+        other._full = self._full.intersection(kept)
+        other._unlisting = {name for name in self._unlisting.intersection(kept) if other.depends(name)}
+        other._states = {key: state for key, state in self._states.items() if key[0] in kept}
+        other._refusals = {name: dict(texts) for name, texts in self._refusals.items() if name in kept}
+        for name, taken in self._taken.items():
+            if name in kept:
+                configured = plan.take.get(name)
+                other._taken[name] = other._take(name, taken) if configured is None else configured
+        return other
 
     def asks_for_list(self, endpoint: str) -> bool:
         """Whether all models of an endpoint are to be taken, so that it has to list them."""

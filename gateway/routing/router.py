@@ -23,6 +23,7 @@ from gateway.routing.policies import Candidate, Policy, policy
 from gateway.routing.retry import RetryBudget, retryable
 from gateway.routing.selection import eligible
 from gateway.routing.table import Route, RouteTable, Traffic
+from gateway.routing.under_way import UnderWay
 
 # Policies whose order is the listed one: a request's stack is the first target's, fit or not.
 LISTED_ORDER = frozenset({"failover", "pinned", "compare"})
@@ -72,18 +73,31 @@ class Router:
         self._random = random or Random()  # noqa: S311
         self._table = RouteTable({})
         self._prepared: dict[str, _Prepared] = {}
+        self._under_way = UnderWay()
         self._retired: list[Mirror] = []
         self.kept_headers: frozenset[str] = frozenset()
         """The headers, in lower case, that some route holds on to; front ends keep them in the call's context."""
         self.replace(table)
 
-    def replace(self, table: RouteTable, endpoints: Mapping[str, Endpoint] | None = None) -> None:
-        """From now on requests are routed by this table, and health follows it; those under way end by the old one."""
+    def replace(
+        self,
+        table: RouteTable,
+        endpoints: Mapping[str, Endpoint] | None = None,
+        health: HealthMonitor | None = None,
+    ) -> None:
+        """From now on requests are routed by this table, and health follows it; those under way end by the old one.
+
+        With `endpoints`, to these, by what `health` says of them; `under_way` then counts anew.
+        """
         if endpoints is not None:
             self._endpoints = dict(endpoints)
+            self._under_way = UnderWay()
+        if health is not None:
+            self._health = health
         before = self._prepared
         self._prepared = {name: self._prepare(name, route, before.get(name)) for name, route in table.routes.items()}
         kept = {id(prepared.mirror) for prepared in self._prepared.values()}
+        self._retired = [mirror for mirror in self._retired if mirror.busy]
         self._retired += [item.mirror for item in before.values() if item.mirror and id(item.mirror) not in kept]
         self._table = table
         headers = (route.traffic.sticky_header for route in table.routes.values())
@@ -91,6 +105,16 @@ class Router:
         for endpoint in self._endpoints.values():
             endpoint.surroundings.keep(table.routes.keys())
         self._health.follow(table)
+
+    @property
+    def under_way(self) -> UnderWay:
+        """The requests that were started on the endpoints of now."""
+        return self._under_way
+
+    @property
+    def health(self) -> HealthMonitor:
+        """What says which endpoints are fit."""
+        return self._health
 
     @property
     def table(self) -> RouteTable:
@@ -150,13 +174,18 @@ class Router:
         route = self.route(request.model.name)
         prepared = self._prepared[request.model.name]
         traffic = route.traffic
-        if traffic.policy == "compare" and context.protocol == COMPARING_PROTOCOL and request.selection == ANYWHERE:
-            return await compared(route, request, context, self._ways(prepared, request), self._clock)
-        response = await self._first_to_answer(prepared, request, context)
-        rules, mirror = traffic.mirror, prepared.mirror
-        if mirror is not None and rules is not None and self._is_fit(ModelSpec(request.model.name), rules.target):
-            mirror.offer(request, response, context.protocol)
-        return response
+        under_way = self._under_way
+        under_way.count += 1
+        try:
+            if traffic.policy == "compare" and context.protocol == COMPARING_PROTOCOL and request.selection == ANYWHERE:
+                return await compared(route, request, context, self._ways(prepared, request), self._clock)
+            response = await self._first_to_answer(prepared, request, context)
+            rules, mirror = traffic.mirror, prepared.mirror
+            if mirror is not None and rules is not None and self._is_fit(ModelSpec(request.model.name), rules.target):
+                mirror.offer(request, response, context.protocol)
+            return response
+        finally:
+            under_way.leave()
 
     def explain(self, request: InferenceRequest, context: CallContext) -> list[tuple[Target, str]]:
         """Where a request would go now: the targets in the order of this one draw, each with why it is (not) fit."""
@@ -327,7 +356,7 @@ class Router:
         around = endpoint.surroundings.around_mirror(name)
         handler = compose(upstream_call(endpoint, rules.target, route), *around)
         if before is not None and before.mirror is not None:
-            before.mirror.point(handler)
+            before.mirror.point(route.main, handler, lambda: endpoint.surroundings.idle)
             return before.mirror
         return Mirror(
             route.main,

@@ -49,6 +49,12 @@ class Listed:
     versions: Mapping[str, int] = field(default_factory=dict)
     traffic: Traffic = DEFAULT_TRAFFIC
 
+    @property
+    def watched(self) -> tuple[Target, ...]:
+        """The targets whose servers have to be asked about it: its own, and its mirror's."""
+        mirror = self.traffic.mirror
+        return self.targets if mirror is None else (*self.targets, mirror.target)
+
 
 # Of dimension 0 of a tensor that only its server describes nobody has said that it is a batch.
 UNLISTED = Listed(None, (), traffic=Traffic(batching=None))
@@ -180,7 +186,7 @@ class Discovery:
         return RouteTable(routes, unrouted, awaited, left_out)
 
     def _of_listed(self, endpoint: str) -> list[str]:
-        targets = (target for listed in self._plan.listed.values() for target in listed.targets)
+        targets = (target for listed in self._plan.listed.values() for target in listed.watched)
         return [target.model for target in targets if target.endpoint == endpoint]
 
     def _with_listed(self, endpoint: str, names: Iterable[str]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 
 def test_ports_are_the_documented_ones() -> None:
     """The defaults are those of the architecture page, each told in a sentence."""
-    assert list(Ports().model_dump().values()) == [8000, 8001, 8080, 8081, 8082, 7070, 7071, 8500, 8501]
+    assert list(Ports().model_dump().values()) == [8000, 8001, 8009, 8080, 8081, 8082, 7070, 7071, 8500, 8501]
     assert all(field.description for model in (Ports, LaunchSettings) for field in model.model_fields.values())
 
 

@@ -22,7 +22,7 @@ from gateway.check import main as check
 from gateway.core.contract import ModelContract
 from gateway.flags import DEFAULT_FILE, add_flags, file_of, settings_of
 from gateway.plan import load_contracts
-from gateway.reload import Source
+from gateway.reload import Source, state_of
 from gateway.server import LOOPBACK, Addresses, authority, serve
 from gateway.settings import Settings, SettingsError
 from gateway.telemetry.logging import configure
@@ -56,11 +56,13 @@ def main(arguments: list[str] | None = None, program: str = "python -m gateway")
     parser.add_argument("--version", action="version", version=f"twinserve gateway {__version__}")
     options = parser.parse_args(arguments)
     try:
+        file = file_of(options, options.config)
+        before = None if file is None else state_of(file)
         settings = settings_of(options, options.config)
         configure(settings.log_level, sys.stderr)
         contracts = load_contracts(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            source = Source(lambda: settings_of(options, options.config), file_of(options, options.config))
+            source = Source(lambda: settings_of(options, options.config), file, before)
             runner.run(_serve(settings, contracts, source))
     except SettingsError as exc:
         print(f"gateway: {exc}", file=sys.stderr)

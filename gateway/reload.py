@@ -26,6 +26,8 @@ from gateway.settings import Settings, SettingsError
 logger = logging.getLogger(__name__)
 
 Outcome = Literal["ok", "invalid"]
+# Of a file: where it really is, and what its folder says of it.
+State = tuple[object, ...]
 
 # A file is read once nobody has touched it for QUIET_MS; an editor that never rests is read every BUSY_MS.
 QUIET_MS = 200
@@ -44,6 +46,8 @@ class Source:
 
     read: Callable[[], Settings]
     file: Path | None = None
+    state: State | None = None
+    """The file's state when it was first read, or before: what changed meanwhile is seen too."""
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -142,16 +146,16 @@ class Reloader:
             await self.reload("signal")
 
     async def _on_change(self, file: Path) -> None:
-        async with aclosing(changes_of(file)) as changes:
+        async with aclosing(changes_of(file, self._source.state)) as changes:
             async for _ in changes:
                 await self.reload("file")
 
 
-async def changes_of(file: Path) -> AsyncGenerator[None, None]:
+async def changes_of(file: Path, before: State | None = None) -> AsyncGenerator[None, None]:
     """Tells of each change of a file's content, a while after it: also where the file, or any link on the way to it, is
-    replaced by another, as editors and Kubernetes' config maps do.
+    replaced by another, as editors and Kubernetes' config maps do. `before` is the state that is known, now's if None.
     """
-    before = await asyncio.to_thread(_state, file)
+    before = before or await asyncio.to_thread(state_of, file)
     while True:
         folders = await asyncio.to_thread(_folders, file)
         watch = awatch(
@@ -166,7 +170,7 @@ async def changes_of(file: Path) -> AsyncGenerator[None, None]:
         try:
             async with aclosing(watch) as events:
                 async for _ in events:
-                    now = await asyncio.to_thread(_state, file)
+                    now = await asyncio.to_thread(state_of, file)
                     if now != before:
                         before = now
                         yield
@@ -177,12 +181,12 @@ async def changes_of(file: Path) -> AsyncGenerator[None, None]:
             await asyncio.sleep(RETRY_SECONDS)
 
 
-def _state(file: Path) -> tuple[object, ...] | None:
-    """What changes whenever the content of a file does; None where there is none."""
+def state_of(file: Path) -> State:
+    """What changes whenever the content of a file does; () where there is none."""
     try:
         status = file.stat()
     except OSError:
-        return None
+        return ()
     return file.resolve(), status.st_ino, status.st_mtime_ns, status.st_size
 
 

@@ -86,7 +86,8 @@ def document(torchserve: FakeTorchServe, tfserving: FakeTfServing, **changes: An
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[World]:
+async def running(folder: Path, **changes: Any) -> AsyncIterator[World]:
+    """A gateway whose first target is ready, from its start to its end."""
     model = double()
     (folder / "contract.json").write_text(
         contract("double", inputs=model.inputs, outputs=model.outputs, batch_cap=64).to_json()
@@ -96,7 +97,7 @@ async def running(folder: Path) -> AsyncIterator[World]:
         tfserving = await stack.enter_async_context(FakeTfServing(double()))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         file = folder / "gateway.yaml"
-        file.write_text(yaml.safe_dump(document(torchserve, tfserving), sort_keys=False))
+        file.write_text(yaml.safe_dump(document(torchserve, tfserving, **changes), sort_keys=False))
         configuration = await asyncio.to_thread(lambda: configuration_of(load(file)))
         stop, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
         serving = asyncio.create_task(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gateway.server import serve
+from gateway.settings import Settings, SettingsError
 from tests.component.reload_world import World, running
 from tests.fakes.script import FakeModel, double
 
@@ -93,3 +96,32 @@ async def test_the_mirror_is_told_without_payloads_unless_they_were_asked_for(tm
             assert worst["max_abs"] == 1.0
             assert ("inputs" in worst) is keep
             assert not keep or worst["inputs"] == {"x": [[1.0, 2.0]]}
+
+
+async def test_two_gateways_that_chose_no_operators_port_do_not_clash(tmp_path: Path) -> None:
+    """The second takes any free one, and says which."""
+    ports = {"rest_port": 0, "grpc_port": 0}
+    (tmp_path / "other").mkdir()
+    async with running(tmp_path, server=ports) as one, running(tmp_path / "other", server=ports) as other:
+        assert one.addresses.admin_port != other.addresses.admin_port
+        assert (await other.admin("/"))[1]["doors"]["rest"].endswith(f":{other.addresses.rest_port}")
+
+
+async def test_an_operators_port_that_was_chosen_has_to_be_free(world: World) -> None:
+    """Whoever chose it will look there."""
+    server = {"rest_port": 0, "grpc_port": 0, "admin_port": world.addresses.admin_port}
+    settings = Settings(server=server, endpoints={"nothing": {"stack": "noop"}})
+    with pytest.raises(SettingsError, match=r"cannot listen on 127\.0\.0\.1:\d+; choose another server\.admin_port"):
+        await serve(settings, {}, asyncio.Event())
+
+
+async def test_the_operators_port_can_be_turned_off() -> None:
+    """Then nothing listens there."""
+    settings = Settings(
+        server={"rest_port": 0, "grpc_port": 0, "admin_port": None}, endpoints={"nothing": {"stack": "noop"}}
+    )
+    stop, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve(settings, {}, stop, listening.set_result))
+    assert (await listening).admin_port is None
+    stop.set()
+    await asyncio.wait_for(serving, 15)

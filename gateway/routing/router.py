@@ -39,6 +39,13 @@ class _Path:
     endpoint: Endpoint
     handler: Handler
     load: Load
+    health: HealthMonitor
+    """What said how the target is when the path was made: a request that started by it asks nobody else."""
+
+    def fits(self, spec: ModelSpec) -> bool:
+        """Whether the target can answer for `spec`."""
+        verdict = self.health.verdict(spec.name, self.target)
+        return verdict.status is Status.READY and spec.version in (None, *verdict.versions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +212,7 @@ class Router:
         refusal: GatewayError | None = None
         order = self._allowed(prepared.route.traffic, self._order(prepared, request, context))
         for path in order:
-            if path.endpoint.name in tried or not self._is_fit(request.model, path.target):
+            if path.endpoint.name in tried or not path.fits(request.model):
                 continue
             if failure is not None and not budget.withdraw():
                 self._observer.retried(model=model, outcome="budget")
@@ -232,7 +239,7 @@ class Router:
 
     async def _ask(self, path: _Path, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         endpoint = path.endpoint
-        verdict = self._health.verdict(request.model.name, path.target)
+        verdict = path.health.verdict(request.model.name, path.target)
         context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, None)
         response = await path.handler(request, context)
         # TensorFlow Serving's REST answers do not name their version: it is then the newest one, by its own policy.
@@ -262,9 +269,7 @@ class Router:
                 raise self._no_version(spec)
         if len(paths) == 1:
             return list(paths)
-        candidates = {
-            path.target.key: Candidate(path.target, path.load, self._is_fit(spec, path.target)) for path in paths
-        }
+        candidates = {path.target.key: Candidate(path.target, path.load, path.fits(spec)) for path in paths}
         ordered = prepared.policy(list(candidates.values()), lambda: _sticky_key(route.traffic, request, context))
         by_key = {path.target.key: path for path in paths}
         return [by_key[candidate.target.key] for candidate in ordered]
@@ -289,7 +294,7 @@ class Router:
         ways = [
             Way(path.endpoint.name, path.endpoint.stack, asking(path))
             for path in prepared.paths
-            if self._is_fit(request.model, path.target)
+            if path.fits(request.model)
         ]
         if not ways:
             raise self._none_fit(request.model, prepared.route.targets)
@@ -337,7 +342,7 @@ class Router:
             load = loads.get(target.key) or Load(self._clock)
             around = endpoint.surroundings.around(name, coalescing(route))
             handler = compose(upstream_call(endpoint, target, route), load, *around)
-            paths.append(_Path(target, endpoint, handler, load))
+            paths.append(_Path(target, endpoint, handler, load, self._health))
         if before is not None and same:
             return _Prepared(route, tuple(paths), before.policy, before.budget, self._mirror(name, route, before))
         return _Prepared(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 
 from gateway.core.backend import ModelState
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceResponse
 from gateway.core.observer import NullObserver
 from gateway.routing.discovery import Discovery, Listed, Plan
 from gateway.routing.endpoint import Endpoint, Status, Target
 from gateway.routing.health import HealthMonitor
 from gateway.routing.router import Router
-from gateway.routing.table import Mirroring, RouteTable, Traffic
+from gateway.routing.table import Mirroring, Route, RouteTable, Traffic
 from gateway.routing.under_way import UnderWay
-from tests.builders import FakeBackend, contract
+from tests.builders import FakeBackend, context, contract, request
 
 SERVED = ModelState((1,), contract().metadata((1,)))
 BOTH = Plan({}, {"a": None, "b": None})
@@ -85,3 +87,32 @@ async def test_whoever_waits_for_requests_under_way_is_told_of_the_last() -> Non
     assert [task.done() for task in waiting] == [False, False]
     under_way.leave()
     await asyncio.gather(*waiting)
+
+
+async def test_a_request_under_way_is_retried_at_an_endpoint_that_left_meanwhile() -> None:
+    """It ends by the routes that it began with, and is counted until then."""
+    known = endpoints()
+    plan = Plan({"m": Listed(contract("m"), (Target("a", "m"), Target("b", "m")))}, {"a": (), "b": ()})
+    before = HealthMonitor(known.values(), observer=NullObserver())
+    router = Router(RouteTable({}), known, before)
+    before.discover(Discovery(plan), router.replace)
+    await before.check_all()
+    reached, release = asyncio.Event(), asyncio.Event()
+
+    async def unreachable(*_: object) -> InferenceResponse:
+        reached.set()
+        await release.wait()
+        raise GatewayError(Cause.UPSTREAM_UNREACHABLE, "refused")
+
+    known["a"].backend.infer = unreachable  # type: ignore[method-assign]
+    asked = asyncio.create_task(router.dispatch(request(model="m"), context()))
+    await reached.wait()
+    started = router.under_way
+    without = {"a": known["a"]}
+    after = HealthMonitor(without.values(), observer=NullObserver(), before=before, kept={"a"})
+    router.replace(RouteTable({"m": Route.of(contract("m"), (Target("a", "m"),))}), without, after)
+    assert (started.count, router.under_way.count) == (1, 0)
+    release.set()
+    served_by = (await asked).served_by
+    assert served_by is not None
+    assert (served_by.endpoint, started.count) == ("b", 0)

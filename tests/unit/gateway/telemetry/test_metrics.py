@@ -93,6 +93,8 @@ def test_an_endpoint_that_is_gone_is_no_longer_shown(registry: CollectorRegistry
     page = render(registry).decode()
     assert 'endpoint="a"' not in page
     assert page.count('endpoint="b"') == 4
+    observer.slots_changed(endpoint="a", busy=3, queued=0)
+    assert registry.get_sample_value("gateway_endpoint_slots_busy", {"endpoint": "a"}) == 3
 
 
 def test_a_reload_is_counted_and_the_last_one_is_told(

@@ -20,8 +20,10 @@ import uvloop
 from gateway import __version__
 from gateway.check import main as check
 from gateway.core.contract import ModelContract
-from gateway.flags import DEFAULT_FILE, add_flags, settings_of
-from gateway.server import Addresses, authority, load_contracts, serve
+from gateway.flags import DEFAULT_FILE, add_flags, file_of, settings_of
+from gateway.plan import load_contracts
+from gateway.reload import Source, state_of
+from gateway.server import LOOPBACK, Addresses, authority, serve
 from gateway.settings import Settings, SettingsError
 from gateway.telemetry.logging import configure
 
@@ -54,23 +56,27 @@ def main(arguments: list[str] | None = None, program: str = "python -m gateway")
     parser.add_argument("--version", action="version", version=f"twinserve gateway {__version__}")
     options = parser.parse_args(arguments)
     try:
+        file = file_of(options, options.config)
+        before = None if file is None else state_of(file)
         settings = settings_of(options, options.config)
         configure(settings.log_level, sys.stderr)
         contracts = load_contracts(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, contracts))
+            source = Source(lambda: settings_of(options, options.config), file, before)
+            runner.run(_serve(settings, contracts, source))
     except SettingsError as exc:
         print(f"gateway: {exc}", file=sys.stderr)
         return EXIT_NOT_STARTED
     return 0
 
 
-async def _serve(settings: Settings, contracts: dict[str, ModelContract]) -> None:
+async def _serve(settings: Settings, contracts: dict[str, ModelContract], source: Source) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, source.wanted.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(settings, contracts, stop, _announce)
+    await serve(settings, contracts, stop, _announce, source)
 
 
 def _announce(addresses: Addresses) -> None:
@@ -80,6 +86,8 @@ def _announce(addresses: Addresses) -> None:
         authority(addresses.host, addresses.rest_port),
         authority(addresses.host, addresses.grpc_port),
     )
+    if addresses.admin_port is not None:
+        logger.info("the operator's port is http://%s", authority(LOOPBACK, addresses.admin_port))
 
 
 def _settle_garbage_collector() -> None:

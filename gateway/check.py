@@ -17,12 +17,10 @@ from gateway.core.clock import SystemClock
 from gateway.core.contract import ModelContract
 from gateway.core.observer import NullObserver
 from gateway.flags import add_flags, settings_of
-from gateway.routing.discovery import Discovery
+from gateway.fleet import opened
+from gateway.plan import Configuration, handlers_of, load_contracts
 from gateway.routing.endpoint import Endpoint, Status
 from gateway.routing.health import CANNOT_LIST, HealthMonitor
-from gateway.routing.router import Router
-from gateway.routing.table import RouteTable
-from gateway.server import connected, handlers_of, load_contracts, plan_of
 from gateway.settings import EndpointSettings, ModelSettings, Settings, SettingsError
 
 EXIT_PROBLEMS = 1
@@ -111,11 +109,9 @@ def _unlisted(settings: Settings) -> Iterable[str]:
 
 async def _ask(settings: Settings, contracts: Mapping[str, ModelContract], report: Report) -> None:
     """Asks every server once, as the running gateway would, and reports what it would do."""
-    async with connected(settings, contracts, SystemClock(), NullObserver()) as endpoints:
-        health = HealthMonitor(endpoints.values(), observer=NullObserver())
-        router = Router(RouteTable({}), endpoints, health)
-        discovery = Discovery(plan_of(settings, contracts))
-        health.discover(discovery, router.replace)
+    async with opened(Configuration(settings, contracts), SystemClock(), NullObserver()) as fleet:
+        router, health = fleet.router, fleet.router.health
+        endpoints = {name: member.endpoint for name, member in fleet.members.items()}
         for _ in range(2):
             # Again, since a server that cannot list its models is asked about those that the others have.
             await asyncio.gather(*(health.check(endpoint) for endpoint in endpoints.values()))

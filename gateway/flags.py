@@ -92,9 +92,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="a model of TensorFlow Serving, which cannot list them; without it, of the servers of --oip; may be "
         "given several times",
     )
-    for transport in ("rest", "grpc"):
+    for door in ("rest", "grpc", "admin"):
         parser.add_argument(
-            f"--{transport}-port", metavar="PORT", type=int, help=f"where to listen, instead of server.{transport}_port"
+            f"--{door}-port", metavar="PORT", type=int, help=f"where to listen, instead of server.{door}_port"
         )
 
 
@@ -104,17 +104,21 @@ def settings_of(options: argparse.Namespace, file: Path | None) -> Settings:
     Without a file and without servers it is `gateway.yaml`.
     """
     endpoints = _endpoints(options)
-    if not endpoints and file is None:
-        file = DEFAULT_FILE
+    file = file_of(options, file)
     if options.model and options.tfserving is None and not options.oip:
         raise SettingsError("--model names models of a server: add --tfserving or --oip")
     for flag in ("torchserve_key_file", "torchserve_management"):
         if getattr(options, flag) and options.torchserve is None:
             raise SettingsError(f"--{flag.replace('_', '-')} is for a TorchServe: add --torchserve")
-    ports = {f"{name}_port": getattr(options, f"{name}_port") for name in ("rest", "grpc")}
+    ports = {f"{name}_port": getattr(options, f"{name}_port") for name in ("rest", "grpc", "admin")}
     flags: dict[str, dict[str, Any]] = {"server": {name: port for name, port in ports.items() if port is not None}}
     flags["endpoints"] = endpoints
     return load(file, {name: section for name, section in flags.items() if section})
+
+
+def file_of(options: argparse.Namespace, file: Path | None) -> Path | None:
+    """The file that is read: the one named, `gateway.yaml` where neither a file nor a server is, else none."""
+    return DEFAULT_FILE if file is None and not _endpoints(options) else file
 
 
 def _endpoints(options: argparse.Namespace) -> dict[str, dict[str, Any]]:

@@ -39,6 +39,11 @@ class ServerSettings(Frozen):
     """The port of the REST front ends, `/metrics` and `/docs`; 0 takes any free one."""
     grpc_port: Port = 8001
     """The port of the gRPC front ends; 0 takes any free one."""
+    admin_port: Port | None = 8009
+    """The operator's port, on the loopback address only; 0 takes any free one, as the default does where it is taken.
+
+    null turns it off.
+    """
     drain_seconds: PositiveFloat = 20
     """How long requests in flight may take to finish after SIGTERM."""
 

@@ -76,6 +76,11 @@ class EndpointStack:
         """Forgets the breakers of all other models."""
         self._breakers = {model: breaker for model, breaker in self._breakers.items() if model in models}
 
+    def breaker(self, model: str) -> BreakerState:
+        """The state of a model's breaker now."""
+        breaker = self._breakers.get(model)
+        return BreakerState.CLOSED if breaker is None else breaker.state
+
     async def close(self) -> None:
         """Ends the calls that run on their own."""
         await self.batcher.close()

@@ -35,6 +35,7 @@ def up(
     brief: Annotated[bool, typer.Option("--brief", hidden=True, help="No summary when all is ready.")] = False,
     gateway_rest_port: Annotated[int | None, _port("The gateway over REST", 8000)] = None,
     gateway_grpc_port: Annotated[int | None, _port("The gateway over gRPC", 8001)] = None,
+    gateway_admin_port: Annotated[int | None, _port("The gateway's operator's port", 8009)] = None,
     torchserve_rest_port: Annotated[int | None, _port("TorchServe over REST", 8080)] = None,
     torchserve_management_port: Annotated[int | None, _port("TorchServe's management", 8081)] = None,
     torchserve_metrics_port: Annotated[int | None, _port("TorchServe's metrics", 8082)] = None,

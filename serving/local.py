@@ -82,6 +82,11 @@ class LocalStack:
         """The address of the gateway's gRPC port."""
         return f"{self.settings.host}:{self.ports.gateway_grpc_port}"
 
+    @property
+    def gateway_admin(self) -> str:
+        """The base URL of the gateway's operator's port, which is always on the loopback address."""
+        return f"http://127.0.0.1:{self.ports.gateway_admin_port}"
+
     def __enter__(self) -> Self:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         with ExitStack() as cleanup:
@@ -142,7 +147,14 @@ class LocalStack:
             )
             for child in self._processes.children
         ]
-        self._state = RunState(self._launcher, status, self.gateway_rest, self.gateway_grpc, tuple(servers))
+        self._state = RunState(
+            self._launcher,
+            status,
+            self.gateway_rest,
+            self.gateway_grpc,
+            tuple(servers),
+            gateway_admin=self.gateway_admin,
+        )
         self._state.save(self.run_dir)
 
     def _leave_state(

@@ -141,7 +141,7 @@ def gateway(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel]
         command=[sys.executable, "-m", "gateway", "--config", str(file)],
         waiting_for=probes.gateway_waits_for(host, rest, questions(models, config["endpoints"])),
         describe=lambda: probes.gateway_name(host, rest),
-        ports=_ports(ports, ["gateway_rest_port", "gateway_grpc_port"]),
+        ports=_ports(ports, ["gateway_rest_port", "gateway_grpc_port", "gateway_admin_port"]),
         url=f"http://{host}:{rest}",
         health="/v2/health/ready",
     )
@@ -172,6 +172,7 @@ def gateway_config(settings: LaunchSettings, ports: Ports, models: Sequence[Buil
             "host": host,
             "rest_port": ports.gateway_rest_port,
             "grpc_port": ports.gateway_grpc_port,
+            "admin_port": ports.gateway_admin_port,
             # It must have drained before the launcher's patience ends.
             "drain_seconds": settings.stop_grace_s / 2,
         },

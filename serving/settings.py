@@ -26,6 +26,8 @@ class Ports(BaseSettings):
     """The gateway's REST front ends, with /metrics and /docs."""
     gateway_grpc_port: PortNumber = 8001
     """The gateway's gRPC front ends."""
+    gateway_admin_port: PortNumber = 8009
+    """The gateway's operator's port, on the loopback address."""
     torchserve_rest_port: PortNumber = 8080
     """TorchServe inference over REST."""
     torchserve_management_port: PortNumber = 8081

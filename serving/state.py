@@ -62,6 +62,7 @@ class RunState:
     gateway_grpc: str
     servers: tuple[ServerState, ...] = ()
     message: str = ""
+    gateway_admin: str = ""
 
     def runs(self) -> bool:
         """Whether the run goes on; where the launcher has ended or failed, so have its servers."""

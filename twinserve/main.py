@@ -17,6 +17,7 @@ from rich.markup import escape
 
 import models.cli
 import serving.cli
+import twinserve.routes
 from gateway import __version__
 from gateway.__main__ import main as run_gateway
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(models.cli.app, name="models", help="Train, export, verify and list the models.")
+app.add_typer(twinserve.routes.app, name="routes", help="Show where a running gateway sends requests, and why.")
 serving.cli.register(app)
 
 Artifacts = Annotated[Path, typer.Option(envvar="TWINSERVE_ARTIFACTS", help="Where models, logs and reports are kept.")]

@@ -149,7 +149,7 @@ def connect(
         contracts or {},
         token_file,
         handlers,
-        versions or {},
+        {} if versions is None else versions,
         slots,
     )
     return factory(values)

@@ -47,7 +47,7 @@ class TorchServe(ABC):
         self._http = http
         self._control = control
         self._keys = keys
-        self._handlers = handlers or {}
+        self._handlers = {} if handlers is None else handlers
         self._slots = asyncio.Semaphore(slots)
         self._clock = clock
 

@@ -58,7 +58,7 @@ class TorchServeControl:
     ) -> None:
         self._http = http
         self._keys = keys or NoKeys()
-        self._numbers = versions or {}
+        self._numbers = {} if versions is None else versions
         self._base_url = base_url.rstrip("/")
         self._management_url = management_url.rstrip("/")
         self._configured = server

@@ -98,6 +98,12 @@ class Batcher:
         self._queue: FairQueue[_Entry] = FairQueue()
         self._quarantine = Quarantine(clock)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._quiet: asyncio.Event | None = None
+
+    @property
+    def slots(self) -> int:
+        """Calls that may run at once."""
+        return self._slots
 
     @property
     def busy(self) -> int:
@@ -121,6 +127,12 @@ class Batcher:
     def coalescing(self, limits_of: LimitsOf) -> Middleware:
         """The middleware for a target that takes batches: of requests whose contract says that dimension 0 is one."""
         return lambda inner: self._handler(_Line(inner, limits_of, Forecast(self._clock)))
+
+    async def quiet(self) -> None:
+        """Returns once no call runs and no request waits."""
+        while self._busy or len(self._queue):
+            self._quiet = self._quiet or asyncio.Event()
+            await self._quiet.wait()
 
     async def close(self) -> None:
         """Ends the calls that run on their own; requests that wait are refused."""
@@ -315,6 +327,9 @@ class Batcher:
         return GatewayError(Cause.NOT_READY, f"endpoint '{self._endpoint}' is shutting down", retry_after_s=1.0)
 
     def _changed(self) -> None:
+        if self._quiet is not None and not self._busy:
+            self._quiet.set()
+            self._quiet = None
         self._observer.slots_changed(endpoint=self._endpoint, busy=self._busy, queued=len(self._queue))
 
 

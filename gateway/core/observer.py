@@ -57,6 +57,14 @@ class Observer(Protocol):
         """
         ...
 
+    def endpoint_gone(self, *, endpoint: str) -> None:
+        """An endpoint is no longer part of the configuration, and nothing runs there any more."""
+        ...
+
+    def config_reloaded(self, *, outcome: str) -> None:
+        """The configuration was read again: `ok`, or `invalid` and so left as it was."""
+        ...
+
 
 class NullObserver:
     """Counts nothing."""
@@ -93,4 +101,10 @@ class NullObserver:
     def mirror_finished(
         self, *, model: str, endpoint: str, outcome: str, seconds: float | None, difference: float | None
     ) -> None:
+        """Ignored."""
+
+    def endpoint_gone(self, *, endpoint: str) -> None:
+        """Ignored."""
+
+    def config_reloaded(self, *, outcome: str) -> None:
         """Ignored."""

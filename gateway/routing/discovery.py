@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gateway.core.backend import ModelState
@@ -49,6 +49,12 @@ class Listed:
     versions: Mapping[str, int] = field(default_factory=dict)
     traffic: Traffic = DEFAULT_TRAFFIC
 
+    @property
+    def watched(self) -> tuple[Target, ...]:
+        """The targets whose servers have to be asked about it: its own, and its mirror's."""
+        mirror = self.traffic.mirror
+        return self.targets if mirror is None else (*self.targets, mirror.target)
+
 
 # Of dimension 0 of a tensor that only its server describes nobody has said that it is a batch.
 UNLISTED = Listed(None, (), traffic=Traffic(batching=None))
@@ -83,6 +89,21 @@ class Discovery:
         self._unlisting: set[str] = set()
         self._names: set[str] = set()
         self._full: set[str] = set()
+
+    def renewed(self, plan: Plan, kept: Collection[str]) -> Discovery:
+        """The same for another plan: what the `kept` endpoints were heard to have is known to it too."""
+        other = Discovery(plan)
+        other._wanted = self._wanted
+        other._names = set(self._names)
+        other._full = self._full.intersection(kept)
+        other._unlisting = {name for name in self._unlisting.intersection(kept) if other.depends(name)}
+        other._states = {key: state for key, state in self._states.items() if key[0] in kept}
+        other._refusals = {name: dict(texts) for name, texts in self._refusals.items() if name in kept}
+        for name, taken in self._taken.items():
+            if name in kept:
+                configured = plan.take.get(name)
+                other._taken[name] = other._take(name, taken) if configured is None else configured
+        return other
 
     def asks_for_list(self, endpoint: str) -> bool:
         """Whether all models of an endpoint are to be taken, so that it has to list them."""
@@ -165,7 +186,7 @@ class Discovery:
         return RouteTable(routes, unrouted, awaited, left_out)
 
     def _of_listed(self, endpoint: str) -> list[str]:
-        targets = (target for listed in self._plan.listed.values() for target in listed.targets)
+        targets = (target for listed in self._plan.listed.values() for target in listed.watched)
         return [target.model for target in targets if target.endpoint == endpoint]
 
     def _with_listed(self, endpoint: str, names: Iterable[str]) -> tuple[str, ...]:

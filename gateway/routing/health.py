@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 
 from gateway.core.backend import ModelState
 from gateway.core.errors import Cause, GatewayError
@@ -33,6 +33,9 @@ class HealthMonitor:
 
     An endpoint that does not answer is unverified and gets no requests until it answers and its metadata
     agrees with the contract. Checks never wait behind inference: they take no slot.
+
+    The endpoints stay what they are; where they change, a new monitor takes over from the one `before` what it knows
+    of those that were `kept`.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class HealthMonitor:
         interval_s: float = 2.0,
         retry_interval_s: float = 0.5,
         timeout_s: float = 5.0,
+        before: HealthMonitor | None = None,
+        kept: Collection[str] = (),
     ) -> None:
         self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self._observer = observer
@@ -57,6 +62,13 @@ class HealthMonitor:
         self._silent: dict[str, str] = {}
         self._unlisted: dict[str, str] = {}
         self._woken = {name: asyncio.Event() for name in self._endpoints}
+        if before is not None:
+            self._take_over(before, kept)
+
+    @property
+    def table(self) -> RouteTable:
+        """The routes whose targets are watched."""
+        return self._table
 
     def follow(self, table: RouteTable) -> None:
         """From now on the targets of this table are watched; what their servers said last is judged anew."""
@@ -75,6 +87,10 @@ class HealthMonitor:
         self._discovery = discovery
         self._publish = publish
         publish(discovery.table())
+
+    def publish_to(self, publish: Publish) -> None:
+        """From now on a table that follows from what the servers say goes to `publish`."""
+        self._publish = publish
 
     def verdict(self, model: str, target: Target) -> Verdict:
         """The last verdict on a target of a model's route."""
@@ -98,6 +114,13 @@ class HealthMonitor:
             for endpoint in self._endpoints.values():
                 group.create_task(self._watch(endpoint), name=f"health:{endpoint.name}")
 
+    async def check_all(self) -> None:
+        """Asks every endpoint once, all at the same time."""
+        found = await asyncio.gather(*map(self.check, self._endpoints.values()), return_exceptions=True)
+        for name, result in zip(self._endpoints, found, strict=True):
+            if isinstance(result, Exception):
+                logger.error("checking endpoint %s failed", name, exc_info=result)
+
     async def check(self, endpoint: Endpoint) -> bool:
         """Asks one endpoint what it is, has, and can answer; returns whether all its models here are ready."""
         try:
@@ -119,6 +142,18 @@ class HealthMonitor:
         else:
             await self._ask_about(endpoint, [target.model for _, _, target in self._targets(endpoint.name)])
         return self._judge(endpoint.name)
+
+    def _take_over(self, before: HealthMonitor, kept: Collection[str]) -> None:
+        self._table = before._table
+        self._verdicts = {
+            (model, target.key): before.verdict(model, target)
+            for model, route in before._table.routes.items()
+            for target in route.watched
+            if target.endpoint in kept
+        }
+        self._answers = {name: dict(answers) for name, answers in before._answers.items() if name in kept}
+        self._silent = {name: text for name, text in before._silent.items() if name in kept}
+        self._unlisted = {name: text for name, text in before._unlisted.items() if name in kept}
 
     async def _explore(self, endpoint: Endpoint, discovery: Discovery) -> None:
         """Asks an endpoint which models it has and how they are, and publishes the table that follows, if it is new."""

@@ -106,9 +106,14 @@ class Mirror:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def point(self, handler: Handler) -> None:
-        """From now on copies go this way; what was seen is kept."""
-        self._handler = handler
+    def point(self, contract: ModelContract, handler: Handler, idle: Callable[[], bool]) -> None:
+        """From now on copies go this way, by this contract; what was seen is kept."""
+        self._contract, self._handler, self._idle = contract, handler, idle
+
+    @property
+    def busy(self) -> bool:
+        """Whether copies are under way."""
+        return bool(self._tasks)
 
     def report(self) -> MirrorReport:
         """What was seen since the mirror was made."""

@@ -23,6 +23,7 @@ from gateway.routing.policies import Candidate, Policy, policy
 from gateway.routing.retry import RetryBudget, retryable
 from gateway.routing.selection import eligible
 from gateway.routing.table import Route, RouteTable, Traffic
+from gateway.routing.under_way import UnderWay
 
 # Policies whose order is the listed one: a request's stack is the first target's, fit or not.
 LISTED_ORDER = frozenset({"failover", "pinned", "compare"})
@@ -38,6 +39,13 @@ class _Path:
     endpoint: Endpoint
     handler: Handler
     load: Load
+    health: HealthMonitor
+    """What said how the target is when the path was made: a request that started by it asks nobody else."""
+
+    def fits(self, spec: ModelSpec) -> bool:
+        """Whether the target can answer for `spec`."""
+        verdict = self.health.verdict(spec.name, self.target)
+        return verdict.status is Status.READY and spec.version in (None, *verdict.versions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +80,31 @@ class Router:
         self._random = random or Random()  # noqa: S311
         self._table = RouteTable({})
         self._prepared: dict[str, _Prepared] = {}
+        self._under_way = UnderWay()
         self._retired: list[Mirror] = []
         self.kept_headers: frozenset[str] = frozenset()
         """The headers, in lower case, that some route holds on to; front ends keep them in the call's context."""
         self.replace(table)
 
-    def replace(self, table: RouteTable, endpoints: Mapping[str, Endpoint] | None = None) -> None:
-        """From now on requests are routed by this table, and health follows it; those under way end by the old one."""
+    def replace(
+        self,
+        table: RouteTable,
+        endpoints: Mapping[str, Endpoint] | None = None,
+        health: HealthMonitor | None = None,
+    ) -> None:
+        """From now on requests are routed by this table, and health follows it; those under way end by the old one.
+
+        With `endpoints`, to these, by what `health` says of them; `under_way` then counts anew.
+        """
         if endpoints is not None:
             self._endpoints = dict(endpoints)
+            self._under_way = UnderWay()
+        if health is not None:
+            self._health = health
         before = self._prepared
         self._prepared = {name: self._prepare(name, route, before.get(name)) for name, route in table.routes.items()}
         kept = {id(prepared.mirror) for prepared in self._prepared.values()}
+        self._retired = [mirror for mirror in self._retired if mirror.busy]
         self._retired += [item.mirror for item in before.values() if item.mirror and id(item.mirror) not in kept]
         self._table = table
         headers = (route.traffic.sticky_header for route in table.routes.values())
@@ -91,6 +112,16 @@ class Router:
         for endpoint in self._endpoints.values():
             endpoint.surroundings.keep(table.routes.keys())
         self._health.follow(table)
+
+    @property
+    def under_way(self) -> UnderWay:
+        """The requests that were started on the endpoints of now."""
+        return self._under_way
+
+    @property
+    def health(self) -> HealthMonitor:
+        """What says which endpoints are fit."""
+        return self._health
 
     @property
     def table(self) -> RouteTable:
@@ -150,13 +181,18 @@ class Router:
         route = self.route(request.model.name)
         prepared = self._prepared[request.model.name]
         traffic = route.traffic
-        if traffic.policy == "compare" and context.protocol == COMPARING_PROTOCOL and request.selection == ANYWHERE:
-            return await compared(route, request, context, self._ways(prepared, request), self._clock)
-        response = await self._first_to_answer(prepared, request, context)
-        rules, mirror = traffic.mirror, prepared.mirror
-        if mirror is not None and rules is not None and self._is_fit(ModelSpec(request.model.name), rules.target):
-            mirror.offer(request, response, context.protocol)
-        return response
+        under_way = self._under_way
+        under_way.count += 1
+        try:
+            if traffic.policy == "compare" and context.protocol == COMPARING_PROTOCOL and request.selection == ANYWHERE:
+                return await compared(route, request, context, self._ways(prepared, request), self._clock)
+            response = await self._first_to_answer(prepared, request, context)
+            rules, mirror = traffic.mirror, prepared.mirror
+            if mirror is not None and rules is not None and self._is_fit(ModelSpec(request.model.name), rules.target):
+                mirror.offer(request, response, context.protocol)
+            return response
+        finally:
+            under_way.leave()
 
     def explain(self, request: InferenceRequest, context: CallContext) -> list[tuple[Target, str]]:
         """Where a request would go now: the targets in the order of this one draw, each with why it is (not) fit."""
@@ -176,7 +212,7 @@ class Router:
         refusal: GatewayError | None = None
         order = self._allowed(prepared.route.traffic, self._order(prepared, request, context))
         for path in order:
-            if path.endpoint.name in tried or not self._is_fit(request.model, path.target):
+            if path.endpoint.name in tried or not path.fits(request.model):
                 continue
             if failure is not None and not budget.withdraw():
                 self._observer.retried(model=model, outcome="budget")
@@ -203,7 +239,7 @@ class Router:
 
     async def _ask(self, path: _Path, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         endpoint = path.endpoint
-        verdict = self._health.verdict(request.model.name, path.target)
+        verdict = path.health.verdict(request.model.name, path.target)
         context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, None)
         response = await path.handler(request, context)
         # TensorFlow Serving's REST answers do not name their version: it is then the newest one, by its own policy.
@@ -233,9 +269,7 @@ class Router:
                 raise self._no_version(spec)
         if len(paths) == 1:
             return list(paths)
-        candidates = {
-            path.target.key: Candidate(path.target, path.load, self._is_fit(spec, path.target)) for path in paths
-        }
+        candidates = {path.target.key: Candidate(path.target, path.load, path.fits(spec)) for path in paths}
         ordered = prepared.policy(list(candidates.values()), lambda: _sticky_key(route.traffic, request, context))
         by_key = {path.target.key: path for path in paths}
         return [by_key[candidate.target.key] for candidate in ordered]
@@ -260,7 +294,7 @@ class Router:
         ways = [
             Way(path.endpoint.name, path.endpoint.stack, asking(path))
             for path in prepared.paths
-            if self._is_fit(request.model, path.target)
+            if path.fits(request.model)
         ]
         if not ways:
             raise self._none_fit(request.model, prepared.route.targets)
@@ -308,7 +342,7 @@ class Router:
             load = loads.get(target.key) or Load(self._clock)
             around = endpoint.surroundings.around(name, coalescing(route))
             handler = compose(upstream_call(endpoint, target, route), load, *around)
-            paths.append(_Path(target, endpoint, handler, load))
+            paths.append(_Path(target, endpoint, handler, load, self._health))
         if before is not None and same:
             return _Prepared(route, tuple(paths), before.policy, before.budget, self._mirror(name, route, before))
         return _Prepared(
@@ -327,7 +361,7 @@ class Router:
         around = endpoint.surroundings.around_mirror(name)
         handler = compose(upstream_call(endpoint, rules.target, route), *around)
         if before is not None and before.mirror is not None:
-            before.mirror.point(handler)
+            before.mirror.point(route.main, handler, lambda: endpoint.surroundings.idle)
             return before.mirror
         return Mirror(
             route.main,

@@ -9,6 +9,8 @@ from prometheus_client.utils import floatToGoString
 
 # Gauges that say how something is, not how much there is of it: the largest worker speaks for all.
 _LARGEST = frozenset({"gateway_endpoint_info", "gateway_breaker_state"})
+# And one of which the worst worker speaks for all.
+_SMALLEST = frozenset({"gateway_config_last_reload_successful"})
 _CREATED = "_created"
 
 
@@ -50,7 +52,7 @@ def _opened(families: dict[str, _Family], name: str) -> _Family:
         combine: Callable[[float, float], float] = float.__add__
         if name in _LARGEST:
             combine = max
-        elif name.endswith(_CREATED):
+        elif name in _SMALLEST or name.endswith(_CREATED):
             combine = min
         family = families[name] = _Family([], combine)
     return family

@@ -20,6 +20,7 @@ DIFFERENCE_BUCKETS = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
 BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 OK = "ok"
+RELOAD_OUTCOMES = (OK, "invalid")
 
 
 class PrometheusObserver:
@@ -121,6 +122,20 @@ class PrometheusObserver:
         self._in_flight_bytes = Gauge(
             "gateway_requests_in_flight_bytes", "Bytes of the bodies of the requests in flight.", registry=registry
         )
+        self._reloads = Counter(
+            "gateway_config_reloads",
+            "How often the configuration was read again. outcome is 'ok', or 'invalid': the old one went on.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._last_reload = Gauge(
+            "gateway_config_last_reload_successful",
+            "1 where the configuration in use is the one last read, 0 where that was invalid.",
+            registry=registry,
+        )
+        for outcome in RELOAD_OUTCOMES:
+            self._reloads.labels(outcome)
+        self._last_reload.set(1)
         # Finding a time series by its labels costs more than counting in it.
         self._slots_busy = cache(self._busy.labels)
         self._slots_queued = cache(self._queued.labels)
@@ -190,6 +205,19 @@ class PrometheusObserver:
             self._mirror_difference.labels(model, endpoint).observe(difference)
         if outcome == "mismatch":
             self._mirror_mismatches.labels(model, endpoint).inc()
+
+    def endpoint_gone(self, *, endpoint: str) -> None:
+        """Forgets what an endpoint was like; what was counted of it stays."""
+        self._seen.pop(endpoint, None)
+        for gauge in (self._endpoint_info, self._busy, self._queued, self._breaker_open):
+            gauge.remove_by_labels({"endpoint": endpoint})
+        self._slots_busy.cache_clear()
+        self._slots_queued.cache_clear()
+
+    def config_reloaded(self, *, outcome: str) -> None:
+        """Counts one reading of the configuration."""
+        self._reloads.labels(outcome).inc()
+        self._last_reload.set(outcome == OK)
 
 
 def render(registry: CollectorRegistry) -> bytes:

@@ -135,7 +135,7 @@ def test_a_gateway_that_cannot_be_reached_over_grpc_is_named() -> None:
 def test_help_is_for_strangers() -> None:
     """Each verb is listed with a sentence."""
     text = RUN.invoke(app, ["--help"]).stdout
-    for verb in ("demo", "doctor", "models", "up", "down", "status", "logs", "predict", "gateway"):
+    for verb in ("demo", "doctor", "models", "up", "down", "status", "logs", "predict", "routes", "gateway"):
         assert re.search(rf"│ {verb} +\S", text), verb
 
 

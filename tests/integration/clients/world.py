@@ -240,7 +240,7 @@ def _gateway(
     }
     model = {**configuration["models"][MODEL], "targets": [{"endpoint": key} for key in endpoints]}
     rest, rpc = ports
-    server = {**configuration["server"], "rest_port": rest, "grpc_port": rpc}
+    server = {**configuration["server"], "rest_port": rest, "grpc_port": rpc, "admin_port": None}
     file = folder / f"gateway-{name}.yaml"
     file.write_text(yaml.safe_dump({"server": server, "endpoints": endpoints, "models": {MODEL: model}}))
     questions = servers.questions([model for model in models if model.name == MODEL], endpoints)

@@ -81,3 +81,30 @@ def test_two_observers_do_not_share_a_registry(registry: CollectorRegistry, obse
     text = render(registry).decode()
     assert 'gateway_endpoint_slots_busy{endpoint="tf"} 1.0' in text
     assert 'endpoint="ts"' not in text
+
+
+def test_an_endpoint_that_is_gone_is_no_longer_shown(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
+    """Its gauges go; the others' stay."""
+    for endpoint in ("a", "b"):
+        observer.endpoint_seen(endpoint=endpoint, stack="oip", server="s", stand_in=False)
+        observer.slots_changed(endpoint=endpoint, busy=1, queued=0)
+        observer.breaker_changed(endpoint=endpoint, model="m", state="open")
+    observer.endpoint_gone(endpoint="a")
+    page = render(registry).decode()
+    assert 'endpoint="a"' not in page
+    assert page.count('endpoint="b"') == 4
+    observer.slots_changed(endpoint="a", busy=3, queued=0)
+    assert registry.get_sample_value("gateway_endpoint_slots_busy", {"endpoint": "a"}) == 3
+
+
+def test_a_reload_is_counted_and_the_last_one_is_told(
+    registry: CollectorRegistry, observer: PrometheusObserver
+) -> None:
+    """1 before any, 0 after an invalid one."""
+    name = "gateway_config_last_reload_successful"
+    assert registry.get_sample_value(name) == 1
+    observer.config_reloaded(outcome="invalid")
+    assert registry.get_sample_value(name) == 0
+    observer.config_reloaded(outcome="ok")
+    assert registry.get_sample_value(name) == 1
+    assert registry.get_sample_value("gateway_config_reloads_total", {"outcome": "invalid"}) == 1

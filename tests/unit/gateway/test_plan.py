@@ -1,4 +1,4 @@
-"""Tests of gateway.server: how handlers are spoken to, by the configuration and the contracts."""
+"""Tests of gateway.plan: how handlers are spoken to, by the configuration and the contracts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from gateway.codecs.torchserve_payloads import Foreign, Framed
 from gateway.core.messages import TensorSpec
-from gateway.server import handlers_of, listening
+from gateway.frontends.rest.http_server import bound
+from gateway.plan import handlers_of
 from gateway.settings import Settings, SettingsError
 from tests.builders import contract, request
 
@@ -31,7 +32,8 @@ def settings(*targets: dict[str, Any], endpoint: dict[str, Any] | None = None) -
 def handlers(*targets: dict[str, Any], endpoint: dict[str, Any] | None = None) -> dict[Any, Any]:
     """How the doubler is spoken to on `ts`."""
     contracts = {f"m{number}": contract(f"m{number}") for number in range(len(targets))}
-    return dict(handlers_of(settings(*targets, endpoint=endpoint), contracts, "ts"))
+    spoken = handlers_of(settings(*targets, endpoint=endpoint), contracts, "ts")
+    return {key: item.payload for key, item in spoken.items()}
 
 
 def test_handlers_are_known_by_the_servers_own_names() -> None:
@@ -81,7 +83,7 @@ async def test_answers_are_not_held_back_on_a_connection() -> None:
         accepted.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         writer.close()
 
-    with listening("127.0.0.1", 0) as listener:
+    with bound("127.0.0.1", 0) as listener:
         async with await asyncio.start_server(look, sock=listener):
             _, client = await asyncio.open_connection(*listener.getsockname())
             assert await accepted != 0

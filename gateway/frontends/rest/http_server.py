@@ -1,0 +1,51 @@
+"""uvicorn as this gateway runs it: on a socket that is open already, until it is told to stop."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+
+from gateway.frontends.rest.http_protocol import BoundedHttpProtocol
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without signal handlers of its own: signals belong to the process, not to one of its servers."""
+
+    def __init__(self, app: Starlette, drain_seconds: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                # A client is its connection's peer, whatever a header of its own says.
+                proxy_headers=False,
+                http=BoundedHttpProtocol,
+                ws="none",
+                timeout_graceful_shutdown=max(1, round(drain_seconds)),
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at an address, since a taken port ends uvicorn without a word; raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Where the protocol is not named asyncio's own loop leaves TCP_NODELAY off, and every answer waits 40 ms.
+    opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((host, port))
+    except BaseException:
+        opened.close()
+        raise
+    return opened

@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	 || { echo "twinserve needs Python 3.11 (TorchServe supports nothing newer). Found: $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Setting up $(VENV): PyTorch, TensorFlow, TorchServe, a Java runtime and the rest."
 	@echo "Downloads about 1.2 GB (4.5 GB where pip picks PyTorch's CUDA build; see TORCH_INDEX_URL in the README),"
-	@echo "takes 3.6 GB of disk and 2 to 6 minutes. The next time this step is skipped."
+	@echo "takes 3.8 GB of disk and 2 to 6 minutes. The next time this step is skipped."
 	@begin=$$SECONDS; $(PYTHON) -m venv $(VENV) \
 	 && if [ -n "$$TORCH_INDEX_URL" ]; then $(PIP) -c constraints.txt --index-url "$$TORCH_INDEX_URL" torch 2> $(VENV)/pip-errors.log | $(QUIETER); fi \
 	 && $(PIP) -c constraints.txt -e '.[dev]' 2>> $(VENV)/pip-errors.log | $(QUIETER) \

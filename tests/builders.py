@@ -86,10 +86,13 @@ class FakeBackend:
     hold: asyncio.Event | None = None
     requests: list[InferenceRequest] = field(default_factory=list)
     closed: bool = False
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once a request has come."""
 
     async def infer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         """The scripted answer."""
         self.requests.append(request)
+        self.asked.set()
         if self.hold is not None:
             await self.hold.wait()
         self._reach()

@@ -201,9 +201,7 @@ async def in_front_of(answer: Callable[[InferenceRequest], InferenceResponse], l
 
 async def reported(world: World) -> None:
     """Waits until a request that its client has given up is reported too."""
-    async with asyncio.timeout(5):
-        while not world.observer.finished:
-            await asyncio.sleep(0.001)
+    await world.observer.until()
 
 
 @pytest.mark.parametrize(

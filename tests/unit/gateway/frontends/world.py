@@ -51,6 +51,15 @@ class Recorder(NullObserver):
     """An observer that keeps what it is told."""
 
     finished: list[Finished] = field(default_factory=list)
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until(self, count: int = 1) -> list[Finished]:
+        """What it was told, once it was told of `count` requests; fails after 5 s."""
+        async with asyncio.timeout(5):
+            while len(self.finished) < count:
+                self.told.clear()
+                await self.told.wait()
+        return self.finished
 
     def request_finished(
         self, *, model: str, version: int | None, stack: str, protocol: str, cause: Cause | None, seconds: float
@@ -58,6 +67,7 @@ class Recorder(NullObserver):
         """Keeps it."""
         assert seconds >= 0
         self.finished.append(Finished(model, version, stack, protocol, cause))
+        self.told.set()
 
 
 PAIR = contract(
@@ -106,6 +116,16 @@ class World:
             await world.health.check(endpoint)
         world.plane.start()
         return world
+
+    async def until_sent(self) -> None:
+        """Returns once a request has reached a model server; fails after 5 s."""
+        async with asyncio.timeout(5):
+            waits = [asyncio.create_task(backend.asked.wait()) for backend in self.backends.values()]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
 
     @property
     def sent(self) -> int:

@@ -195,15 +195,13 @@ async def test_a_client_that_cancels_is_counted_and_its_call_cancelled(world: Wo
     world.backends["ts"].hold = Hold()
     call = channel.unary_unary(INFER)(infer_request())
     calling = asyncio.ensure_future(call)
-    while not world.sent:
-        await asyncio.sleep(0.001)
+    await world.until_sent()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await calling
     async with asyncio.timeout(5):
         await ended.wait()
-        while not world.observer.finished:
-            await asyncio.sleep(0.001)
+    await world.observer.until()
     assert world.last.cause is Cause.CLIENT_GONE
     assert world.admission.in_flight == 0
 
@@ -213,9 +211,7 @@ async def test_the_clients_deadline_is_the_calls(world: World, channel: grpc.aio
     world.backends["ts"].hold = asyncio.Event()
     refused = await refusal(channel, INFER, infer_request(), timeout=0.05)
     assert refused.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    async with asyncio.timeout(5):
-        while not world.observer.finished:
-            await asyncio.sleep(0.001)
+    await world.observer.until()
     assert world.last.cause is Cause.DEADLINE
 
 

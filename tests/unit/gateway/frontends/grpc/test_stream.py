@@ -67,13 +67,6 @@ def numbered(number: int, **fields: Any) -> bytes:
     return message.SerializeToString()
 
 
-async def reported(world: World, count: int = 1) -> list[Finished]:
-    async with asyncio.timeout(5):
-        while len(world.observer.finished) < count:
-            await asyncio.sleep(0.001)
-    return world.observer.finished
-
-
 async def test_each_request_has_one_reply_in_order(world: World, channel: grpc.aio.Channel) -> None:
     """All sent before any is read, each counted; raw in is raw out, whatever the one before was."""
     talk = Talk(channel, metadata=(("x-request-id", "mine"), ("x-stack", "tfserving")))
@@ -158,7 +151,7 @@ async def test_the_clients_deadline_ends_stream_and_request(world: World, channe
     await talk.say(numbered(1))
     async with asyncio.timeout(10):
         assert await talk.call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    (finished,) = await reported(world)
+    (finished,) = await world.observer.until()
     assert finished.cause is Cause.DEADLINE
     assert world.admission.in_flight == 0
 
@@ -193,10 +186,9 @@ async def test_a_client_that_cancels_is_counted_and_its_request_cancelled(
     talk = Talk(channel)
     for number in range(3):
         await talk.say(numbered(number))
-    while not world.sent:
-        await asyncio.sleep(0.001)
+    await world.until_sent()
     talk.call.cancel()
-    (finished,) = await reported(world)
+    (finished,) = await world.observer.until()
     assert finished.cause is Cause.CLIENT_GONE
     assert (world.admission.in_flight, world.sent) == (0, 1)
 
@@ -217,8 +209,7 @@ async def test_a_silent_stream_ends_when_the_gateway_drains(world: World, channe
     hold = world.backends["ts"].hold = asyncio.Event()
     talk, silent = Talk(channel), Talk(channel)
     await talk.say(numbered(1))
-    while not world.sent:
-        await asyncio.sleep(0.001)
+    await world.until_sent()
     world.plane.drain()
     async with asyncio.timeout(10):
         assert await silent.call.code() is grpc.StatusCode.UNAVAILABLE

@@ -170,12 +170,9 @@ async def test_a_client_that_leaves_is_reported(world: World, channel: grpc.aio.
     """As gone, once its call has ended."""
     world.backends["ts"].hold = asyncio.Event()
     call = channel.unary_unary(PREDICTIONS)(asking())
-    async with asyncio.timeout(5):
-        while world.sent == 0:
-            await asyncio.sleep(0.001)
-        call.cancel()
-        while not world.observer.finished:
-            await asyncio.sleep(0.001)
+    await world.until_sent()
+    call.cancel()
+    await world.observer.until()
     assert world.last.cause is Cause.CLIENT_GONE
     assert world.admission.in_flight == 0
 

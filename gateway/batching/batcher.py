@@ -191,13 +191,13 @@ class Batcher:
         self._check_deadline(line, context, now)
         if len(self._queue) >= self._places:
             self._make_room(context.caller)
-        alone: Hashable = object()
+        # Shared with nobody, unless it may travel in company.
+        key: Hashable = object()
         limits = line.limits_of(request)
         rows = 1 if limits is None else rows_of(request)
         # A row more or less than none decides for the whole batch in some kernels: no rows travel alone.
         if limits is None or not rows or (self._quarantine and digest(request) in self._quarantine):
             limits = None
-            key = alone
         else:
             key = (id(line), batch_key(request))
         answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()

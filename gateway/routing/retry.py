@@ -26,11 +26,6 @@ class RetryBudget:
         self._reserve = reserve
         self._balance = reserve
 
-    @property
-    def balance(self) -> float:
-        """How many retries could be made now."""
-        return self._balance
-
     def deposit(self) -> None:
         """A first attempt is made."""
         self._balance = min(self._reserve, self._balance + self._ratio)

@@ -44,8 +44,7 @@ class _Path:
 
     def fits(self, spec: ModelSpec) -> bool:
         """Whether the target can answer for `spec`."""
-        verdict = self.health.verdict(spec.name, self.target)
-        return verdict.status is Status.READY and spec.version in (None, *verdict.versions)
+        return _fits(self.health, spec, self.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +165,10 @@ class Router:
     def model_ready(self, spec: ModelSpec, selection: Selection) -> bool:
         """Whether a request for `spec` with this selection would find a fit endpoint; raises MODEL_NOT_FOUND."""
         route = self.route(spec.name)
-        chosen = {target.key for target in eligible(route.main, route.targets, self._endpoints, selection)}
-        paths = [path for path in self._prepared[spec.name].paths if path.target.key in chosen]
+        paths = self._chosen(self._prepared[spec.name], selection)
         if route.traffic.policy in LISTED_ORDER:
             paths = self._allowed(route.traffic, paths)
-        return any(self._is_fit(spec, path.target) for path in paths)
+        return any(path.fits(spec) for path in paths)
 
     async def dispatch(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         """Sends the request along the order that its route's policy gives, until a target takes it.
@@ -178,8 +176,9 @@ class Router:
         A gate's refusal costs nothing; a failure of a request that was certainly not processed is tried once more at an
         endpoint that has not seen it, in the route's budget. Everything else is told to the client.
         """
-        route = self.route(request.model.name)
-        prepared = self._prepared[request.model.name]
+        model = request.model.name
+        route = self.route(model)
+        prepared = self._prepared[model]
         traffic = route.traffic
         under_way = self._under_way
         under_way.count += 1
@@ -188,7 +187,7 @@ class Router:
                 return await compared(route, request, context, self._ways(prepared, request), self._clock)
             response = await self._first_to_answer(prepared, request, context)
             rules, mirror = traffic.mirror, prepared.mirror
-            if mirror is not None and rules is not None and self._is_fit(ModelSpec(request.model.name), rules.target):
+            if mirror is not None and rules is not None and _fits(self._health, ModelSpec(model), rules.target):
                 mirror.offer(request, response, context.protocol)
             return response
         finally:
@@ -257,20 +256,26 @@ class Router:
             response.comparison,
         )
 
+    def _chosen(self, prepared: _Prepared, selection: Selection) -> list[_Path]:
+        """The paths that a client's selection leaves, in listed order; raises as `eligible` does."""
+        if selection == ANYWHERE:
+            return list(prepared.paths)
+        route = prepared.route
+        chosen = {target.key for target in eligible(route.main, route.targets, self._endpoints, selection)}
+        return [path for path in prepared.paths if path.target.key in chosen]
+
     def _order(self, prepared: _Prepared, request: InferenceRequest, context: CallContext) -> list[_Path]:
         """The paths that the client's selection leaves, in the order of the route's policy."""
-        route, spec, paths = prepared.route, request.model, prepared.paths
-        if request.selection != ANYWHERE:
-            chosen = {target.key for target in eligible(route.main, route.targets, self._endpoints, request.selection)}
-            paths = tuple(path for path in paths if path.target.key in chosen)
+        traffic, spec = prepared.route.traffic, request.model
+        paths = self._chosen(prepared, request.selection)
         if spec.version is not None:
-            paths = tuple(path for path in paths if path.target.version in (None, spec.version))
+            paths = [path for path in paths if path.target.version in (None, spec.version)]
             if not paths:
                 raise self._no_version(spec)
         if len(paths) == 1:
-            return list(paths)
-        candidates = {path.target.key: Candidate(path.target, path.load, path.fits(spec)) for path in paths}
-        ordered = prepared.policy(list(candidates.values()), lambda: _sticky_key(route.traffic, request, context))
+            return paths
+        candidates = [Candidate(path.target, path.load, path.fits(spec)) for path in paths]
+        ordered = prepared.policy(candidates, lambda: _sticky_key(traffic, request, context))
         by_key = {path.target.key: path for path in paths}
         return [by_key[candidate.target.key] for candidate in ordered]
 
@@ -300,10 +305,6 @@ class Router:
             raise self._none_fit(request.model, prepared.route.targets)
         return ways
 
-    def _is_fit(self, spec: ModelSpec, target: Target) -> bool:
-        verdict = self._health.verdict(spec.name, target)
-        return verdict.status is Status.READY and spec.version in (None, *verdict.versions)
-
     def _standing(self, spec: ModelSpec, path: _Path, allowed: bool) -> str:
         """Why a request would, or would not, be sent along `path`."""
         verdict = self._health.verdict(spec.name, path.target)
@@ -311,10 +312,10 @@ class Router:
             return "not tried: the route stays with the stack, or the target, that comes first"
         if verdict.status is not Status.READY:
             return f"not fit: {verdict.status.value}: {verdict.reason}"
-        return "fit" if self._is_fit(spec, path.target) else f"not fit: it has no version {spec.version}"
+        return "fit" if path.fits(spec) else f"not fit: it has no version {spec.version}"
 
     def _none_fit(self, spec: ModelSpec, targets: Sequence[Target]) -> GatewayError:
-        if any(self._is_fit(ModelSpec(spec.name), target) for target in targets):
+        if any(_fits(self._health, ModelSpec(spec.name), target) for target in targets):
             return self._no_version(spec)
         reasons = self._reasons(spec.name, targets)
         return GatewayError(
@@ -375,6 +376,11 @@ class Router:
             random=self._random,
             keep_payloads=rules.keep_payloads,
         )
+
+
+def _fits(health: HealthMonitor, spec: ModelSpec, target: Target) -> bool:
+    verdict = health.verdict(spec.name, target)
+    return verdict.status is Status.READY and spec.version in (None, *verdict.versions)
 
 
 def _sticky_key(traffic: Traffic, request: InferenceRequest, context: CallContext) -> bytes:

@@ -1,0 +1,145 @@
+"""Where the files of a run are, and how the small ones are read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtests.cell_spec import CellSpec
+from loadtests.errors import LoadTestError
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """`runs/ID`: one campaign, begun, interrupted or done."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The run's name: its folder's."""
+        return self.path.resolve().name
+
+    @property
+    def raw(self) -> Path:
+        """Where the rounds' Parquet files are, and the streams of a round under way."""
+        return self.path / "raw"
+
+    @property
+    def cells_file(self) -> Path:
+        """One line a cell and round."""
+        return self.path / "cells.jsonl"
+
+    def checked(self) -> RunFolder:
+        """Itself; raises LoadTestError where the folder is no run."""
+        if not (self.path / "state.json").is_file():
+            raise LoadTestError(f"{self.path}: not a run: it holds no state.json. `twinserve bench run` makes one")
+        return self
+
+    def manifest(self) -> dict[str, Any]:
+        """Environment, seeds and versions; empty where it was not written."""
+        return read_object(self.path / "manifest.json")
+
+    def ledger(self) -> dict[str, Any]:
+        """The fairness ledger: facts of each target by its name."""
+        document = read_object(self.path / "ledger.json")
+        targets = document.get("targets", document)
+        return dict(targets) if isinstance(targets, dict) else {}
+
+    def state(self) -> dict[str, Any]:
+        """What was planned and what is done."""
+        return read_object(self.path / "state.json")
+
+    def parity(self) -> dict[str, Any]:
+        """What the parity gate found, by target; empty where it did not run."""
+        document = read_object(self.path / "parity.json")
+        targets = document.get("targets", document)
+        return dict(targets) if isinstance(targets, dict) else {}
+
+    def planned(self) -> list[CellSpec]:
+        """The cells of the plan, in order; raises LoadTestError where the state cannot be read."""
+        document = self.state()
+        cells = document.get("cells", document.get("planned", []))
+        if not isinstance(cells, list):
+            raise LoadTestError(f"{self.path / 'state.json'}: `cells` is not a list of cells")
+        return [CellSpec.from_json(item, f"{self.path / 'state.json'}: cell {n}") for n, item in enumerate(cells)]
+
+    def health(self, number: int, slug: str) -> dict[str, Any]:
+        """The generator's own account of a cell; empty where there is none."""
+        return read_object(self.path / "health" / str(number) / f"{slug}.json")
+
+    def resources(self, number: int, slug: str) -> dict[str, Any] | None:
+        """What the servers used during a cell; None where nobody measured it."""
+        return read_object(self.path / "resources" / str(number) / f"{slug}.json") or None
+
+    def sealed_rounds(self) -> dict[int, Path]:
+        """The Parquet file of each round that has one, by number."""
+        found = {int(path.stem): path for path in self.raw.glob("*.parquet") if path.stem.isdigit()}
+        return dict(sorted(found.items()))
+
+    def open_rounds(self) -> list[int]:
+        """Rounds whose streams are not yet Parquet: a round under way, or one that a crash interrupted."""
+        if not self.raw.is_dir():
+            return []
+        return sorted(int(item.name) for item in self.raw.iterdir() if item.is_dir() and item.name.isdigit())
+
+    def cells(self) -> list[dict[str, Any]]:
+        """The lines of cells.jsonl; a torn last line is left out."""
+        return list(read_lines(self.cells_file))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file is missing. Raises LoadTestError where it is there and is none."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as exc:
+        raise LoadTestError(f"{path}: {exc}; it should hold a JSON object") from exc
+    if not isinstance(document, dict):
+        raise LoadTestError(f"{path}: it should hold a JSON object")
+    return document
+
+
+def read_lines(path: Path) -> Iterable[dict[str, Any]]:
+    """The objects of a file of JSON lines. The last line may be torn by a crash; any other one raises LoadTestError."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            document = json.loads(line)
+        except ValueError as exc:
+            if number == len(lines):
+                return
+            raise LoadTestError(f"{path}, line {number}: not JSON: {exc}") from exc
+        if not isinstance(document, dict):
+            raise LoadTestError(f"{path}, line {number}: not a JSON object")
+        yield document
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as exc:
+        part.unlink(missing_ok=True)
+        raise LoadTestError(f"{path}: {exc}; the file that was there before is unchanged") from exc
+
+
+def write_lines(path: Path, documents: Iterable[Mapping[str, Any]]) -> None:
+    """Writes JSON lines, all of them or none."""
+    write_whole(path, "".join(json.dumps(document, allow_nan=False) + "\n" for document in documents))

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from loadtests.analysis.columns import Columns, Flags
 from loadtests.analysis.samples import Values, n_min, percentiles
-from loadtests.analysis.validity import STEADY_KINDS, check_cell
+from loadtests.analysis.validity import LITTLE, STEADY_KINDS, check_cell
 from loadtests.cell_spec import CellSpec
 from loadtests.cells import STAND_IN
 
@@ -49,7 +49,7 @@ def summarise(
     client_fails = any(check.group != "server" for check in broken)
     errors = 1 - np.count_nonzero(ok) / columns.count if columns.count else 1.0
     by_name = {check.name: check for check in checks}
-    law = by_name.get("Little's law, N against X R")
+    law = by_name.get(LITTLE)
     return {
         "schema": SCHEMA,
         "cell": spec.slug,

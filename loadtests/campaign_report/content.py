@@ -9,7 +9,7 @@ from typing import Any
 
 from loadtests.analysis.compare import Comparison
 from loadtests.analysis.series import Series, cpu_per_1k
-from loadtests.analysis.validity import limits_of
+from loadtests.analysis.validity import LITTLE, limits_of
 from loadtests.campaign_report.chart import Chart, Style, figure, styles_of
 from loadtests.campaign_report.data import CampaignData
 from loadtests.campaign_report.decision import decision_of
@@ -217,12 +217,23 @@ def health_of(data: CampaignData) -> list[Row]:
                 "cpu": _most(lines, "client_cpu_max"),
                 "dropped": sum(int(line["dropped"] or 0) for line in lines),
                 "opened": _most(lines, "connections_opened"),
-                "little": _most(lines, "little_err"),
+                **_little(lines),
                 "valid": sum(bool(line["valid"]) for line in lines),
                 "cells": len(lines),
             }
         )
     return rows
+
+
+def _little(lines: Sequence[Mapping[str, Any]]) -> Row:
+    """The round that came closest to its limit, or went furthest beyond."""
+    checks = [
+        check for line in lines for check in line["checks"] if check["name"] == LITTLE and check["value"] is not None
+    ]
+    worst = max(checks, key=lambda check: check["value"] / check["limit"], default=None)
+    if worst is None:
+        return {"little": None, "little_limit": None}
+    return {"little": worst["value"] / 100, "little_limit": worst["limit"] / 100}
 
 
 def parity_of(data: CampaignData) -> list[Row]:

@@ -47,10 +47,20 @@ class Limits:
     client_cpu: float = 0.8
     little: float = 0.05
     clock_step_ms: float = 5.0
+    # After the first round the servers are warm; only connections are opened again.
+    warm_up_again_seconds: float = 30.0
 
 
 TIERS: dict[str, Limits] = {
-    "quick": Limits("quick", seconds=5, warm_up_seconds=3, warm_up_requests=0, instability=0.25, samples=False),
+    "quick": Limits(
+        "quick",
+        seconds=5,
+        warm_up_seconds=3,
+        warm_up_requests=0,
+        instability=0.25,
+        samples=False,
+        warm_up_again_seconds=1,
+    ),
     "run": Limits("run", seconds=60, warm_up_seconds=30, warm_up_requests=1000, instability=0.10, samples=True),
 }
 
@@ -235,9 +245,10 @@ def _record(columns: Columns, health: Mapping[str, Any], parity: Mapping[str, An
 def _load(spec: CellSpec, columns: Columns, limits: Limits) -> list[Check]:
     load, checks = spec.load, []
     if load.kind != "cold":
+        warm_up = limits.warm_up_again_seconds if spec.round else limits.warm_up_seconds
         checks = [
             Check("measured time", "server", load.seconds, limits.seconds, " s", at_least=True),
-            Check("warm-up", "server", load.warm_up_seconds, limits.warm_up_seconds, " s", at_least=True),
+            Check("warm-up", "server", load.warm_up_seconds, warm_up, " s", at_least=True),
             Check("warm-up requests", "server", columns.warm_up, limits.warm_up_requests, at_least=True),
         ]
     if limits.samples and load.kind not in ("cold", "offline"):

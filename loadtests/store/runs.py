@@ -13,8 +13,8 @@ import duckdb
 import pyarrow as pa
 
 from loadtests.errors import LoadTestError
-from loadtests.store.folder import RunFolder
 from loadtests.store.seal import SEALED_SCHEMA
+from loadtests.store.stored import StoredRun
 
 _PERCENTILES = ("p50", "p90", "p95", "p99", "p999", "max", "mean")
 _TEXT = (
@@ -64,7 +64,7 @@ class Runs:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self.folders = {
-            folder.id: folder for path in sorted(self.root.glob("*/state.json")) if (folder := RunFolder(path.parent))
+            folder.id: folder for path in sorted(self.root.glob("*/state.json")) if (folder := StoredRun(path.parent))
         }
         self._connection = duckdb.connect(":memory:")
         self._connection.execute("SET timezone = 'UTC'")
@@ -141,7 +141,7 @@ def _cell_row(run: str, line: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: line.get(key) for key in _CELL_COLUMNS}, **spread, **texts, "run": run}
 
 
-def _run_row(run: str, folder: RunFolder, lines: list[dict[str, Any]]) -> dict[str, Any]:
+def _run_row(run: str, folder: StoredRun, lines: list[dict[str, Any]]) -> dict[str, Any]:
     manifest, state = folder.manifest(), folder.state()
     environment = manifest.get("environment", manifest)
     return {

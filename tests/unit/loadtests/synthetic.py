@@ -16,8 +16,8 @@ from loadtests.analysis.cell import summarise
 from loadtests.analysis.samples import Values
 from loadtests.cell_spec import CellSpec, Load, Step, Target
 from loadtests.raw import RAW_SCHEMA
-from loadtests.store import RunFolder, seal_round
-from loadtests.store.folder import write_lines
+from loadtests.store import StoredRun, seal_round
+from loadtests.store.stored import target_key, write_lines
 
 T0 = 1_790_000_000.0
 WARM_UP_S = 30.0
@@ -159,9 +159,13 @@ def health_of(spec: CellSpec, rows: pa.Table, **changes: Any) -> dict[str, Any]:
 def resources_of(spec: CellSpec) -> dict[str, Any]:
     """What the server used, as the campaign would have measured it."""
     busy = {"torchserve": 31.0, "tfserving": 18.0}.get(spec.target.stack, 10.0)
-    server = {"name": spec.target.server, "kind": "process", "cpu_s": busy, "rss_peak_bytes": 900_000_000}
-    more = {"threads": 42, "context_switches": 120_000, "throttled": None, "restarts": 0, "measured": "measured"}
-    return {"schema": 1, "servers": [{**server, **more}], "gpu": None}
+    usage = {"kind": "process", "status": "measured", "why": "", "threads": 42, "ctx_voluntary": 120_000}
+    more = {"ctx_involuntary": 900, "throttled": None, "restarts": 0, "rss_peak": 900_000_000, "cpu_s_per_1k": None}
+    servers = [{"name": spec.target.stack or "server", "cpu_s": busy, **usage, **more}]
+    if spec.target.path == "gateway":
+        servers.append({"name": "gateway", "cpu_s": 6.0, **usage, **more, "rss_peak": 110_000_000})
+    gpu = {"status": "not measured", "why": "no NVIDIA driver"}
+    return {"schema": 1, "seconds": 92.0, "requests": 13_000, "servers": servers, "gpu": gpu}
 
 
 def write_stream(path: Path, rows: pa.Table, *, batch: int = 4096) -> None:
@@ -187,8 +191,8 @@ def plan(
         order = np.random.default_rng([seed, number]).permutation(len(scenarios) * (len(targets) + 1))
         position = 0
         for index, (name, load) in enumerate(scenarios):
-            for own in [*targets, replace(targets[0], name=f"{targets[0].name} again")]:
-                twin = f"{name}-{targets[0].name}" if own.name.endswith(" again") else ""
+            for own in [*targets, replace(targets[0], name=f"{targets[0].name} (A/A)")]:
+                twin = f"{name}-{targets[0].name}" if own.name.endswith(" (A/A)") else ""
                 cells.append(
                     CellSpec(
                         slug=f"{name}-{own.name}".replace(" ", "_").replace("/", "_").replace("<", "_"),
@@ -221,7 +225,7 @@ def write_run(
     found = []
     for number in sorted({cell.round for cell in cells}):
         for spec in (cell for cell in cells if cell.round == number):
-            rows = rows_of(spec, laws[spec.target.name.removesuffix(" again")])
+            rows = rows_of(spec, laws[spec.target.name.removesuffix(" (A/A)")])
             write_stream(folder / "raw" / str(number) / f"{spec.slug}.0.arrow", rows)
             health, resources = health_of(spec, rows), resources_of(spec)
             _dump(folder / "health" / str(number) / f"{spec.slug}.json", health)
@@ -231,26 +235,45 @@ def write_run(
         seal_round(folder, number)
     targets = {cell.target.name: cell.target for cell in cells}
     _dump(folder / "manifest.json", manifest(folder.name, tier))
-    facts = {name: {**ledger_of(own), **(ledger or {}).get(name, {})} for name, own in targets.items()}
-    _dump(folder / "ledger.json", {"targets": facts})
-    _dump(folder / "parity.json", {"targets": {name: parity_of(own) for name, own in targets.items()}})
-    state = {"schema": 1, "status": "complete", "reason": "", "cells": [cell.to_json() for cell in cells]}
-    _dump(folder / "state.json", {**state, "done": [[cell.round, cell.slug] for cell in cells]})
-    (folder / "campaign.yaml").write_text("seed: 7\n")
+    facts = {target_key(own.model, name): ledger_of(own, (ledger or {}).get(name, {})) for name, own in targets.items()}
+    _dump(folder / "ledger.json", {"schema": 1, "targets": facts})
+    checked = {target_key(own.model, name): parity_of(own) for name, own in targets.items()}
+    _dump(folder / "parity.json", {"schema": 1, "targets": checked})
+    state = {"schema": 1, "status": "complete", "reason": "", "planned": [cell.to_json() for cell in cells]}
+    done = [[cell.round, cell.slug] for cell in cells]
+    _dump(
+        folder / "state.json", {**state, "done": done, "sealed": sorted({number for number, _ in done}), "searches": {}}
+    )
+    (folder / "campaign.yaml").write_text(f"name: synthetic\nseed: 7\ntier: {tier}\nprice_per_hour: 0.4\n")
     if lines:
-        write_lines(RunFolder(folder).cells_file, found)
+        write_lines(StoredRun(folder).cells_file, found)
     return folder
 
 
 def parity_of(own: Target) -> dict[str, Any]:
     """A parity gate that passed."""
-    return {"max_abs": 3.1e-6, "max_scaled": 2.3e-7, "checked": 64, "bad": 0, "model": own.model}
+    cache = {"repeated_ms": 2.1, "different_ms": 2.1, "ratio": 1.0, "suspected": False}
+    return {"checked": 64, "bad": 0, "max_abs": 3.1e-6, "max_rel": 2.3e-7, "fault": "", "cache": cache}
 
 
-def ledger_of(own: Target) -> dict[str, Any]:
-    """Facts of a target that are alike for all of them, but for what names the server."""
-    alike = {"weights_sha256": "9f2c" * 16, "threads": 1, "workers": 1, "batch_size": 1, "cpuset": "0-1", "rows": 1}
-    return {**alike, "server": own.server, "command": f"serve {own.stack}", "bytes_out": 210, "warm_up": "30 s"}
+def ledger_of(own: Target, changes: dict[str, Any]) -> dict[str, Any]:
+    """A target's entry; `changes` are of what must be alike."""
+    program = own.stack or "server"
+    like = {
+        "weights": "9f2c" * 16,
+        "payload_rows": "1",
+        "payload_bytes_out": 210,
+        "payload_bytes_in": 96,
+        "config": "default",
+    }
+    return {
+        "target": own.name,
+        "model": own.model,
+        "server": own.server,
+        "address": own.address,
+        "like": {**like, f"{program}.cpus": "0-1", f"{program}.memory_limit": None, **changes},
+        "facts": {"programs": {program: {"kind": "process", "command": ["serve", program], "threads": 42}}},
+    }
 
 
 def manifest(run: str, tier: str) -> dict[str, Any]:

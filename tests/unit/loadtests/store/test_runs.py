@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.errors import LoadTestError
-from loadtests.store import RunFolder, Runs
+from loadtests.store import Runs, StoredRun
 from tests.unit.loadtests.synthetic import Law, plan, server_load, target, write_run
 
 LAWS = {"ts": Law(), "tf": Law(median_ms=0.5)}
@@ -80,7 +80,7 @@ def test_no_run_at_all_is_an_empty_answer(tmp_path: Path) -> None:
 
 def test_a_torn_last_line_is_left_out_and_any_other_is_an_error(tmp_path: Path) -> None:
     """A crash tears only the end of cells.jsonl."""
-    folder = RunFolder(tmp_path)
+    folder = StoredRun(tmp_path)
     folder.cells_file.write_text('{"a": 1}\n{"b": ')
     assert folder.cells() == [{"a": 1}]
     folder.cells_file.write_text('{"a": \n{"b": 2}\n')
@@ -91,4 +91,4 @@ def test_a_torn_last_line_is_left_out_and_any_other_is_an_error(tmp_path: Path) 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     """The error says what makes a run."""
     with pytest.raises(LoadTestError, match="not a run.*bench run"):
-        RunFolder(tmp_path / "nothing").checked()
+        StoredRun(tmp_path / "nothing").checked()

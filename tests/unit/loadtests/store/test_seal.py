@@ -10,7 +10,7 @@ import pytest
 
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
-from loadtests.store import RunFolder, seal_round, torn_streams
+from loadtests.store import StoredRun, seal_round, torn_streams
 from tests.unit.loadtests.synthetic import Law, rows_of, server_load, target, write_stream
 
 SPEC = CellSpec("server-ts", target("ts"), "server", server_load(100, 5))
@@ -31,7 +31,7 @@ def test_a_round_becomes_one_file_and_its_streams_go(tmp_path: Path) -> None:
     assert table.column_names[:3] == ["round", "cell", "step"]
     assert table.num_rows == expected
     assert table["cell"].unique().to_pylist() == ["server-a.b", "server-ts"]
-    assert (torn_streams(sealed), RunFolder(tmp_path).open_rounds()) == ({}, [])
+    assert (torn_streams(sealed), StoredRun(tmp_path).open_rounds()) == ({}, [])
 
 
 @pytest.mark.parametrize("cut", [3, 1500])

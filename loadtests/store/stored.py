@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
 
 
 @dataclass(frozen=True, slots=True)
-class RunFolder:
+class StoredRun:
     """`runs/ID`: one campaign, begun, interrupted or done."""
 
     path: Path
@@ -34,7 +37,7 @@ class RunFolder:
         """One line a cell and round."""
         return self.path / "cells.jsonl"
 
-    def checked(self) -> RunFolder:
+    def checked(self) -> StoredRun:
         """Itself; raises LoadTestError where the folder is no run."""
         if not (self.path / "state.json").is_file():
             raise LoadTestError(f"{self.path}: not a run: it holds no state.json. `twinserve bench run` makes one")
@@ -45,28 +48,48 @@ class RunFolder:
         return read_object(self.path / "manifest.json")
 
     def ledger(self) -> dict[str, Any]:
-        """The fairness ledger: facts of each target by its name."""
-        document = read_object(self.path / "ledger.json")
-        targets = document.get("targets", document)
-        return dict(targets) if isinstance(targets, dict) else {}
+        """The fairness ledger: the entry of each target by `MODEL/NAME`; empty where it was not written."""
+        return _by_target(read_object(self.path / "ledger.json"))
+
+    def parity(self) -> dict[str, Any]:
+        """What the parity gate found, by `MODEL/NAME`; empty where it did not run."""
+        return _by_target(read_object(self.path / "parity.json"))
 
     def state(self) -> dict[str, Any]:
         """What was planned and what is done."""
         return read_object(self.path / "state.json")
 
-    def parity(self) -> dict[str, Any]:
-        """What the parity gate found, by target; empty where it did not run."""
-        document = read_object(self.path / "parity.json")
-        targets = document.get("targets", document)
-        return dict(targets) if isinstance(targets, dict) else {}
+    def campaign(self) -> dict[str, Any]:
+        """The campaign file as it was given; empty where it is missing or no mapping."""
+        try:
+            document = yaml.safe_load((self.path / "campaign.yaml").read_text("utf-8"))
+        except (OSError, yaml.YAMLError):
+            return {}
+        return document if isinstance(document, dict) else {}
 
-    def planned(self) -> list[CellSpec]:
-        """The cells of the plan, in order; raises LoadTestError where the state cannot be read."""
-        document = self.state()
-        cells = document.get("cells", document.get("planned", []))
-        if not isinstance(cells, list):
-            raise LoadTestError(f"{self.path / 'state.json'}: `cells` is not a list of cells")
-        return [CellSpec.from_json(item, f"{self.path / 'state.json'}: cell {n}") for n, item in enumerate(cells)]
+    @property
+    def tier(self) -> str:
+        """Whose limits the run's cells keep to: `quick` or `run`."""
+        return str(self.manifest().get("tier") or self.campaign().get("tier") or "run")
+
+    def specs(self) -> dict[tuple[int, str], CellSpec]:
+        """Every cell of the plan by (round, slug), and every try of its searches.
+
+        Raises LoadTestError where the state is not one.
+        """
+        source, state = self.path / "state.json", self.state()
+        planned = state.get("planned", [])
+        if not isinstance(planned, list):
+            raise LoadTestError(f"{source}: `planned` is not a list of cells")
+        cells = [CellSpec.from_json(item, f"{source}: cell {number}") for number, item in enumerate(planned)]
+        found = {(cell.round, cell.slug): cell for cell in cells}
+        for line in self.cells():
+            key, rate = (int(line["round"]), str(line["cell"])), line.get("rate_offered")
+            base = found.get((key[0], _TRY.sub("", key[1])))
+            if key not in found and base is not None and rate is not None:
+                steps = tuple(replace(step, rate=float(rate)) for step in base.load.steps)
+                found[key] = replace(base, slug=key[1], load=replace(base.load, steps=steps))
+        return found
 
     def health(self, number: int, slug: str) -> dict[str, Any]:
         """The generator's own account of a cell; empty where there is none."""
@@ -90,6 +113,20 @@ class RunFolder:
     def cells(self) -> list[dict[str, Any]]:
         """The lines of cells.jsonl; a torn last line is left out."""
         return list(read_lines(self.cells_file))
+
+
+# The name of a search's try is that of its cell and a number.
+_TRY = re.compile(r"-try\d+$")
+
+
+def target_key(model: str, name: str) -> str:
+    """A target's name in ledger.json and parity.json; an A/A twin has the entry of the target that it is."""
+    return f"{model}/{name.removesuffix(' (A/A)')}"
+
+
+def _by_target(document: dict[str, Any]) -> dict[str, Any]:
+    targets = document.get("targets", document)
+    return dict(targets) if isinstance(targets, dict) else {}
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from loadtests.cells import STACKS, TRANSPORTS, Addresses
 from loadtests.errors import LoadTestError
 from serving.local import LocalStack
 from serving.models import build_command, build_models, finished_step
-from serving.processes import LaunchError
+from serving.processes import LaunchError, PortTaken
 from serving.servers import every_port
 from serving.settings import LaunchSettings, Ports, is_free
 from serving.state import RunState, running
@@ -154,10 +154,19 @@ def fleet_of(artifacts: Path, *, needed: bool, report: Report) -> Iterator[Fleet
         yield Fleet(addresses, names, pids, management=management)
         return
     with ExitStack() as running_here:
-        try:
-            stack = running_here.enter_context(LocalStack(settings, ports, report=report))
-        except LaunchError as exc:
-            raise LoadTestError(f"the servers did not start: {exc}") from exc
+        stack = _started(settings, ports, report, running_here)
         pids = {child.server.name: child.pid for child in stack.children}
-        management = f"{settings.host}:{ports.torchserve_management_port}"
+        management = f"{settings.host}:{stack.ports.torchserve_management_port}"
+        addresses = addresses_of(None, stack.ports, settings.host)
         yield Fleet(addresses, dict(stack.servers), pids, stack, management)
+
+
+def _started(settings: LaunchSettings, ports: Ports, report: Report, running_here: ExitStack) -> LocalStack:
+    try:
+        try:
+            return running_here.enter_context(LocalStack(settings, ports, report=report))
+        except PortTaken:
+            # Somebody was faster; nobody needs to find these servers, so that any ports will do.
+            return running_here.enter_context(LocalStack(settings, Ports.free(settings.host), report=report))
+    except LaunchError as exc:
+        raise LoadTestError(f"the servers did not start: {exc}") from exc

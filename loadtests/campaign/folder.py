@@ -54,17 +54,16 @@ class State:
         """As `from_json` takes it."""
         document = asdict(self)
         planned = [cell.to_json() for cell in self.planned]
-        return {"schema": 1, **document, "planned": planned, "cells": [cell.to_json() for cell in self.cells()]}
+        return {"schema": 1, **document, "planned": planned, "tries": [cell.to_json() for cell in self.tries()]}
 
-    def cells(self) -> tuple[CellSpec, ...]:
-        """The cells as they are measured: in the place of a search the rates that it has tried."""
-        found: list[CellSpec] = []
-        for cell in self.planned:
-            if not is_search(cell):
-                found.append(cell)
-            tried = self.searches.get(f"{cell.round}/{cell.slug}", ())
-            found += [at_rate(cell, rate, number) for number, (rate, _) in enumerate(tried, 1)]
-        return tuple(found)
+    def tries(self) -> tuple[CellSpec, ...]:
+        """The cells of the rates that searches have tried."""
+        return tuple(
+            at_rate(cell, rate, number)
+            for cell in self.planned
+            if is_search(cell)
+            for number, (rate, _) in enumerate(self.searches.get(f"{cell.round}/{cell.slug}", ()), 1)
+        )
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], source: str) -> State:

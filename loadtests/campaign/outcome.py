@@ -48,10 +48,14 @@ def outcome_of(run: Path, lines: Sequence[Mapping[str, Any]], written: Sequence[
 
 
 def _most(bad: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
-    """The most frequent reasons, without their figures, which differ in each."""
+    """The checks that fail most often; their figures differ in each cell and are in its line."""
     counts: dict[str, int] = {}
     for line in bad:
-        for reason in line.get("reasons") or ("no reason given",):
-            words = str(reason).partition(", limit")[0].rsplit(" ", 1)[0] if ", limit" in str(reason) else str(reason)
+        failed = [f"{check['group']}: {check['name']}" for check in line.get("checks", ()) if _breaks(check)]
+        for words in failed or line.get("reasons") or ("no reason given",):
             counts[words] = counts.get(words, 0) + 1
     return sorted(counts.items(), key=lambda item: -item[1])[:_REASONS_SHOWN]
+
+
+def _breaks(check: Mapping[str, Any]) -> bool:
+    return bool(check.get("binding")) and not check.get("ok")

@@ -79,9 +79,9 @@ def test_a_figure_that_is_no_number_is_not_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_has_a_word_of_its_own(tmp_path: Path, number: int) -> None:
     """It says where, that nothing is lost, and how to go on."""
-    with pytest.raises(DiskFullError, match=r"the disk is full: .*Nothing that was recorded is lost.*--resume"):
-        with telling_full(tmp_path):
-            raise OSError(number, "No space left on device")
+    words = r"the disk is full: .*Nothing that was recorded is lost.*--resume"
+    with pytest.raises(DiskFullError, match=words), telling_full(tmp_path):
+        raise OSError(number, "No space left on device")
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:

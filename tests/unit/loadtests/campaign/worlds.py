@@ -88,7 +88,7 @@ def rows_of(spec: CellSpec, latency_s: float = 0.002) -> pa.Table:
 
 @dataclass
 class FakeEngine:
-    """Leaves the files of a measured cell at once; `latency` says how long its requests took, `before` may interfere."""
+    """Leaves the files of a measured cell at once; `latency` is what its requests took, `before` may interfere."""
 
     latency: Callable[[CellSpec], float] = lambda _: 0.002
     before: Callable[[CellSpec], None] = lambda _: None

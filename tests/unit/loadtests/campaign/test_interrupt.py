@@ -72,8 +72,8 @@ def test_the_time_left_follows_the_pace_so_far() -> None:
 
 def test_the_exit_code_is_of_the_worst_cell() -> None:
     """Invalid before too slow; what is expected to be too slow is not counted."""
-    good = {"valid": True, "meets_slo": True, "kind": "server", "target": "a"}
-    slow = {**good, "meets_slo": False}
+    good = {"valid": True, "meets_slo": True, "kind": "server", "target": "a", "scheduled": 9, "outcomes": {"ok": 9}}
+    slow = {**good, "meets_slo": False, "attainment": 0.9}
     bad = {**good, "valid": False, "reasons": ["client: dispatch lag p99 3 ms, limit at most 1 ms"]}
 
     def code(*lines: dict[str, object]) -> int:
@@ -83,6 +83,8 @@ def test_the_exit_code_is_of_the_worst_cell() -> None:
     assert code(good, slow) == SLO_MISSED
     assert code(good, slow, bad) == INVALID
     assert code() == INVALID
+    assert code({**slow, "attainment": 1.0}) == VALID, "too few requests to show anything"
+    assert code({**slow, "attainment": 1.0, "scheduled": 10}) == SLO_MISSED, "one of them failed"
     assert code({**slow, "search": "x"}, {**slow, "kind": "overload"}, {**slow, "kind": "curve"}) == VALID
 
 

@@ -22,21 +22,21 @@ _TOPOLOGY = {"torchserve": "TS", "tfserving": "TFS", "oip": "OIP"}
 
 def summarise(
     spec: CellSpec,
-    rows: pa.Table,
+    rows: pa.Table | Columns,
     health: Mapping[str, Any],
     resources: Mapping[str, Any] | None,
     parity: Mapping[str, Any] | None,
     *,
     tier: str = "run",
 ) -> dict[str, Any]:
-    """The cell's line, JSON types only. `rows` are of `RAW_SCHEMA`, warm-up included.
+    """The cell's line, JSON types only. `rows` are of `RAW_SCHEMA`, warm-up included, or already columns.
 
     `L`, `S`, `D` and `parts` are in milliseconds: response time from the scheduled instant, service time from the send,
     dispatch lag, and where the time went. L and S are of right answers, D of all that was sent. A percentile with too
     few samples is null. Rates are a second of the scheduled window; answers that came after its end count. `tier` says
     whose limits decide on `valid`.
     """
-    columns = Columns.of(rows)
+    columns = rows if isinstance(rows, Columns) else Columns.of(rows)
     load, target = spec.load, spec.target
     seconds = _seconds(spec, columns)
     counted, ok = columns.counted(), columns.ok

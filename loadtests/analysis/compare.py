@@ -17,6 +17,7 @@ from loadtests.store.stored import target_key
 
 # With more rounds left out than this, what is left is a selection.
 _MAX_LEFT_OUT = 0.2
+Control = Mapping[tuple[str, str], float]
 QUICK = "a quick look gives figures, no verdict"
 
 
@@ -79,11 +80,15 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All comparisons of a run, A/A controls among them. `allowed` says that unlike ledgers were compared on request."""
+    """All comparisons of a run, A/A controls among them.
+
+    `allowed` lists what differs between ledgers that were compared on request. `resolutions` are the A/A controls', as
+    shares, by (scenario, metric).
+    """
 
     comparisons: tuple[Comparison, ...]
     allowed: tuple[str, ...] = ()
-    resolutions: Mapping[str, float] = field(default_factory=dict)
+    resolutions: Control = field(default_factory=dict)
 
     def of(self, *families: Family) -> list[Comparison]:
         """The comparisons of some families, in order."""
@@ -96,24 +101,32 @@ def within_run(
     """Stacks, gateway against direct, variants, protocols, configurations and the A/A controls of one run.
 
     A verdict is about the scenario's own figure, paired by round; Holm corrects within each family. Rounds in which
-    either side is invalid are left out. There is no verdict in the tier `quick`, where fewer than six rounds are left or
-    more than a fifth was left out, between stacks where a stand-in answered, or where the ledgers differ and
+    either side is invalid are left out. There is no verdict in the tier `quick`, where fewer than six rounds are left
+    or more than a fifth was left out, between stacks where a stand-in answered, or where the ledgers differ and
     `allow_unlike` does not ask for it.
     """
     series = series_of(lines)
     pairs = list(_pairs(series, ledger))
-    control = {
-        metric: max(known)
-        for metric in METRICS
-        if (known := [value for pair in pairs if pair[0] == "control" if _known(value := _resolution(pair, metric))])
-    }
+    control: dict[tuple[str, str], float] = {}
+    for pair in pairs:
+        for metric in METRICS if pair[0] == "control" else ():
+            value, key = _resolution(pair, metric), (pair[1].scenario, metric)
+            if not math.isnan(value):
+                control[key] = max(value, control.get(key, 0.0))
     found = [
         _comparison(family, a, b, ledger, tier=tier, allow_unlike=allow_unlike, control=control)
         for family, a, b in pairs
     ]
-    judged = _judged(found, control)
+    judged = _judged(found)
     allowed = dict.fromkeys(text for item in judged if item.verdict for text in item.unlike)
     return Findings(tuple(judged), tuple(allowed), control)
+
+
+def resolution_of(control: Control, scenario: str, metric: str) -> float:
+    """The A/A resolution of a scenario, of the worst one that has a control where it has none; NaN without any."""
+    if (scenario, metric) in control:
+        return control[scenario, metric]
+    return max((value for (_, name), value in control.items() if name == metric), default=math.nan)
 
 
 def log_ratios(a: Series, b: Series, metric: str, rounds: Sequence[int]) -> Values:
@@ -139,7 +152,7 @@ def _comparison(
     *,
     tier: str,
     allow_unlike: bool,
-    control: Mapping[str, float],
+    control: Control,
 ) -> Comparison:
     metric = a.primary
     shared, rounds = a.rounds.keys() & b.rounds.keys(), _both_valid(a, b)
@@ -181,11 +194,11 @@ def _comparison(
         why=why,
         unlike=differences,
         stand_in=stand_in,
-        resolution=control.get(metric.name, math.nan),
+        resolution=resolution_of(control, a.scenario, metric.name),
     )
 
 
-def _judged(found: Sequence[Comparison], control: Mapping[str, float]) -> list[Comparison]:
+def _judged(found: Sequence[Comparison]) -> list[Comparison]:
     """Holm is over each family: what asks one question."""
     judged = list(found)
     for family in dict.fromkeys(item.family for item in found):
@@ -196,7 +209,7 @@ def _judged(found: Sequence[Comparison], control: Mapping[str, float]) -> list[C
         ]
         verdicts = paired_verdicts(
             values,
-            aa=[control.get(found[place].metric.name, 0.0) for place in places],
+            aa=[found[place].resolution for place in places],
             higher_is_better=[found[place].metric.higher_is_better for place in places],
         )
         for place, verdict in zip(places, verdicts, strict=True):
@@ -264,10 +277,6 @@ def _entry(ledger: Mapping[str, Any], series: Series) -> Mapping[str, Any]:
 
 def _config(ledger: Mapping[str, Any], series: Series) -> str:
     return str(_entry(ledger, series).get("like", {}).get("config") or "default")
-
-
-def _known(value: float) -> bool:
-    return not math.isnan(value)
 
 
 def _finite(value: float) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtests.analysis.compare import QUICK, within_run
+from loadtests.analysis.compare import QUICK, Control, resolution_of, within_run
 from loadtests.analysis.likeness import unlike
 from loadtests.analysis.samples import Values
 from loadtests.analysis.series import Metric, Series, series_of
@@ -118,11 +118,11 @@ def _of(ledger: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _margins(runs: tuple[StoredRun, StoredRun]) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _margins(runs: tuple[StoredRun, StoredRun]) -> dict[tuple[str, str], float]:
+    found: dict[tuple[str, str], float] = {}
     for run in runs:
-        for metric, value in within_run(run.cells(), {}, tier=run.tier).resolutions.items():
-            found[metric] = max(found.get(metric, 0.0), value)
+        for key, value in within_run(run.cells(), {}, tier=run.tier).resolutions.items():
+            found[key] = max(found.get(key, 0.0), value)
     return found
 
 
@@ -131,9 +131,7 @@ def _values(series: Series, metric: Metric) -> Values:
     return np.log([value for value in values if value is not None and value > 0])
 
 
-def _changes(
-    pairs: list[tuple[Series, Series]], margins: Mapping[str, float], *, quick: bool, refused: bool
-) -> list[Change]:
+def _changes(pairs: list[tuple[Series, Series]], margins: Control, *, quick: bool, refused: bool) -> list[Change]:
     rows = [(a, b, a.primary, _values(a, a.primary), _values(b, a.primary)) for a, b in pairs]
     why = [
         QUICK
@@ -158,16 +156,18 @@ def _changes(
             metric=metric,
             a=math.exp(x.mean()) if len(x) else None,
             b=math.exp(y.mean()) if len(y) else None,
-            verdict=_verdict(x, y, metric, *adjusted[place], len(judged), margins) if place in adjusted else None,
+            verdict=_verdict(
+                x, y, metric, *adjusted[place], len(judged), resolution_of(margins, a.scenario, metric.name)
+            )
+            if place in adjusted
+            else None,
             why=why[place],
         )
         for place, (a, _, metric, x, y) in enumerate(rows)
     ]
 
 
-def _verdict(
-    x: Values, y: Values, metric: Metric, p: float, adjusted: float, family: int, margins: Mapping[str, float]
-) -> Verdict:
+def _verdict(x: Values, y: Values, metric: Metric, p: float, adjusted: float, family: int, aa: float) -> Verdict:
     # As if paired: the scatter of a difference of two means of as many rounds.
     spread = float(np.sqrt(x.var(ddof=1) + y.var(ddof=1)))
     return judge(
@@ -178,6 +178,6 @@ def _verdict(
         spread=spread,
         rounds=min(len(x), len(y)),
         family=family,
-        aa=margins.get(metric.name, 0.0),
+        aa=aa,
         higher_is_better=metric.higher_is_better,
     )

@@ -115,7 +115,7 @@ class Series:
     def value(self, number: int, metric: str) -> float | None:
         """A figure in one round; None where it was not measured or has too few samples."""
         lines = self.rounds.get(number, [])
-        if not lines:
+        if not lines or (metric == "lambda" and not self.is_search):
             return None
         if metric == "lambda":
             return found_rate([(float(line["rate_offered"]), bool(line["meets_slo"])) for line in lines])

@@ -8,6 +8,6 @@ from loadtests.store.runs import Rows, Runs
 
 
 def sql(root: Path, text: str) -> Rows:
-    """The result of one SELECT over `requests`, `cells` and `runs`; raises LoadTestError where it cannot be answered."""
+    """The result of one SELECT over `requests`, `cells` and `runs`; raises LoadTestError where there is none."""
     with Runs(root) as runs:
         return runs.sql(text)

@@ -28,6 +28,7 @@ from gateway.reload import Reloader, Source
 from gateway.resilience.deadline import deadline
 from gateway.settings import LimitSettings, ServerSettings, Settings, SettingsError
 from gateway.telemetry.histogram import Registry
+from gateway.telemetry.loop_lag import LoopLag
 from gateway.telemetry.metrics import PrometheusObserver, render
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,10 @@ async def serve(
         # One admission for both doors: the limits bound the gateway, not each protocol.
         admission = Admission(limits)
         observer.watch_in_flight(lambda: admission.in_flight, lambda: admission.in_flight_bytes)
+        observer.limits_set(requests=limits.in_flight, size=limits.in_flight_bytes)
+        lag = LoopLag(clock)
+        observer.watch_loop_lag(lag.worst)
+        await cleanup.enter_async_context(_running(lag.run(), "loop-lag"))
         app = create_app(
             data_plane,
             limits=limits,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from prometheus_client.utils import floatToGoString
 
 # Gauges that say how something is, not how much there is of it: the largest worker speaks for all.
-_LARGEST = frozenset({"gateway_endpoint_info", "gateway_breaker_state"})
+_LARGEST = frozenset({"gateway_endpoint_info", "gateway_breaker_state", "gateway_event_loop_lag_seconds"})
 # And one of which the worst worker speaks for all.
-_SMALLEST = frozenset({"gateway_config_last_reload_successful"})
+_SMALLEST = frozenset({"gateway_config_last_reload_successful", "gateway_endpoint_verified"})
 _CREATED = "_created"
 
 

@@ -37,13 +37,19 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A socket at an address, since a taken port ends uvicorn without a word; raises OSError."""
+def bound(host: str, port: int, *, share: bool = False) -> socket.socket:
+    """A socket at an address, since a taken port ends uvicorn without a word; raises OSError.
+
+    With `share` other sockets of this user may have the port too, and the kernel spreads connections over those that
+    listen (SO_REUSEPORT, socket(7)).
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Where the protocol is not named asyncio's own loop leaves TCP_NODELAY off, and every answer waits 40 ms.
     opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         opened.bind((host, port))
     except BaseException:
         opened.close()

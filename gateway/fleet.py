@@ -167,7 +167,7 @@ class Fleet:
         self._watch = asyncio.create_task(self.router.health.run(), name="health")
 
     async def apply(self, configuration: Configuration) -> Changes:
-        """Makes a configuration the one in effect; raises ValueError as `prepare` does, and then nothing has changed."""
+        """Makes a configuration the one in effect; raises ValueError as `prepare` does, and then changes nothing."""
         return await self.commit(await self.prepare(configuration))
 
     async def settle(self) -> None:

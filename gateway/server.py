@@ -126,8 +126,9 @@ class Gateway:
             self.data_plane.start()
             rest = HttpServer(doors.app, drain_seconds)
             async with serving(rest, doors.rest_socket, "rest") as task:
+                await _until(rest.listening.wait(), task)
                 on_listening()
-                await _until(stop, task)
+                await _until(stop.wait(), task)
                 logger.info("draining")
                 self.data_plane.drain()
 
@@ -175,13 +176,13 @@ async def operated(
         yield replace(addresses, admin_port=admin_socket.getsockname()[1])
 
 
-async def _until(stop: asyncio.Event, serving: asyncio.Task[None]) -> None:
-    """Returns once `stop` is set, or the server has ended by itself."""
-    stopping = asyncio.create_task(stop.wait(), name="stop")
+async def _until(event: Coroutine[Any, Any, object], task: asyncio.Task[None]) -> None:
+    """Returns once something has come about, or the task has ended by itself."""
+    waiting = asyncio.create_task(event)
     try:
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        stopping.cancel()
+        waiting.cancel()
 
 
 @asynccontextmanager

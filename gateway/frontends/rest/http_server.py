@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,13 @@ class HttpServer(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),
             )
         )
+        self.listening = asyncio.Event()
+        """Set once connections are accepted."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to listen."""
+        await super().startup(sockets)
+        self.listening.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

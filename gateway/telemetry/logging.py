@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,11 +23,21 @@ WRITE_EVERY_SECONDS = 0.1
 # How long the end of the process waits for the last lines: a stream that nobody reads must not keep it.
 STOP_SECONDS = 2.0
 
+# POSIX writes this much to a pipe in one piece, whoever else writes to it (PIPE_BUF); orjson's lines are mostly ASCII.
+ATOMIC_CHARACTERS = 4096
+
 _access = logging.getLogger("gateway.access")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a record: time (UTC), level, logger, message, the record's own fields, and a traceback."""
+    """One JSON object a record: time (UTC), level, logger, message, the record's own fields, and a traceback.
+
+    `always` are fields that every line has.
+    """
+
+    def __init__(self, always: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self._always = dict(always or {})
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
@@ -35,6 +46,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._always,
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -49,12 +61,16 @@ class JsonFormatter(logging.Formatter):
 class LogWriter(logging.Handler):
     """Takes records at once and writes them soon, from its own thread; drops them, and counts, if that falls behind.
 
+    With a `worker`, every line bears its number, and other processes write to the same stream: lines are written few
+    at a time, so that none is torn apart.
+
     The logging module closes it, and so writes what is left, when the process ends.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, worker: int | None = None) -> None:
         super().__init__()
-        self.setFormatter(JsonFormatter())
+        self.setFormatter(JsonFormatter(None if worker is None else {"worker": worker}))
+        self._piece = None if worker is None else ATOMIC_CHARACTERS
         self._stream = stream
         self._waiting: deque[logging.LogRecord] = deque()
         self._dropped = 0
@@ -89,15 +105,17 @@ class LogWriter(logging.Handler):
         dropped, self._dropped = self._dropped, 0
         if dropped:
             lines.append(self.format(_own(f"{dropped} log lines were dropped: the log could not be written in time")))
-        if lines:
-            # A log that cannot be written is no reason to stop serving.
-            with suppress(OSError, ValueError):
-                self._stream.write("\n".join(lines) + "\n")
+        # A log that cannot be written is no reason to stop serving.
+        with suppress(OSError, ValueError):
+            for piece in _pieces(lines, self._piece):
+                self._stream.write(piece)
                 self._stream.flush()
 
 
-def configure(level: str, stream: TextIO) -> LogWriter:
+def configure(level: str, stream: TextIO, worker: int | None = None) -> LogWriter:
     """Sends every log of this process, from `level` ('debug' to 'error') on, to `stream` as JSON lines.
+
+    `worker` is this process's number, where several share the stream.
 
     Called once, by whoever owns the process; the writer is returned for those who close it themselves.
     """
@@ -105,7 +123,7 @@ def configure(level: str, stream: TextIO) -> LogWriter:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if sys.version_info >= (3, 12):
         logging.logAsyncioTasks = False
-    writer = LogWriter(stream)
+    writer = LogWriter(stream, worker)
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
@@ -145,6 +163,21 @@ def log_access(
 def _second(seconds: int) -> str:
     """The instant in ISO 8601, without its zone: many lines share one."""
     return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
+
+
+def _pieces(lines: list[str], most: int | None) -> Iterator[str]:
+    """The lines with their ends, all together, or where `most` is given in pieces of at most so many characters; a
+    longer line is a piece by itself."""
+    piece: list[str] = []
+    size = 0
+    for line in lines:
+        if most is not None and piece and size + len(line) + 1 > most:
+            yield "".join(piece)
+            piece, size = [], 0
+        piece.append(f"{line}\n")
+        size += len(line) + 1
+    if piece:
+        yield "".join(piece)
 
 
 def _own(message: str) -> logging.LogRecord:

@@ -46,6 +46,24 @@ def merged(pages: Iterable[bytes]) -> bytes:
     return "".join(_written(family) for family in families.values()).encode()
 
 
+def counters_of(page: bytes) -> bytes:
+    """What of a page stays true when its worker has ended: what was counted, not how things are."""
+    kept: list[str] = []
+    counts = False
+    family: list[str] = []
+    for line in page.decode().split("\n"):
+        if line.startswith("# HELP "):
+            family, counts = [line], False
+        elif line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ", 3)
+            counts = kind in ("counter", "histogram") or name.endswith(_CREATED)
+            if counts:
+                kept += [*family, line]
+        elif line and counts:
+            kept.append(line)
+    return "".join(f"{line}\n" for line in kept).encode()
+
+
 def _opened(families: dict[str, _Family], name: str) -> _Family:
     family = families.get(name)
     if family is None:

@@ -250,6 +250,16 @@ class PrometheusObserver:
         self._last_reload.set(outcome == OK)
 
 
+class WorkerMetrics:
+    """What the supervisor of several workers counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.workers = Gauge("gateway_workers", "Processes of the gateway that take requests now.", registry=registry)
+        self.restarts = Counter(
+            "gateway_worker_restarts", "Processes of the gateway that ended and were started again.", registry=registry
+        )
+
+
 def render(registry: CollectorRegistry) -> bytes:
     """The registry in Prometheus' text format, version 0.0.4 or newer."""
     return registry.text() if isinstance(registry, Registry) else generate_latest(registry)

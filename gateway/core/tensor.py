@@ -46,7 +46,8 @@ MAX_RANK = 32
 MAX_ELEMENTS = 2**48
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Changed by nobody; not frozen, which would double the cost of making one.
+@dataclass(slots=True, eq=False)
 class Tensor:
     """A named tensor. `array` is C-ordered and has exactly the dtype of `NUMPY_DTYPE[datatype]`."""
 

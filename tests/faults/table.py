@@ -11,7 +11,7 @@ import numpy as np
 from gateway.core.errors import Cause
 from tests.fakes.relay import Answer, BlackHole, Delay, Garble, Reset, Trickle, Truncate
 from tests.fakes.script import Arrays, Behaviour, Fail, Garbage, Hang, Lose, Oversized, QueueFull, Refuse
-from tests.faults.world import BODY_BYTES, HTTP_WAYS, WAYS, Upstream, Way
+from tests.faults.world import BODY_BYTES, EVERY_WAY, HTTP_WAYS, WAYS, Upstream, Way
 
 # The gateway gives a server that fails a rest, and gives up what waits for too long, whatever the fault.
 ALWAYS = frozenset({Cause.NOT_READY, Cause.DEADLINE, Cause.OVERLOADED})
@@ -35,6 +35,11 @@ class Fault:
     ways: tuple[Way, ...] = WAYS
     reaches: int = 1
     harmless: bool = False
+
+    @property
+    def attempts(self) -> float:
+        """Calls to model servers for each request, at most."""
+        return 1.2 if self.reaches == 1 else self.reaches
 
     @property
     def causes(self) -> frozenset[Cause]:
@@ -93,10 +98,10 @@ FAULTS = (
     Fault("trickling", lambda server, _: server.falls_under(Trickle(0.05)), LOST),
     Fault("truncated", lambda server, random: server.falls_under(Truncate(random, 500)), LOST | BAD),
     Fault("garbage for bytes", lambda server, random: server.falls_under(Garble(random)), LOST | BAD),
-    Fault("garbage for an answer", _behaves(Garbage()), BAD),
-    Fault("wrong shape", _computes(_wrong_shape), BAD),
-    Fault("too few rows", _computes(_wrong_count), BAD),
-    Fault("too many rows", _computes(_too_many), BAD),
+    Fault("garbage for an answer", _behaves(Garbage()), BAD, EVERY_WAY),
+    Fault("wrong shape", _computes(_wrong_shape), BAD, EVERY_WAY),
+    Fault("too few rows", _computes(_wrong_count), BAD, EVERY_WAY),
+    Fault("too many rows", _computes(_too_many), BAD, EVERY_WAY),
     Fault("too large", _behaves(Oversized(4 * BODY_BYTES)), BAD),
     Fault("1 GB", _answers_without_end, BAD | LOST, HTTP_WAYS),
     Fault("redirects", _redirects, BAD | LOST, HTTP_WAYS),

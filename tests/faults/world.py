@@ -28,6 +28,9 @@ QUEUE = 32
 IN_FLIGHT = 128
 # The largest request, and about the largest reply.
 BODY_BYTES = 1 << 20
+# Of requests that name none. Longer than a call must have had for its server to be blamed for not answering.
+TIMEOUT_MS = 700
+LONG_MS = 20_000
 # `double` has one endpoint, the one that falls ill; `backed` has a spare beside it; `neighbour` is elsewhere.
 MODELS = ("double", "backed", "neighbour")
 FAKES = {"torchserve": FakeTorchServe, "tfserving": FakeTfServing, "oip": FakeOip}
@@ -44,7 +47,9 @@ class Way(NamedTuple):
         return f"{self.stack}-{self.transport}"
 
 
-WAYS = tuple(Way(stack, transport) for stack in FAKES for transport in ("rest", "grpc"))
+# Every codec, and of what is between the sockets each client: the rest of an OIP server is what TF Serving's is.
+EVERY_WAY = tuple(Way(stack, transport) for stack in FAKES for transport in ("rest", "grpc"))
+WAYS = tuple(way for way in EVERY_WAY if way.stack != "oip")
 HTTP_WAYS = tuple(way for way in WAYS if way.transport == "rest")
 
 
@@ -124,6 +129,10 @@ class World:
 
     async def warm_up(self) -> None:
         """Returns once every model has answered at both doors; what there is then is what shall be there at the end."""
+        for model in MODELS:
+            async with asyncio.timeout(30):
+                while await self.clients.status(f"/v2/models/{model}/ready") != 200:
+                    await asyncio.sleep(0.02)
         await self.recovered()
         self._tasks = _tasks()
 
@@ -145,10 +154,23 @@ class World:
             async with asyncio.timeout(15):
                 while left := await self._left():
                     # A breaker is closed by an answer, and looked at only when somebody asks.
-                    await self.clients.ask("backed", timeout_ms=500)
+                    await self.clients.ask("backed")
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise AssertionError(f"still there: {left}") from None
+
+    async def until(self, found: Callable[[Samples], bool]) -> None:
+        """Returns once the metrics say so; fails after 15 s."""
+        async with asyncio.timeout(15):
+            while not found(samples := await self.clients.metrics()):
+                self.note(samples)
+                await asyncio.sleep(0.005)
+
+    async def queued(self, endpoint: str, count: int) -> None:
+        """Returns once so many requests wait at an endpoint."""
+        await self.until(
+            lambda samples: samples.total("gateway_endpoint_slots_queued", endpoint=endpoint) == count
+        )
 
     async def _left(self) -> object:
         samples = await self.clients.metrics()
@@ -246,7 +268,7 @@ def configured(endpoints: dict[str, Any], **changes: Any) -> Configuration:
     targets = {"double": ["sick"], "backed": ["sick", "spare"], "neighbour": ["well"]}
     settings = Settings(
         server={"rest_port": 0, "grpc_port": 0, "admin_port": None, "drain_seconds": 5},
-        limits={"in_flight": IN_FLIGHT, "body_bytes": BODY_BYTES, "json_bytes": BODY_BYTES},
+        limits={"in_flight": IN_FLIGHT, "body_bytes": BODY_BYTES, "json_bytes": BODY_BYTES, "timeout_ms": TIMEOUT_MS},
         endpoints=endpoints,
         models={
             name: {"contract": "unused", "targets": [{"endpoint": target} for target in targets[name]], **changes}
@@ -255,9 +277,7 @@ def configured(endpoints: dict[str, Any], **changes: Any) -> Configuration:
         log_level="error",
     )
     model = double()
-    contracts = {
-        name: contract(name, inputs=model.inputs, outputs=model.outputs, batch_cap=16) for name in MODELS
-    }
+    contracts = {name: contract(name, inputs=model.inputs, outputs=model.outputs, batch_cap=16) for name in MODELS}
     return Configuration(settings, contracts)
 
 

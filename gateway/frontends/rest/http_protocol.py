@@ -20,6 +20,9 @@ MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 200
 # How long a request's head may take to arrive, and how long a connection may stay open that never sent one.
 HEAD_SECONDS = 10.0
+# How long a connection without a request stays open when the gateway ends: one may be on its way.
+PARTING_SECONDS = 0.25
+CLOSE = (b"connection", b"close")
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -36,6 +39,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _framing = 0
     _head_open = False
     _upgrading = False
+    # The gateway ends: so does this connection, with the next answer.
+    _parting = False
     # Whatever a refused client still sends is thrown away, this much so far.
     _refused = False
     _discarded = 0
@@ -90,6 +95,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if not self._refused and (self._head_open or self.cycle is None or self.cycle.response_complete):
             self._start_clock()
 
+    def shutdown(self) -> None:
+        """The gateway ends. What is being answered is, and so is a request that may be on its way, which a closed
+        connection would cut off without a word; each answer from now on says that the connection ends with it.
+        """
+        self._parting = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(PARTING_SECONDS, self._part)
+        else:
+            self._announce_end()
+
     def send_400_response(self, msg: str) -> None:
         """Refuses what is no HTTP."""
         self._refuse(400, msg)
@@ -116,6 +131,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if not self._upgrading:
             super().on_headers_complete()
+            if self._parting:
+                self._announce_end()
 
     def on_body(self, body: bytes) -> None:
         """Progress."""
@@ -130,6 +147,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _should_upgrade(self) -> bool:
         return False
+
+    def _announce_end(self) -> None:
+        """Ends the connection with the answer to its latest request, as if its client had asked for that."""
+        self.cycle.keep_alive = False
+        headers = cast("list[tuple[bytes, bytes]]", self.cycle.scope["headers"])
+        if CLOSE not in headers:
+            headers.append(CLOSE)
+
+    def _part(self) -> None:
+        """Closes a connection on which nothing is asked; a head that has begun has its own time."""
+        if not self._head_open and (self.cycle is None or self.cycle.response_complete):
+            self.transport.close()
 
     def _tell_gone(self) -> None:
         gone, self._gone = self._gone, None

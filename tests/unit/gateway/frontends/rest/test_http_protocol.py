@@ -12,7 +12,13 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from gateway.frontends.rest.body import LINGER_BYTES, LINGER_SECONDS
-from gateway.frontends.rest.http_protocol import HEAD_SECONDS, MAX_HEAD_BYTES, MAX_HEADERS, BoundedHttpProtocol
+from gateway.frontends.rest.http_protocol import (
+    HEAD_SECONDS,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    PARTING_SECONDS,
+    BoundedHttpProtocol,
+)
 
 START = b"GET / HTTP/1.1\r\n"
 
@@ -206,3 +212,34 @@ async def test_what_follows_a_connect_is_not_read(connection: Connection) -> Non
     assert connection.loop.tasks <= 1
     connection.protocol.data_received(START + b"\r\n")
     assert connection.loop.tasks <= 1
+
+
+def ends_with_its_answer(connection: Connection) -> bool:
+    """Whether the latest request is answered as if its client had asked for the connection's end."""
+    cycle = connection.protocol.cycle
+    return not cycle.keep_alive and (b"connection", b"close") in list(cycle.scope["headers"])
+
+
+async def test_a_gateway_that_ends_leaves_an_idle_connection_time_for_a_request_on_its_way(
+    connection: Connection,
+) -> None:
+    """It is answered, and its answer says that the connection ends; where none comes it is closed soon."""
+    connection.protocol._stop_clock()
+    connection.protocol.shutdown()
+    (timer,) = connection.loop.pending
+    assert (timer.seconds, connection.wire.events) == (PARTING_SECONDS, [])
+    connection.protocol.data_received(START + b"\r\n")
+    timer.call()
+    assert ends_with_its_answer(connection)
+    assert connection.wire.events == []
+    connection.protocol.cycle.response_complete = True
+    timer.call()
+    assert connection.wire.events == ["close"]
+
+
+async def test_a_gateway_that_ends_says_so_in_the_answers_that_are_under_way(connection: Connection) -> None:
+    """A client that keeps connections would else send its next request on one that is being closed."""
+    connection.protocol.data_received(START + b"\r\n")
+    connection.protocol.shutdown()
+    assert ends_with_its_answer(connection)
+    assert (connection.loop.pending, connection.wire.events) == ([], [])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TextIO
@@ -27,6 +29,7 @@ STOP_SECONDS = 2.0
 ATOMIC_CHARACTERS = 4096
 
 _access = logging.getLogger("gateway.access")
+_ACCESS_MESSAGE = "request"
 
 
 class JsonFormatter(logging.Formatter):
@@ -42,7 +45,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
         line: dict[str, Any] = {
-            "time": f"{_second(int(record.created))}.{int(record.created % 1 * 1000):03}+00:00",
+            "time": _time(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -51,11 +54,45 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        # A lone surrogate, which a client can put into a name, is the one string that orjson refuses.
-        try:
-            return orjson.dumps(line, default=str).decode()
-        except orjson.JSONEncodeError:
-            return orjson.dumps({key: ascii(value) for key, value in line.items()}).decode()
+        return _dumped(line)
+
+
+@dataclass(slots=True)
+class Access:
+    """One request that has ended, `at` seconds of Unix time, as its line tells it."""
+
+    at: float
+    request_id: str
+    protocol: str
+    model: str
+    stack: str
+    endpoint: str
+    cause: Cause | None
+    seconds: float
+
+    def fields(self) -> dict[str, Any]:
+        """What the line has beside what every line has."""
+        return {
+            "request_id": self.request_id,
+            "protocol": self.protocol,
+            "model": self.model,
+            "stack": self.stack,
+            "endpoint": self.endpoint,
+            "cause": None if self.cause is None else self.cause.value,
+            "ms": round(self.seconds * 1e3, 3),
+        }
+
+    def line(self) -> str:
+        """The line that JsonFormatter would make of it, without its end."""
+        return _dumped(
+            {
+                "time": _time(self.at),
+                "level": "info",
+                "logger": _access.name,
+                "message": _ACCESS_MESSAGE,
+                **self.fields(),
+            }
+        )
 
 
 class LogWriter(logging.Handler):
@@ -72,7 +109,7 @@ class LogWriter(logging.Handler):
         self.setFormatter(JsonFormatter(None if worker is None else {"worker": worker}))
         self._piece = None if worker is None else ATOMIC_CHARACTERS
         self._stream = stream
-        self._waiting: deque[logging.LogRecord] = deque()
+        self._waiting: deque[logging.LogRecord | Access] = deque()
         self._dropped = 0
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
@@ -81,7 +118,7 @@ class LogWriter(logging.Handler):
         """Starts the thread."""
         self._thread.start()
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record: logging.LogRecord | Access) -> None:
         """Keeps the record for the thread, if there is room."""
         if len(self._waiting) < MAX_WAITING_LINES:
             self._waiting.append(record)
@@ -101,7 +138,8 @@ class LogWriter(logging.Handler):
         self._write()
 
     def _write(self) -> None:
-        lines = [self.format(self._waiting.popleft()) for _ in range(len(self._waiting))]
+        waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        lines = [item.line() if isinstance(item, Access) else self.format(item) for item in waiting]
         dropped, self._dropped = self._dropped, 0
         if dropped:
             lines.append(self.format(_own(f"{dropped} log lines were dropped: the log could not be written in time")))
@@ -144,19 +182,30 @@ def log_access(
     seconds: float,
 ) -> None:
     """One line for one request: who asked for what, who answered, how it ended and how long it took, no payloads."""
-    if _access.isEnabledFor(logging.INFO):
-        # Made by hand: looking up the caller costs as much as the rest, and is always this line.
-        record = logging.LogRecord(_access.name, logging.INFO, __file__, 0, "request", (), None)
-        record.fields = {
-            "request_id": request_id,
-            "protocol": protocol,
-            "model": model,
-            "stack": stack,
-            "endpoint": endpoint,
-            "cause": None if cause is None else cause.value,
-            "ms": round(seconds * 1e3, 3),
-        }
-        _access.handle(record)
+    if not _access.isEnabledFor(logging.INFO):
+        return
+    access = Access(time.time(), request_id, protocol, model, stack, endpoint, cause, seconds)
+    handlers = logging.root.handlers
+    if len(handlers) == 1 and isinstance(handlers[0], LogWriter):
+        # As the gateway's own process is configured: a record and its way through the loggers would cost five times
+        # as much as the line.
+        handlers[0].emit(access)
+        return
+    record = logging.LogRecord(_access.name, logging.INFO, __file__, 0, _ACCESS_MESSAGE, (), None)
+    record.fields = access.fields()
+    _access.handle(record)
+
+
+def _dumped(line: dict[str, Any]) -> str:
+    # A lone surrogate, which a client can put into a name, is the one string that orjson refuses.
+    try:
+        return orjson.dumps(line, default=str).decode()
+    except orjson.JSONEncodeError:
+        return orjson.dumps({key: ascii(value) for key, value in line.items()}).decode()
+
+
+def _time(at: float) -> str:
+    return f"{_second(int(at))}.{int(at % 1 * 1000):03}+00:00"
 
 
 @lru_cache(maxsize=16)

@@ -127,11 +127,14 @@ async def supervise(
 class Workers:
     """The processes: `run` keeps `count` of them alive until `stop`."""
 
-    def __init__(self, crew: Crew, clock: Clock, spawn: Spawn, count: int) -> None:
+    def __init__(
+        self, crew: Crew, clock: Clock, spawn: Spawn, count: int, deaths: Callable[[], Deaths] = Deaths
+    ) -> None:
         self._crew = crew
         self._clock = clock
         self._spawn = spawn
         self._count = count
+        self._deaths = deaths
         self._processes: dict[int, Process] = {}
         self._stopping = asyncio.Event()
         self._failure: Exception | None = None
@@ -157,14 +160,14 @@ class Workers:
 
     async def _keep(self, number: int) -> None:
         """One worker after the other."""
-        deaths = Deaths()
+        deaths = self._deaths()
         while not self._stopping.is_set():
             begin = self._clock.now()
             status = await self._live(number)
             if self._stopping.is_set():
                 return
             delay = deaths.died(self._clock.now() - begin)
-            if delay is None or (self._crew.failure and not self._crew.begun):
+            if delay is None or (self._crew.failure(number) and not self._crew.started):
                 self._fail(number, status, deaths.quick)
                 return
             logger.error("worker %d %s; it is started again in %g s", number, _ended(status), delay)
@@ -172,9 +175,9 @@ class Workers:
             await _first(self._stopping.wait(), asyncio.sleep(delay))
 
     def _fail(self, number: int, status: int, quick: int) -> None:
-        if self._crew.failure:
+        if failure := self._crew.failure(number):
             # Its own word, such as that a port is taken.
-            self._failure = SettingsError(self._crew.failure)
+            self._failure = SettingsError(failure)
         else:
             self._failure = SupervisorError(
                 f"worker {number} {_ended(status)} soon after its start, {quick} times in a row; its log says why"

@@ -61,8 +61,7 @@ class Crew:
         self._listening = asyncio.Event()
         self._kept = b""
         self._collecting: asyncio.Task[bytes] | None = None
-        self.failure = ""
-        """Why a worker could not start."""
+        self._failures: dict[int, str] = {}
 
     @property
     def configuration(self) -> Configuration:
@@ -70,13 +69,17 @@ class Crew:
         return self._assignment.configuration
 
     @property
-    def begun(self) -> bool:
-        """Whether all workers were once ready to open."""
-        return self._begun.is_set()
+    def started(self) -> bool:
+        """Whether all workers have been open for requests at the same time."""
+        return self._listening.is_set()
 
     async def all_listening(self) -> None:
-        """Returns once every worker has been open for requests at the same time."""
+        """Returns once `started` is true."""
         await self._listening.wait()
+
+    def failure(self, number: int) -> str:
+        """Why a worker could not start, in its own words; empty where it said nothing."""
+        return self._failures.get(number, "")
 
     def listens(self, number: int) -> bool:
         """Whether a worker is open for requests."""
@@ -85,6 +88,7 @@ class Crew:
     def attach(self, number: int, control: Control) -> None:
         """A worker has been started, and this is the channel to it."""
         self._members[number] = Member(number, control)
+        self._failures.pop(number, None)
         self._spread()
 
     def detach(self, number: int) -> None:
@@ -229,8 +233,8 @@ class Crew:
         return b""
 
     async def _failed(self, number: int, body: bytes) -> bytes:
-        self.failure = body.decode()
-        logger.error("worker %d could not start: %s", number, self.failure)
+        self._failures[number] = body.decode()
+        logger.error("worker %d could not start: %s", number, self._failures[number])
         return b""
 
     async def _page(self, _: bytes) -> bytes:

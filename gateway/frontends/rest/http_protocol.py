@@ -72,7 +72,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return False
         sent = [*self.server_state.default_headers, *headers]
         if not cycle.keep_alive:
-            sent.append((b"connection", b"close"))
+            sent.append(CLOSE)
         lines = [STATUS_LINE[status]]
         for name, value in sent:
             lines += (name, b": ", value, b"\r\n")

@@ -71,7 +71,9 @@ class Clients:
     answered: set[int] = field(default_factory=set)
     numbers: count[int] = field(default_factory=lambda: count(1))
 
-    async def ask(self, model: str, door: Door = "rest", timeout_ms: int | None = None, number: int | None = None) -> str:
+    async def ask(
+        self, model: str, door: Door = "rest", timeout_ms: int | None = None, number: int | None = None
+    ) -> str:
         """One request, with the gateway's own deadline unless it names one; returns how it ended."""
         number = next(self.numbers) if number is None else number
         self.asked += 1

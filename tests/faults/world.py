@@ -168,9 +168,7 @@ class World:
 
     async def queued(self, endpoint: str, count: int) -> None:
         """Returns once so many requests wait at an endpoint."""
-        await self.until(
-            lambda samples: samples.total("gateway_endpoint_slots_queued", endpoint=endpoint) == count
-        )
+        await self.until(lambda samples: samples.total("gateway_endpoint_slots_queued", endpoint=endpoint) == count)
 
     async def _left(self) -> object:
         samples = await self.clients.metrics()

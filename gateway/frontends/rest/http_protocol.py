@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -50,11 +50,43 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._start_clock()
 
-    @property
-    def arrived(self) -> bool:
-        """Whether all of the running request's body is there, and nobody waits to be told to send it."""
+    def take(self) -> bytes | None:
+        """The running request's body; None where not all of it is there, or the client waits to be told to send it."""
         running = self._running
-        return running is not None and not (running.more_body or running.waiting_for_100_continue)
+        if running is None or running.more_body or running.waiting_for_100_continue or running.disconnected:
+            return None
+        body, running.body = running.body, bytearray()
+        # As `receive` would: nothing tells the client of more that is to come.
+        running.message_event.clear()
+        return bytes(body)
+
+    def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Sends the running request's whole answer in one go; false, and nothing is sent, where that is not simple.
+
+        uvicorn's `send` searches each header for what may not be in it, and takes two calls.
+        """
+        cycle = self._running
+        if cycle is None or cycle.response_started or cycle.disconnected or cycle.scope["method"] == "HEAD":
+            return False
+        if self.flow.write_paused or self.transport.is_closing():
+            return False
+        sent = [*self.server_state.default_headers, *headers]
+        if not cycle.keep_alive:
+            sent.append(CLOSE)
+        lines = [STATUS_LINE[status]]
+        for name, value in sent:
+            lines += (name, b": ", value, b"\r\n")
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != len(sent) + 2:
+            raise ValueError("a header holds a line end")
+        self.transport.writelines((head, body))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def watch(self, gone: Callable[[], None] | None) -> None:
         """Calls `gone` once when the client leaves, soon where it has left already; None ends that."""

@@ -23,8 +23,8 @@ _LOAD = ("duration_s", "warm_up_s", "warm_up_requests", "rows", "timeout_s")
 _OPEN = (*_LOAD, "rate", "arrivals", "slo_ms", "workers", "max_in_flight")
 # Which fields each kind takes beside `name` and `kind`, and which it cannot do without.
 FIELDS: dict[Kind, tuple[str, ...]] = {
-    "single_stream": _LOAD,
-    "multi_stream": _LOAD,
+    "single_stream": (*_LOAD, "slo_ms"),
+    "multi_stream": (*_LOAD, "slo_ms"),
     "server": _OPEN,
     "offline": (*_LOAD, "concurrency"),
     "curve": (*(name for name in _OPEN if name != "rate"), "rates"),
@@ -48,12 +48,12 @@ class _Strict(BaseModel):
 
 
 class ScenarioSettings(_Strict):
-    """How requests arrive. Which fields a kind takes is in the table above."""
+    """How requests arrive. `FIELDS` has the fields that each kind takes."""
 
     name: Name
     """What the scenario is called in the report."""
     kind: Kind
-    """What is done; see the table above."""
+    """What is done; see the table of kinds."""
     rate: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     """Requests a second. `server` without it searches for the highest rate that meets `slo_ms`."""
     rates: Annotated[tuple[Annotated[float, Field(gt=0, le=1_000_000)], ...], Field(min_length=1)] | None = None
@@ -205,5 +205,7 @@ class Campaign(_Strict):
         return scenario.duration_s if scenario.duration_s is not None else DURATION_S[self.tier]
 
     def slo_of(self, scenario: ScenarioSettings) -> float | None:
-        """The scenario's latency objective in milliseconds."""
+        """The scenario's latency objective in milliseconds; None where it is about throughput or the start alone."""
+        if scenario.kind in ("offline", "cold"):
+            return None
         return scenario.slo_ms if scenario.slo_ms is not None else self.slo_ms

@@ -1,10 +1,9 @@
-"""`python -m gateway --config gateway.yaml`: one worker, until SIGTERM or Ctrl-C."""
+"""`python -m gateway --config gateway.yaml`: one worker, or several and their supervisor, until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -19,19 +18,21 @@ import uvloop
 
 from gateway import __version__
 from gateway.check import main as check
+from gateway.collector import settle_garbage_collector
 from gateway.core.contract import ModelContract
 from gateway.flags import DEFAULT_FILE, add_flags, file_of, settings_of
 from gateway.plan import load_contracts
 from gateway.reload import Source, state_of
 from gateway.server import LOOPBACK, Addresses, authority, serve
 from gateway.settings import Settings, SettingsError
+from gateway.supervisor import Stop, SupervisorError, supervise
 from gateway.telemetry.logging import configure
 
 # The status that uvicorn too ends with when a start fails.
 EXIT_NOT_STARTED = 3
 
-# How many more containers may be made than freed before the youngest are looked through (Python's own: 700).
-GARBAGE_THRESHOLD = 20_000
+# The status of a gateway that had to end by itself, or was told twice to end.
+EXIT_NOT_DRAINED = 1
 
 logger = logging.getLogger("gateway")
 
@@ -61,9 +62,14 @@ def main(arguments: list[str] | None = None, program: str = "python -m gateway")
         settings = settings_of(options, options.config)
         configure(settings.log_level, sys.stderr)
         contracts = load_contracts(settings)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        # Several workers have uvloop each; their supervisor starts processes, which asyncio does better.
+        factory = uvloop.new_event_loop if settings.server.workers == 1 else None
+        with asyncio.Runner(loop_factory=factory) as runner:
             source = Source(lambda: settings_of(options, options.config), file, before)
             runner.run(_serve(settings, contracts, source))
+    except SupervisorError as exc:
+        print(f"gateway: {exc}", file=sys.stderr)
+        return EXIT_NOT_DRAINED
     except SettingsError as exc:
         print(f"gateway: {exc}", file=sys.stderr)
         return EXIT_NOT_STARTED
@@ -71,16 +77,19 @@ def main(arguments: list[str] | None = None, program: str = "python -m gateway")
 
 
 async def _serve(settings: Settings, contracts: dict[str, ModelContract], source: Source) -> None:
-    stop = asyncio.Event()
+    stop = Stop()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, source.wanted.set)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await serve(settings, contracts, stop, _announce, source)
+        loop.add_signal_handler(number, stop.ask)
+    if settings.server.workers > 1:
+        await supervise(settings, contracts, stop, _announce, source)
+    else:
+        await serve(settings, contracts, stop.drain, _announce, source)
 
 
 def _announce(addresses: Addresses) -> None:
-    _settle_garbage_collector()
+    settle_garbage_collector()
     logger.info(
         "listening on http://%s and grpc://%s",
         authority(addresses.host, addresses.rest_port),
@@ -88,17 +97,6 @@ def _announce(addresses: Addresses) -> None:
     )
     if addresses.admin_port is not None:
         logger.info("the operator's port is http://%s", authority(LOOPBACK, addresses.admin_port))
-
-
-def _settle_garbage_collector() -> None:
-    """Takes what the start left for permanent, and looks for cycles less often.
-
-    What a request leaves is freed by its reference counts; going through all of the modules' objects for the few
-    cycles of errors took a fifth of the time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD, 10, 20)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class DataPlane:
         self._router = router
         self._handler = compose(router.dispatch, *middleware)
         self._accepting = False
+        self._others_ready = True
 
     @property
     def version(self) -> str:
@@ -47,6 +48,10 @@ class DataPlane:
     def drain(self) -> None:
         """From now on readiness is false, so that a load balancer sends new work elsewhere."""
         self._accepting = False
+
+    def hear_of_others(self, ready: bool) -> None:
+        """Whether the gateway's other workers are ready, where there are any: the gateway is only if all are."""
+        self._others_ready = ready
 
     @property
     def kept_headers(self) -> frozenset[str]:
@@ -143,8 +148,13 @@ class DataPlane:
     def ready(self) -> bool:
         """The Open Inference Protocol's server readiness: accepting, every endpoint heard, and every model ready.
 
-        A model that waits for a contract is no reason to be unready: it was never offered.
+        A model that waits for a contract is no reason to be unready: it was never offered. Where the gateway has
+        several workers, the others' word counts as well, as it was heard last.
         """
+        return self._others_ready and self.ready_here()
+
+    def ready_here(self) -> bool:
+        """Whether this worker by itself is ready."""
         table = self._router.table
         ready = self._accepting and not table.awaited
         return ready and all(self._router.model_ready(ModelSpec(name), ANYWHERE) for name in table.routes)

@@ -96,6 +96,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{door}-port", metavar="PORT", type=int, help=f"where to listen, instead of server.{door}_port"
         )
+    parser.add_argument(
+        "--workers", metavar="COUNT", type=int, help="how many processes serve, instead of server.workers"
+    )
 
 
 def settings_of(options: argparse.Namespace, file: Path | None) -> Settings:
@@ -110,8 +113,8 @@ def settings_of(options: argparse.Namespace, file: Path | None) -> Settings:
     for flag in ("torchserve_key_file", "torchserve_management"):
         if getattr(options, flag) and options.torchserve is None:
             raise SettingsError(f"--{flag.replace('_', '-')} is for a TorchServe: add --torchserve")
-    ports = {f"{name}_port": getattr(options, f"{name}_port") for name in ("rest", "grpc", "admin")}
-    flags: dict[str, dict[str, Any]] = {"server": {name: port for name, port in ports.items() if port is not None}}
+    own = {name: getattr(options, name) for name in ("rest_port", "grpc_port", "admin_port", "workers")}
+    flags: dict[str, dict[str, Any]] = {"server": {name: value for name, value in own.items() if value is not None}}
     flags["endpoints"] = endpoints
     return load(file, {name: section for name, section in flags.items() if section})
 

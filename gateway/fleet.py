@@ -122,6 +122,17 @@ class Member:
         self._versions.update(versions)
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Another configuration whose endpoints are connected and were asked, and that is not yet in effect."""
+
+    configuration: Configuration
+    kept: Mapping[str, Member]
+    added: Mapping[str, Member]
+    health: HealthMonitor
+    discovery: Discovery
+
+
 class Fleet:
     """The endpoints of a configuration, and the router of its routes. `apply` changes both, in one step."""
 
@@ -156,10 +167,18 @@ class Fleet:
         self._watch = asyncio.create_task(self.router.health.run(), name="health")
 
     async def apply(self, configuration: Configuration) -> Changes:
-        """Makes a configuration the one in effect. Its endpoints are asked first how they are, and what they have, so
-        that no request finds a target of which nothing is known; then the routes change, between two requests.
+        """Makes a configuration the one in effect; raises ValueError as `prepare` does, and then changes nothing."""
+        return await self.commit(await self.prepare(configuration))
 
-        Raises ValueError where an endpoint cannot be connected; then nothing has changed.
+    async def settle(self) -> None:
+        """Returns once every endpoint was asked how it is, and what it has, or after SETTLE_SECONDS."""
+        await _asked(self.router.health)
+
+    async def prepare(self, configuration: Configuration) -> Prepared:
+        """Connects what is new in a configuration, and asks its endpoints how they are, and what they have, so that no
+        request will find a target of which nothing is known. It ends in `commit` or `discard`, before another begins.
+
+        Raises ValueError where an endpoint cannot be connected.
         """
         kept = {name: member for name, member in self._members.items() if member.takes(configuration)}
         names = configuration.settings.endpoints
@@ -173,11 +192,19 @@ class Fleet:
         except BaseException:
             await _close(added.values())
             raise
-        left = {name: member for name, member in self._members.items() if name not in kept}
-        watch = self._switch(configuration, members, health, discovery)
+        return Prepared(configuration, kept, added, health, discovery)
+
+    async def commit(self, prepared: Prepared) -> Changes:
+        """Puts a prepared configuration in effect, in one step between two requests."""
+        left = {name: member for name, member in self._members.items() if name not in prepared.kept}
+        watch = self._switch(prepared)
         self._retire(left)
         await _ended(watch)
-        return Changes(tuple(kept), tuple(added), tuple(left))
+        return Changes(tuple(prepared.kept), tuple(prepared.added), tuple(left))
+
+    async def discard(self, prepared: Prepared) -> None:
+        """Closes what was connected for a configuration that does not come into effect."""
+        await _close(prepared.added.values())
 
     async def close(self) -> None:
         """Ends the watch and everything under way, and closes every connection."""
@@ -195,21 +222,20 @@ class Fleet:
         endpoints = [member.endpoint for member in members.values()]
         health = HealthMonitor(endpoints, observer=self._observer, before=self.router.health, kept=kept.keys())
         health.discover(discovery, health.follow)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_SECONDS):
-                await health.check_all()
+        await _asked(health)
         return health
 
-    def _switch(
-        self, configuration: Configuration, members: dict[str, Member], health: HealthMonitor, discovery: Discovery
-    ) -> asyncio.Task[None] | None:
+    def _switch(self, prepared: Prepared) -> asyncio.Task[None] | None:
         """The one step in which everything changes; returns the old watch, to be awaited."""
+        configuration, health = prepared.configuration, prepared.health
+        names = configuration.settings.endpoints
+        members = {name: prepared.kept.get(name) or prepared.added[name] for name in names}
         before, watch = self.router.health, self._watch
         before.publish_to(before.follow)
         self._started_before = [item for item in (*self._started_before, self.router.under_way) if item.count]
         self.router.replace(health.table, {name: member.endpoint for name, member in members.items()}, health)
         health.publish_to(self.router.replace)
-        self._configuration, self._members, self._discovery = configuration, members, discovery
+        self._configuration, self._members, self._discovery = configuration, members, prepared.discovery
         if watch is not None:
             watch.cancel()
             self.start()
@@ -263,6 +289,12 @@ async def _connected(
         await _close(members.values())
         raise
     return members
+
+
+async def _asked(health: HealthMonitor) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_SECONDS):
+            await health.check_all()
 
 
 async def _close(members: Iterable[Member]) -> None:

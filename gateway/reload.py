@@ -14,12 +14,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from watchfiles import awatch
 
 from gateway.core.observer import Observer
-from gateway.fleet import Changes, Fleet
+from gateway.fleet import Changes
 from gateway.plan import Configuration, configuration_of
 from gateway.settings import Settings, SettingsError
 
@@ -64,15 +64,28 @@ class Reload:
     """The fields whose new values wait for a restart."""
 
 
+class Reloadable(Protocol):
+    """What a reload changes: the fleet of this worker, or those of all workers."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """What is in effect."""
+
+    async def apply(self, configuration: Configuration) -> Changes:
+        """Makes a configuration the one in effect; raises where it cannot, and then has changed nothing."""
+
+
 class Reloader:
     """Brings a fleet to what its source says; `run` is its one task. Reloads come one after the other."""
 
-    def __init__(self, fleet: Fleet, source: Source, observer: Observer) -> None:
+    def __init__(self, fleet: Reloadable, source: Source, observer: Observer) -> None:
         self._fleet = fleet
         self._source = source
         self._observer = observer
         self._turn = asyncio.Lock()
-        self._last = Reload(_now(), "start", "ok", changes=Changes(connected=tuple(fleet.members)))
+        self._last = Reload(
+            _now(), "start", "ok", changes=Changes(connected=tuple(fleet.configuration.settings.endpoints))
+        )
         self.counts: Counter[str] = Counter()
 
     @property

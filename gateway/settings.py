@@ -44,6 +44,8 @@ class ServerSettings(Frozen):
 
     null turns it off.
     """
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many processes serve, on the same ports; above 1 (Linux only) the limits, slots and queues are divided."""
     drain_seconds: PositiveFloat = 20
     """How long requests in flight may take to finish after SIGTERM."""
 

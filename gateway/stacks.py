@@ -43,7 +43,7 @@ class EndpointStack:
         self._observer = observer
         self._limits = breaker or BreakerLimits()
         self.batcher = Batcher(name, slots=slots, queue=queue, clock=clock, observer=observer, cancels=cancels)
-        self._counted = attempt_metrics(observer, endpoint=name, stack=stack)
+        self._counted = attempt_metrics(observer, clock, endpoint=name, stack=stack)
         self._breakers: dict[str, CircuitBreaker] = {}
 
     @property

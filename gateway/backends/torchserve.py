@@ -101,7 +101,7 @@ class TorchServe(ABC):
 
         async with self._slots:
             try:
-                reply = await self._keys.using("inference", predict)
+                reply = await self._keys.using("inference", predict, time_left(context, self._clock))
             except TakesNoWorkError as exc:
                 raise await self._control.refusal(part.model, exc, time_left(context, self._clock)) from exc
         return payload.decode(reply, part)

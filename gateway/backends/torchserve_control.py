@@ -79,7 +79,7 @@ class TorchServeControl:
         if reply.status != HTTPStatus.OK or not isinstance(info, dict):
             raise bad_reply(TORCHSERVE, f"HTTP status {reply.status} and no API description; is this its REST port?")
         if isinstance(self._keys, KeyFile):
-            await self._keys.using("inference", self._ping)
+            await self._keys.using("inference", self._ping, CONTROL_TIMEOUT_S)
         version = info.get("version")
         return named(f"{TORCHSERVE}/{version}" if version else None, self._configured, UNSTATED)
 
@@ -166,7 +166,7 @@ class TorchServeControl:
                 raise http_error(reply)
             return reply
 
-        return await self._keys.using("management", get)
+        return await self._keys.using("management", get, timeout_s)
 
     async def _ping(self, authorization: Authorization) -> None:
         """Asks for the health, whose 500 for a model with too few workers is no trouble here; raises for a bad key."""

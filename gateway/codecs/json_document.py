@@ -8,18 +8,24 @@ skeleton, shows it at the speed of `bytes.translate`.
 from __future__ import annotations
 
 import json
+import math
 import re
-from typing import Any, Literal, NoReturn, Union
+from collections.abc import Callable
+from typing import Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 import simdjson
 
 from gateway.codecs.fields import shown
+from gateway.codecs.json_array import JsonArray
+from gateway.codecs.json_small import small_value
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.tensor import NDArray
 
 JsonObject = dict[str, Any]
-JsonValue = Union["JsonArray", list[Any], JsonObject, str, int, float, bool, None]
+JsonValue = JsonArray | list[Any] | JsonObject | str | int | float | bool | None
+
+T = TypeVar("T")
 
 # Containers inside each other, the outermost object included; no model's tensor comes near it.
 MAX_DEPTH = 32
@@ -47,33 +53,42 @@ _PERHAPS_JSON = ("NUMBER_ERROR", "BIGINT_ERROR", "STRING_ERROR")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-class JsonArray:
-    """An array of a parsed document whose elements are not Python objects yet.
+class ParsedArray(JsonArray):
+    """An array whose elements are not Python objects yet.
 
     `shape` follows first elements; only where `regular` is true is it the shape of the whole array.
     """
 
-    __slots__ = ("_document", "_proxy", "shape")
+    __slots__ = ("_document", "_proxy", "_shape")
 
     def __init__(self, document: _Document, proxy: simdjson.Array, shape: tuple[int, ...]) -> None:
         self._document = document
         self._proxy = proxy
-        self.shape = shape
+        self._shape = shape
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the first lists."""
+        return self._shape
 
     @property
     def regular(self) -> bool:
         """Whether every list is known to be as long as its siblings; false where that could not be told cheaply.
 
-        Lists of no and of one value may look alike here: compare the count of `numbers` with the shape.
+        Lists of no and of one value may look alike here: the count of numbers tells them apart.
         """
         return self._document.regular
 
-    def numbers(self, wide: np.dtype[Any]) -> NDArray:
-        """All numbers in order, copied out of the parser, as the float64, int64 or uint64 that `wide` is.
-
-        A float64 is finite. Raises TypeError or ValueError where an element is no number, or does not fit.
-        """
-        return np.frombuffer(self._proxy.as_buffer(of_type=_BUFFER_KIND[wide.kind]), wide)
+    def numbers(self, wide: np.dtype[Any]) -> NDArray | None:
+        """As JsonArray has it, copied out of the parser."""
+        if not self.regular:
+            return None
+        try:
+            flat = np.frombuffer(self._proxy.as_buffer(of_type=_BUFFER_KIND[wide.kind]), wide)
+        except (TypeError, ValueError):
+            # One is of another kind, or does not fit.
+            return None
+        return flat.reshape(self._shape) if flat.size == math.prod(self._shape) else None
 
     def as_list(self) -> list[Any]:
         """The array as nested Python lists."""
@@ -104,7 +119,7 @@ class _Document:
         return self._regular
 
     def value(self, value: JsonValue | simdjson.Array | simdjson.Object, depth: int = 1) -> JsonValue:
-        """`value` without proxies but those inside a JsonArray; raises UNPARSEABLE for depth and repeated keys."""
+        """`value` without proxies but those inside a ParsedArray; raises UNPARSEABLE for depth and repeated keys."""
         if isinstance(value, simdjson.Object):
             return self._object(value, depth)
         if isinstance(value, simdjson.Array):
@@ -148,7 +163,7 @@ class _Document:
         self._lists += lists
         self._layout.append(shape)
         self._arrays.append((proxy, shape))
-        return JsonArray(self, proxy, shape)
+        return ParsedArray(self, proxy, shape)
 
     def _items(self, proxy: simdjson.Array, depth: int) -> list[Any]:
         self._items_seen += len(proxy)
@@ -209,6 +224,32 @@ def _layout_text(part: bytes | tuple[int, ...]) -> bytes:
     for length in reversed(part):
         text = b"[" + (text + b",") * (length - 1) + text + b"]" if length else b"[]"
     return text
+
+
+def read_object(body: bytes, take: Callable[[JsonObject], T], *, nan_tokens: bool = False) -> T:
+    """What `take` makes of the JSON object that `body` is; raises what `parse_object` and `take` raise.
+
+    `take` may be called twice: short texts are read a faster way first, and whatever that is refused for is for the
+    strict reading to say.
+    """
+    document = small_value(body)
+    if type(document) is dict:
+        try:
+            return take(document)
+        except GatewayError:
+            pass
+    return take(parse_object(body, nan_tokens=nan_tokens))
+
+
+def read_value(body: bytes, take: Callable[[JsonValue], T]) -> T:
+    """The same of a JSON value of any kind."""
+    value = small_value(body)
+    if value is not None:
+        try:
+            return take(value)
+        except GatewayError:
+            pass
+    return take(parse_value(body))
 
 
 def parse_object(body: bytes, *, nan_tokens: bool = False) -> JsonObject:

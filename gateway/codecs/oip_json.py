@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 
 from gateway.codecs.fields import input_name, parameter, refuse_unknown, request_id, shown, wanted_outputs
-from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse_object, plain
+from gateway.codecs.json_array import JsonArray
+from gateway.codecs.json_document import JsonObject, JsonValue, plain, read_object
 from gateway.codecs.json_tensors import SHORT_FLOATS, elements, to_json_array
 from gateway.codecs.oip_parameters import refuse_reserved
 from gateway.codecs.selection import split_parameters
@@ -49,9 +50,12 @@ def decode_request(body: bytes, model: ModelSpec, contract_of: ContractOf) -> In
     Raises UNPARSEABLE, INVALID_INPUT naming the input, UNSUPPORTED_DATATYPE for 16-bit floats, VERSION_NOT_FOUND, and
     MODEL_NOT_FOUND from `contract_of`.
     """
-    document = parse_object(body)
-    contract_named(document, model, contract_of)
-    return request_from(document, model, from_data)
+
+    def take(document: JsonObject) -> InferenceRequest:
+        contract_named(document, model, contract_of)
+        return request_from(document, model, from_data)
+
+    return read_object(body, take)
 
 
 def request_from(document: JsonObject, model: ModelSpec, tensor_of: Callable[[Described], Tensor]) -> InferenceRequest:

@@ -11,7 +11,8 @@ from typing import Any
 
 import orjson
 
-from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse_object, plain
+from gateway.codecs.json_array import JsonArray
+from gateway.codecs.json_document import JsonObject, JsonValue, parse_object, plain
 from gateway.codecs.json_tensors import SHORT_FLOATS, elements, to_json_array
 from gateway.codecs.oip_server import SERVER, ServedModel, ServerMetadata, listed, served_model, version_of
 from gateway.codecs.replies import bad_reply, reading_reply

@@ -8,7 +8,8 @@ from math import isfinite
 import orjson
 
 from gateway.codecs.fields import choice, refuse_unknown, request_id, shown, wanted_outputs
-from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse_object, plain
+from gateway.codecs.json_array import JsonArray
+from gateway.codecs.json_document import JsonObject, JsonValue, plain, read_object
 from gateway.codecs.json_tensors import tensor_from_json, to_json_array
 from gateway.codecs.selection import version_number
 from gateway.core.contract import ModelContract
@@ -35,19 +36,7 @@ def decode_request(
     Raises UNPARSEABLE, INVALID_INPUT naming the field or input, VERSION_NOT_FOUND, and MODEL_NOT_FOUND from
     `contract_of`.
     """
-    document = parse_object(body)
-    refuse_unknown("the body", document, FIELDS)
-    spec = _model_spec(document, model)
-    contract = contract_of(spec.name)
-    if "inputs" not in document:
-        raise GatewayError(Cause.INVALID_INPUT, f"field 'inputs' is missing; expected {_expected(contract)}")
-    return InferenceRequest(
-        model=spec,
-        inputs=_inputs(document["inputs"], contract),
-        wanted=_wanted(document.get("outputs")),
-        id=request_id(document.get("id")),
-        selection=_selection(document),
-    )
+    return read_object(body, lambda document: _request(document, contract_of, model))
 
 
 def encode_response(response: InferenceResponse) -> bytes:
@@ -69,6 +58,23 @@ def encode_response(response: InferenceResponse) -> bytes:
     if response.comparison:
         document["comparison"] = [_compared(each) for each in response.comparison]
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _request(
+    document: JsonObject, contract_of: Callable[[str], ModelContract], in_path: str | None
+) -> InferenceRequest:
+    refuse_unknown("the body", document, FIELDS)
+    spec = _model_spec(document, in_path)
+    contract = contract_of(spec.name)
+    if "inputs" not in document:
+        raise GatewayError(Cause.INVALID_INPUT, f"field 'inputs' is missing; expected {_expected(contract)}")
+    return InferenceRequest(
+        model=spec,
+        inputs=_inputs(document["inputs"], contract),
+        wanted=_wanted(document.get("outputs")),
+        id=request_id(document.get("id")),
+        selection=_selection(document),
+    )
 
 
 def _outputs(response: InferenceResponse) -> dict[str, object]:
@@ -163,7 +169,7 @@ def _fits(shape: tuple[int, ...], row: tuple[int, ...]) -> bool:
 def _wanted(value: JsonValue) -> tuple[str, ...]:
     if value is None:
         return ()
-    if not isinstance(value, JsonArray | list):
+    if not isinstance(value, (JsonArray, list)):
         raise GatewayError(Cause.INVALID_INPUT, "field 'outputs': expected a list of output names")
     return wanted_outputs(plain(value))
 

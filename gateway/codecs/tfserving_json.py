@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from gateway.codecs.json_document import JsonObject, JsonValue, parse_object, plain
+from gateway.codecs.json_document import JsonObject, JsonValue, parse_object, plain, read_object
 from gateway.codecs.json_tensors import elements, flatten, to_json_array
 from gateway.codecs.replies import bad_reply, reading_reply
 from gateway.codecs.tfserving_proto import (
@@ -58,8 +58,8 @@ def decode_response(body: bytes, request: InferenceRequest, outputs: tuple[Tenso
     UNSUPPORTED_DATATYPE for BYTES beyond UTF-8, which TF Serving writes into its JSON as they are.
     """
     _check_text(body, outputs)
-    with reading_reply(SERVER):
-        document = parse_object(body, nan_tokens=True)
+
+    def take(document: JsonObject) -> InferenceResponse:
         if "outputs" not in document:
             raise bad_reply(SERVER, "it has no 'outputs'")
         values = _by_name(document["outputs"], outputs)
@@ -67,9 +67,12 @@ def decode_response(body: bytes, request: InferenceRequest, outputs: tuple[Tenso
         return InferenceResponse(
             model=request.model.name,
             version=request.model.version,
-            outputs=tuple(_output(values, spec) for spec in wanted),
+            outputs=tuple([_output(values, spec) for spec in wanted]),
             id=request.id,
         )
+
+    with reading_reply(SERVER):
+        return read_object(body, take, nan_tokens=True)
 
 
 def decode_signatures(body: bytes) -> dict[str, ModelMetadata]:

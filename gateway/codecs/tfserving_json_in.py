@@ -18,11 +18,11 @@ import numpy as np
 import orjson
 
 from gateway.codecs.fields import shown
+from gateway.codecs.json_array import JsonArray
 from gateway.codecs.json_document import (
     MAX_DEPTH,
     MAX_ITEMS,
     SURROGATE,
-    JsonArray,
     JsonObject,
     JsonValue,
     parse_object,
@@ -30,6 +30,7 @@ from gateway.codecs.json_document import (
     too_many_items,
     unique_members,
 )
+from gateway.codecs.json_small import small_value
 from gateway.codecs.json_tensors import elements, flatten, written
 from gateway.codecs.tfserving_words import NOT_IN_JSON, is_base64, unlike_value, unlike_values
 from gateway.core.contract import ModelContract
@@ -56,11 +57,15 @@ class UnsupportedOutputError(GatewayError):
 
 @dataclass(frozen=True, slots=True)
 class PredictBody:
-    """A body as far as it can be read without its model. `strict` means RFC 8259: no NaN or Infinity is in it."""
+    """A body as far as it can be read without its model. `strict` means RFC 8259: no NaN or Infinity is in it.
+
+    `text` is what was read the fast way, and is read again where it is to be refused: see `json_document.read_object`.
+    """
 
     document: JsonObject
     signature_name: str
     strict: bool
+    text: bytes | None = None
 
     @property
     def row(self) -> bool:
@@ -72,6 +77,14 @@ class PredictBody:
 
         Raises INVALID_INPUT, and UNSUPPORTED_DATATYPE for an input that TF Serving's JSON cannot carry.
         """
+        try:
+            return self._inputs(contract)
+        except GatewayError:
+            if self.text is None:
+                raise
+        return _parsed(self.text).tensors(contract)
+
+    def _inputs(self, contract: ModelContract) -> tuple[Tensor, ...]:
         specs = {spec.name: spec for spec in contract.inputs}
         if INSTANCES not in self.document:
             if INPUTS not in self.document:
@@ -97,7 +110,7 @@ class PredictBody:
         return tuple(self._tensor(value[name], spec) for name, spec in specs.items())
 
     def _rows(self, instances: JsonValue, specs: Mapping[str, TensorSpec]) -> tuple[Tensor, ...]:
-        if not isinstance(instances, JsonArray | list):
+        if not isinstance(instances, (JsonArray, list)):
             raise _invalid("JSON Value: ... Expecting 'instances' to be an list/array")
         if (instances.shape[0] if isinstance(instances, JsonArray) else len(instances)) == 0:
             raise _invalid("JSON Value: ... No values in 'instances' array")
@@ -142,6 +155,15 @@ def parse(body: bytes) -> PredictBody:
 
     Raises UNPARSEABLE where it is not JSON, nested too deep or repeats a key; INVALID_INPUT where it is no object.
     """
+    document = small_value(body)
+    if type(document) is dict:
+        name = document.get(SIGNATURE_NAME, "")
+        if type(name) is str:
+            return PredictBody(document, name, strict=True, text=body)
+    return _parsed(body)
+
+
+def _parsed(body: bytes) -> PredictBody:
     if not body.strip():
         raise GatewayError(Cause.UNPARSEABLE, f"{_PARSE_ERROR}The document is empty")
     strict = True

@@ -18,7 +18,8 @@ import orjson
 
 from gateway.codecs import oip_json
 from gateway.codecs.fields import parameter, refuse_unknown, request_id, shown, wanted_outputs
-from gateway.codecs.json_document import JsonArray, JsonObject, JsonValue, parse_value, plain
+from gateway.codecs.json_array import JsonArray
+from gateway.codecs.json_document import JsonObject, JsonValue, plain, read_value
 from gateway.codecs.json_tensors import tensor_from_json, to_json_array
 from gateway.codecs.selection import split_parameters
 from gateway.core.contract import ContractOf, ModelContract
@@ -116,25 +117,7 @@ def decode_json(body: bytes, model: ModelSpec, contract_of: ContractOf) -> Decod
     in an Open Inference Protocol request, and MODEL_NOT_FOUND from `contract_of`.
     """
     contract = contract_of(model.name)
-    batched = contract.batch_cap is not None
-    document = parse_value(body)
-    if isinstance(document, JsonArray | list):
-        request = InferenceRequest(model, _instances(document, contract, "the list"))
-        _check_rows(request, contract)
-        return Decoded(request, Form.LIST, batched)
-    if not isinstance(document, dict) or ("inputs" in document) is ("instances" in document):
-        raise GatewayError(Cause.INVALID_INPUT, f"the body is in none of the known forms; expected {_FORMS}")
-    if "instances" in document:
-        instances = document["instances"]
-        if not isinstance(instances, JsonArray | list):
-            raise GatewayError(Cause.INVALID_INPUT, "field 'instances': expected a list")
-        request = _request(document, "instances", model, _instances(instances, contract, "field 'instances'"))
-        _check_rows(request, contract)
-        return Decoded(request, Form.INSTANCES, batched)
-    if _described(document["inputs"]):
-        return Decoded(oip_json.decode_request(body, model, contract_of), Form.OIP, batched)
-    request = _request(document, "inputs", model, _inputs(document["inputs"], contract))
-    return Decoded(request, Form.INPUTS, batched)
+    return read_value(body, lambda document: _decoded(document, body, model, contract, contract_of))
 
 
 def encode_response(response: InferenceResponse, decoded: Decoded) -> Encoded:
@@ -158,6 +141,29 @@ def encode_response(response: InferenceResponse, decoded: Decoded) -> Encoded:
     else:
         document["outputs"] = {tensor.name: to_json_array(tensor) for tensor in outputs}
     return Encoded(_dumped(document), JSON)
+
+
+def _decoded(
+    document: JsonValue, body: bytes, model: ModelSpec, contract: ModelContract, contract_of: ContractOf
+) -> Decoded:
+    batched = contract.batch_cap is not None
+    if isinstance(document, (JsonArray, list)):
+        request = InferenceRequest(model, _instances(document, contract, "the list"))
+        _check_rows(request, contract)
+        return Decoded(request, Form.LIST, batched)
+    if not isinstance(document, dict) or ("inputs" in document) is ("instances" in document):
+        raise GatewayError(Cause.INVALID_INPUT, f"the body is in none of the known forms; expected {_FORMS}")
+    if "instances" in document:
+        instances = document["instances"]
+        if not isinstance(instances, (JsonArray, list)):
+            raise GatewayError(Cause.INVALID_INPUT, "field 'instances': expected a list")
+        request = _request(document, "instances", model, _instances(instances, contract, "field 'instances'"))
+        _check_rows(request, contract)
+        return Decoded(request, Form.INSTANCES, batched)
+    if _described(document["inputs"]):
+        return Decoded(oip_json.decode_request(body, model, contract_of), Form.OIP, batched)
+    request = _request(document, "inputs", model, _inputs(document["inputs"], contract))
+    return Decoded(request, Form.INPUTS, batched)
 
 
 def _request(document: JsonObject, form: str, model: ModelSpec, inputs: tuple[Tensor, ...]) -> InferenceRequest:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from gateway.codecs.json_document import JsonArray, JsonValue, parse_value, plain
+from gateway.codecs.json_array import JsonArray
+from gateway.codecs.json_document import JsonValue, parse_value, plain
 from gateway.codecs.json_tensors import elements
 from gateway.codecs.replies import bad_reply, reading_reply
 from gateway.codecs.torchserve import SERVER

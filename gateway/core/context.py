@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
 
+from gateway.core.errors import Cause
 from gateway.core.messages import ServedBy
+
+# A client's own timer starts before ours, by as long as its request travels, and ends as much earlier.
+TRAVEL_S = 0.1
 
 PHASES = ("decode", "queue", "upstream", "encode")
 _SERVER_TIMING = ", ".join(f"{name};dur=%.3f" for name in (*PHASES, "total"))
@@ -76,3 +80,7 @@ class CallContext:
     timings: Timings = field(default_factory=Timings)
     served_by: ServedBy | None = None
     """The endpoint that was asked last, set by the router; with its version once it has answered."""
+
+    def cancelled_for(self, now: float) -> Cause:
+        """Why the call was cancelled at `now`: for its deadline, or else since its client left."""
+        return Cause.DEADLINE if now >= self.deadline - TRAVEL_S else Cause.CLIENT_GONE

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.core.errors import Cause
 from gateway.core.tensor import Tensor
+from gateway.core.values import value
 
 Parameter = bool | int | float | str
 
@@ -15,7 +16,7 @@ Parameter = bool | int | float | str
 DEFAULT_SIGNATURE = "serving_default"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ModelSpec:
     """Which model is asked for. Without version and label the server's own policy chooses."""
 
@@ -25,7 +26,7 @@ class ModelSpec:
     signature_name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Selection:
     """Where a client wants its request answered; a named stack or endpoint always wins over policy."""
 
@@ -38,7 +39,7 @@ class Selection:
 ANYWHERE = Selection()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@value(frozen=True, slots=True, eq=False)
 class InferenceRequest:
     """One inference. `wanted` names the outputs asked for; empty means all of them."""
 
@@ -50,7 +51,7 @@ class InferenceRequest:
     selection: Selection = ANYWHERE
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ServedBy:
     """What gave an answer; `server` is the program that really ran, with its version."""
 
@@ -84,7 +85,7 @@ class Compared:
     agrees: bool = True
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@value(frozen=True, slots=True, eq=False)
 class InferenceResponse:
     """The outputs of one inference. A backend leaves `served_by` out; the router sets it."""
 

@@ -24,6 +24,10 @@ class Observer(Protocol):
         """An endpoint answered and said what it is."""
         ...
 
+    def endpoint_checked(self, *, endpoint: str, stack: str, verified: bool) -> None:
+        """An endpoint was asked how it is: `verified` where it answers and all its models here are ready."""
+        ...
+
     def slots_changed(self, *, endpoint: str, busy: int, queued: int) -> None:
         """The endpoint's taken slots or its queue changed."""
         ...
@@ -78,6 +82,9 @@ class NullObserver:
         """Ignored."""
 
     def endpoint_seen(self, *, endpoint: str, stack: str, server: str, stand_in: bool) -> None:
+        """Ignored."""
+
+    def endpoint_checked(self, *, endpoint: str, stack: str, verified: bool) -> None:
         """Ignored."""
 
     def slots_changed(self, *, endpoint: str, busy: int, queued: int) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.core.errors import Cause, GatewayError
+from gateway.core.values import value
 
 NDArray = npt.NDArray[Any]
 
@@ -46,7 +46,7 @@ MAX_RANK = 32
 MAX_ELEMENTS = 2**48
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@value(frozen=True, slots=True, eq=False)
 class Tensor:
     """A named tensor. `array` is C-ordered and has exactly the dtype of `NUMPY_DTYPE[datatype]`."""
 

@@ -209,7 +209,7 @@ class Edge:
 
     def abandoned(self, call: Call) -> Cause:
         """Why a call was cancelled from outside: its client's deadline, or else its client."""
-        return Cause.DEADLINE if self._clock.now() >= call.context.deadline else Cause.CLIENT_GONE
+        return call.context.cancelled_for(self._clock.now())
 
     def finish(self, call: Call, cause: Cause | None) -> None:
         """Reports the call to metrics and log. Front ends call it once, in a `finally`."""

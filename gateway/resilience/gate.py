@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from gateway.core.backend import Handler, Middleware
 from gateway.core.clock import Clock
 from gateway.core.context import CallContext
@@ -39,7 +41,8 @@ def gate(breaker: CircuitBreaker, *, endpoint: str) -> Middleware:
 def record(breaker: CircuitBreaker, clock: Clock) -> Middleware:
     """Tells `breaker` how each upstream call ended: once, however many requests it carried.
 
-    A call that was cancelled says nothing of the server.
+    A call that was cancelled says nothing of the server, unless it was for a deadline that the server had long enough:
+    whoever waits for the call may notice that first.
     """
 
     def wrap(inner: Handler) -> Handler:
@@ -47,10 +50,12 @@ def record(breaker: CircuitBreaker, clock: Clock) -> Middleware:
             begin = clock.now()
             try:
                 response = await inner(request, context)
-            except GatewayError as exc:
+            except (GatewayError, asyncio.CancelledError) as exc:
+                now = clock.now()
+                cause = exc.cause if isinstance(exc, GatewayError) else context.cancelled_for(now)
                 # Of a client's own short deadline the server is not to blame.
-                if exc.cause is not Cause.DEADLINE or clock.now() - begin >= PATIENCE_S:
-                    breaker.record(exc.cause)
+                if cause is not Cause.CLIENT_GONE and (cause is not Cause.DEADLINE or now - begin >= PATIENCE_S):
+                    breaker.record(cause)
                 raise
             breaker.record(None)
             return response

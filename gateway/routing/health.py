@@ -123,6 +123,11 @@ class HealthMonitor:
 
     async def check(self, endpoint: Endpoint) -> bool:
         """Asks one endpoint what it is, has, and can answer; returns whether all its models here are ready."""
+        ready = await self._check(endpoint)
+        self._observer.endpoint_checked(endpoint=endpoint.name, stack=endpoint.stack, verified=ready)
+        return ready
+
+    async def _check(self, endpoint: Endpoint) -> bool:
         try:
             async with asyncio.timeout(self._timeout_s):
                 server = await endpoint.backend.server()

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from prometheus_client.utils import floatToGoString
 
 # Gauges that say how something is, not how much there is of it: the largest worker speaks for all.
-_LARGEST = frozenset({"gateway_endpoint_info", "gateway_breaker_state"})
+_LARGEST = frozenset({"gateway_endpoint_info", "gateway_breaker_state", "gateway_event_loop_lag_seconds"})
 # And one of which the worst worker speaks for all.
-_SMALLEST = frozenset({"gateway_config_last_reload_successful"})
+_SMALLEST = frozenset({"gateway_config_last_reload_successful", "gateway_endpoint_verified"})
 _CREATED = "_created"
 
 
@@ -44,6 +44,24 @@ def merged(pages: Iterable[bytes]) -> bytes:
                 before = family.samples.get(name)
                 family.samples[name] = number if before is None else family.combine(before, number)
     return "".join(_written(family) for family in families.values()).encode()
+
+
+def counters_of(page: bytes) -> bytes:
+    """What of a page stays true when its worker has ended: what was counted, not how things are."""
+    kept: list[str] = []
+    counts = False
+    family: list[str] = []
+    for line in page.decode().split("\n"):
+        if line.startswith("# HELP "):
+            family, counts = [line], False
+        elif line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ", 3)
+            counts = kind in ("counter", "histogram") or name.endswith(_CREATED)
+            if counts:
+                kept += [*family, line]
+        elif line and counts:
+            kept.append(line)
+    return "".join(f"{line}\n" for line in kept).encode()
 
 
 def _opened(families: dict[str, _Family], name: str) -> _Family:

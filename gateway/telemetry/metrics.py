@@ -51,6 +51,12 @@ class PrometheusObserver:
             ("endpoint", "stack", "server", "stand_in"),
             registry=registry,
         )
+        self._verified = Gauge(
+            "gateway_endpoint_verified",
+            "1 where an endpoint answers and its models are ready as their contracts say, 0 where not.",
+            ("endpoint", "stack"),
+            registry=registry,
+        )
         self._busy = Gauge(
             "gateway_endpoint_slots_busy", "Calls running at an endpoint now.", ("endpoint",), registry=registry
         )
@@ -122,6 +128,17 @@ class PrometheusObserver:
         self._in_flight_bytes = Gauge(
             "gateway_requests_in_flight_bytes", "Bytes of the bodies of the requests in flight.", registry=registry
         )
+        self._lag = Gauge(
+            "gateway_event_loop_lag_seconds",
+            "How late the event loop ran at worst in the last 15 seconds: every request waits that long.",
+            registry=registry,
+        )
+        self._limit = Gauge(
+            "gateway_limit",
+            "What may be in flight at most: 'requests', and 'bytes' of their bodies.",
+            ("of",),
+            registry=registry,
+        )
         self._reloads = Counter(
             "gateway_config_reloads",
             "How often the configuration was read again. outcome is 'ok', or 'invalid': the old one went on.",
@@ -146,6 +163,15 @@ class PrometheusObserver:
         self._in_flight.set_function(requests)
         self._in_flight_bytes.set_function(size)
 
+    def watch_loop_lag(self, worst: Callable[[], float]) -> None:
+        """Reads the event loop's lateness whenever the metrics are rendered."""
+        self._lag.set_function(worst)
+
+    def limits_set(self, *, requests: int, size: int) -> None:
+        """Shows how much may be in flight, beside how much is."""
+        self._limit.labels("requests").set(requests)
+        self._limit.labels("bytes").set(size)
+
     def request_finished(
         self, *, model: str, version: int | None, stack: str, protocol: str, cause: Cause | None, seconds: float
     ) -> None:
@@ -167,6 +193,10 @@ class PrometheusObserver:
             self._endpoint_info.remove(*before)
         self._seen[endpoint] = labels
         self._endpoint_info.labels(*labels).set(1)
+
+    def endpoint_checked(self, *, endpoint: str, stack: str, verified: bool) -> None:
+        """Shows whether an endpoint is fit to be sent requests."""
+        self._verified.labels(endpoint, stack).set(verified)
 
     def slots_changed(self, *, endpoint: str, busy: int, queued: int) -> None:
         """Shows how busy an endpoint is."""
@@ -209,7 +239,7 @@ class PrometheusObserver:
     def endpoint_gone(self, *, endpoint: str) -> None:
         """Forgets what an endpoint was like; what was counted of it stays."""
         self._seen.pop(endpoint, None)
-        for gauge in (self._endpoint_info, self._busy, self._queued, self._breaker_open):
+        for gauge in (self._endpoint_info, self._verified, self._busy, self._queued, self._breaker_open):
             gauge.remove_by_labels({"endpoint": endpoint})
         self._slots_busy.cache_clear()
         self._slots_queued.cache_clear()
@@ -218,6 +248,16 @@ class PrometheusObserver:
         """Counts one reading of the configuration."""
         self._reloads.labels(outcome).inc()
         self._last_reload.set(outcome == OK)
+
+
+class WorkerMetrics:
+    """What the supervisor of several workers counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.workers = Gauge("gateway_workers", "Processes of the gateway that take requests now.", registry=registry)
+        self.restarts = Counter(
+            "gateway_worker_restarts", "Processes of the gateway that ended and were started again.", registry=registry
+        )
 
 
 def render(registry: CollectorRegistry) -> bytes:

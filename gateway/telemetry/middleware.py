@@ -6,13 +6,14 @@ import asyncio
 from time import perf_counter
 
 from gateway.core.backend import Handler, Middleware
+from gateway.core.clock import Clock
 from gateway.core.context import CallContext
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.core.observer import Observer
 
 
-def attempt_metrics(observer: Observer, *, endpoint: str, stack: str) -> Middleware:
+def attempt_metrics(observer: Observer, clock: Clock, *, endpoint: str, stack: str) -> Middleware:
     """Reports each call to `endpoint` with its cause and time, and adds the time to phase `upstream`."""
 
     def wrap(inner: Handler) -> Handler:
@@ -27,8 +28,7 @@ def attempt_metrics(observer: Observer, *, endpoint: str, stack: str) -> Middlew
                 cause = exc.cause
                 raise
             except asyncio.CancelledError:
-                # Whoever cancelled knows better which of the two it was; upstream saw an abandoned call either way.
-                cause = Cause.CLIENT_GONE
+                cause = context.cancelled_for(clock.now())
                 raise
             finally:
                 observer.attempt_finished(

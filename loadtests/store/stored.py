@@ -78,10 +78,10 @@ class StoredRun:
         Raises LoadTestError where the state is not one.
         """
         source, state = self.path / "state.json", self.state()
-        planned = state.get("planned", [])
-        if not isinstance(planned, list):
+        planned, tries = state.get("planned", []), state.get("tries", [])
+        if not isinstance(planned, list) or not isinstance(tries, list):
             raise LoadTestError(f"{source}: `planned` is not a list of cells")
-        cells = [CellSpec.from_json(item, f"{source}: cell {number}") for number, item in enumerate(planned)]
+        cells = [CellSpec.from_json(item, f"{source}: cell {number}") for number, item in enumerate(planned + tries)]
         found = {(cell.round, cell.slug): cell for cell in cells}
         for line in self.cells():
             key, rate = (int(line["round"]), str(line["cell"])), line.get("rate_offered")

@@ -117,6 +117,18 @@ class Hold(Behaviour):
 
 
 @dataclass(frozen=True, slots=True)
+class Paced(Hold):
+    """A server of scripted capacity: each call waits for one of the `turns` that the test gives, then answers."""
+
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+
+    async def wait(self) -> None:
+        """Returns once it is this call's turn; calls take turns in the order in which they came."""
+        self.reached.set()
+        await self.turns.acquire()
+
+
+@dataclass(frozen=True, slots=True)
 class Status(Behaviour):
     """A status of the transport's own, HTTP number or gRPC code name, with a text; `kind` is TorchServe's type."""
 
@@ -126,15 +138,17 @@ class Status(Behaviour):
 
 
 class Gauge:
-    """A number that a test can wait for."""
+    """A number that a test can wait for; `most` is the largest that it ever was."""
 
     def __init__(self) -> None:
         self.value = 0
+        self.most = 0
         self._changed = asyncio.Event()
 
     def add(self, change: int) -> None:
         """Changes the number and wakes whoever waits."""
         self.value += change
+        self.most = max(self.most, self.value)
         self._changed.set()
 
     async def reaches(self, number: int) -> None:

@@ -63,8 +63,8 @@ def foreign_torchserve(artifacts: Path) -> Iterator[Foreign]:
     settings = LaunchSettings(artifacts=artifacts, start_timeout_s=120)
     ports = Ports.free()
     server = _with_tokens(servers.torchserve(settings, ports, []), settings, ports)
-    for name, archive in ARCHIVES.items():
-        _archive(settings.run_dir / "torchserve" / "model-store" / f"{name}.mar", *archive)
+    for name, described in ARCHIVES.items():
+        archive(settings.run_dir / "torchserve" / "model-store" / f"{name}.mar", *described)
     with LocalStack(settings, ports, stages=[[server]]) as stack:
         yield Foreign(stack, settings.run_dir / "key_file.json")
 
@@ -107,10 +107,11 @@ def _manage(ports: Ports, keys: Mapping[str, Any], path: str, method: str = "GET
     return body
 
 
-def _archive(path: Path, model: str, version: str, handler: str, config: str) -> None:
+def archive(path: Path, model: str, version: str, handler: str, config: str) -> None:
+    """Writes an archive with a handler of `HANDLERS`, one worker and `config` beside that."""
     described = {"modelName": model, "modelVersion": version, "handler": handler, "configFile": "model-config.yaml"}
     manifest = {"createdOn": "01/01/2026 00:00:00", "runtime": "python", "archiverVersion": "0.12.0"}
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.write(HANDLERS / handler, handler)
-        archive.writestr("model-config.yaml", f"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\n{config}")
-        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({**manifest, "model": described}))
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.write(HANDLERS / handler, handler)
+        packed.writestr("model-config.yaml", f"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\n{config}")
+        packed.writestr("MAR-INF/MANIFEST.json", json.dumps({**manifest, "model": described}))

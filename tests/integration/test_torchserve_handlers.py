@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -184,6 +185,38 @@ async def test_keys_are_rotated_while_the_gateway_runs(foreign: Foreign, caplog:
         assert await ready(http) == 200
     assert len(seen) == 6
     assert [key for key in seen if key in caplog.text] == []
+
+
+@pytest.mark.parametrize("rotations", [6, pytest.param(120, marks=pytest.mark.faults)])
+async def test_no_request_fails_while_keys_are_rotated_under_traffic(foreign: Foreign, rotations: int) -> None:
+    """TorchServe drops the old key before the file has the new one, and the callers of both transports never notice."""
+    answered: Counter[str] = Counter()
+    failed: list[object] = []
+    async with gateway(foreign) as (_, http):
+        for endpoint in TRANSPORTS:
+            async with asyncio.timeout(30):
+                while (await predict(http, endpoint, [[1, 2]], version=5))[0] != 200:
+                    await asyncio.sleep(0.05)
+        over = asyncio.Event()
+
+        async def caller(endpoint: str) -> None:
+            while not over.is_set():
+                status, answer = await predict(http, endpoint, [[1, 2]], version=5)
+                answered[endpoint] += 1
+                if (status, answer.get("outputs")) != (200, {"y": [[2, 4]], "sum": [3]}):
+                    failed.append((endpoint, status, answer))
+
+        async with asyncio.TaskGroup() as callers:
+            for endpoint in TRANSPORTS * 8:
+                callers.create_task(caller(endpoint))
+            for rotation in range(rotations):
+                before = answered.copy()
+                await asyncio.to_thread(foreign.rotate, ("inference", "management", "inference")[rotation % 3])
+                # Each key is used by either transport before the next one comes.
+                while not failed and any(answered[endpoint] < before[endpoint] + 20 for endpoint in TRANSPORTS):
+                    await asyncio.sleep(0.005)
+            over.set()
+    assert failed == []
 
 
 async def test_keys_that_do_not_hold_are_an_error_of_the_configuration(

@@ -11,7 +11,7 @@ from gateway.core.tensor import Tensor
 from tests.contract import frontend_doors as doors
 from tests.contract.frontend_doors import Outcome
 from tests.contract.wire_forms import flattened, nested, packed, unpacked
-from tests.matrix import artifacts
+from tests.matrix import artifacts, handlers
 from tests.matrix.cases import Case
 from tests.matrix.doors import OipFlat, OipGrpcRaw, TfServingColumns, TfServingOfficial, question
 from tests.matrix.stack import Reached
@@ -34,6 +34,8 @@ async def ask(server: Reached, backend: str, case: Case) -> Outcome:
         # One runtime on MLServer answers for all identities.
         alone = backend.startswith("mls-") and case.golden is None
         return await _CLIENTS[backend].send(server, replace(asked, model="echo") if alone else asked)
+    if backend in handlers.ENDPOINTS:
+        return await handlers.ask(server, backend, case)
     names = artifacts.torchserve_names(case.contract) if case.golden is None else {}
     model = artifacts.ARCHIVE if names else case.contract.name
     frame = _frame(case, names)

@@ -37,7 +37,7 @@ SERVERS = "Identities are answered by a runtime of a few lines, trained models b
 
 def render(results: Results) -> str:
     """The page of a run."""
-    return page.render(results, HEAD, SERVERS, "make test-clients")
+    return page.render(results, HEAD, SERVERS)
 
 
 @asynccontextmanager

@@ -45,20 +45,24 @@ HEAD = (
     "[MLServer](protocol-matrix-mlserver.md), a server of another project, has a page of its own.",
 )
 SERVERS = (
-    "TorchServe is sent the frame of our handler. The scripted server is one of the tests', for two forms of the Open "
+    "TorchServe is sent the frame of our handler; under a `payload` stand [handlers that are not ours]"
+    "(torchserve-handlers.md), each with an endpoint for every model. With `json` the template is `{data: $inputs}`, "
+    "with BYTES in base64 where the input is called `x_bytes`. With `raw` a body is the input's values and nothing "
+    "else, one request a row: for a model of several inputs, or of BYTES that may be more than one element a row, the "
+    "gateway refuses such a target at its start. The scripted server is one of the tests', for two forms of the Open "
     "Inference Protocol that twinserve itself does not speak as a server: REST without the binary extension, and typed "
     "answers to raw requests. It has no trained models."
 )
 
 
-def render(results: Results, head: Sequence[str] = HEAD, servers: str = SERVERS, tests: str = "make test") -> str:
+def render(results: Results, head: Sequence[str] = HEAD, servers: str = SERVERS) -> str:
     """The page of a run: the same for every run that gives the same answers."""
     letters = _letters(results)
     parts = [
         *head,
-        f"`make matrix` writes this page from {len(results.cells)} requests to running servers; `{tests}` sends the "
-        "same, and fails where an answer is not what stands here. Identity models must answer what they were sent, "
-        f"**to the bit**, trained ones within their contract's tolerance. {len(results.direct)} of the questions "
+        f"`make matrix` writes this page from {len(results.cells)} requests to running servers; `make test-clients` "
+        "sends the same, and fails where an answer is not what stands here. Identity models must answer what they were "
+        f"sent, **to the bit**, trained ones within their contract's tolerance. {len(results.direct)} of the questions "
         "are put to the servers directly as well, by clients of their own protocols, and must give the same answers.",
         "## Servers that answered",
         _table(["backend", "endpoint", "server"], [_served(results, backend) for backend in results.backends]),
@@ -72,8 +76,9 @@ def render(results: Results, head: Sequence[str] = HEAD, servers: str = SERVERS,
         ),
         "## In detail",
         f"`{EXACT}` equal to the bit. `{NEAR}` within the contract's tolerance. `{NONE}` the door has no form for the "
-        "question. Else refused: the status (over gRPC by its number: 3 is INVALID_ARGUMENT, 12 UNIMPLEMENTED), and a "
-        "letter that [the last table](#what-the-refusals-mean) explains. Backends that answer alike share a table.",
+        "question, or the backend cannot have the model. Else refused: the status (over gRPC by its number: 3 is "
+        "INVALID_ARGUMENT, 12 UNIMPLEMENTED), and a letter that [the last table](#what-the-refusals-mean) explains. "
+        "Backends that answer alike share a table.",
     ]
     for section, words in _SECTIONS.items():
         parts += [f"### {section}", *filter(None, [words]), *_section(results, section, letters)]
@@ -89,7 +94,7 @@ def _served(results: Results, backend: Backend) -> list[str]:
     server = results.servers[backend.name]
     # The page is the same for every version of ours.
     told = "twinserve, in front of TorchServe" if server.startswith("twinserve ") else server
-    return [backend.title, f"`{backend.name}`", told]
+    return [backend.title, f"`{backend.endpoint('MODEL')}`", told]
 
 
 def _summed(results: Results, way: Way, letters: Letters) -> list[str]:
@@ -169,7 +174,7 @@ def _refusals(results: Results, letters: Letters) -> list[list[str]]:
             letters[means],
             f"`{cause}`",
             "; ".join(f"{status} ({', '.join(at)})" for status, at in statuses.items()),
-            means,
+            means.replace("|", "\\|"),
         ]
         for means, (cause, statuses) in met.items()
     ]

@@ -112,6 +112,12 @@ _JSON_ONLY = Refusal(
     "beyond UTF-8: give the endpoint `transport: grpc`.",
 )
 
+_TEMPLATE_TEXT = Refusal(
+    Cause.UNSUPPORTED_DATATYPE,
+    "holds bytes that are not UTF-8; this model's server is sent them as text",
+    "The template writes BYTES as text, which a JSON string is: end its placeholders with `|b64`, as for the input "
+    "`x_bytes`, where the handler takes base64.",
+)
 _NO_BF16 = Refusal(Cause.UNSUPPORTED_DATATYPE, "BF16", "The server has no BF16.")
 
 _TFS_TYPES = dict.fromkeys(("FP16", "BF16", "UINT16"), _NOT_TFS)
@@ -133,6 +139,8 @@ BACKENDS: Mapping[str, Mapping[str, Refusal]] = {
         "hidden shape": _TFS_HIDDEN,
         "plain name": _TFS_NAME,
     },
+    "ts-json-rest": {"plain name": _TEMPLATE_TEXT},
+    "ts-json-grpc": {"plain name": _TEMPLATE_TEXT},
     "oip-rest-json": dict.fromkeys(("FP16", "BF16", "nan", "not UTF-8"), _JSON_ONLY),
     "mls-rest": dict.fromkeys(("FP16", "BF16", "nan", "not UTF-8"), _JSON_ONLY),
     "mls-grpc": {"BF16": _NO_BF16},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from serving.models import BuiltModel
 from serving.processes import Server
 from serving.settings import LaunchSettings, Ports
 from tests.fakes.fake_oip import FakeOip
-from tests.matrix import artifacts
+from tests.matrix import artifacts, handlers
 from tests.matrix.cases import REAL_MODELS, Case, identities, models, trained
 
 READY_S = 60
@@ -33,16 +33,34 @@ READY_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One endpoint of the gateway; `trained` where its server has the trained models too."""
+    """One endpoint of the gateway; `trained` where its server has the trained models too.
+
+    `can_carry` says of a model whether a target there can be configured at all. `per_model`: one handler answers for
+    all models, and an endpoint describes a handler once, so that each model has an endpoint of its own.
+    """
 
     name: str
     title: str
     trained: bool = True
+    can_carry: Callable[[ModelContract], bool] = lambda _: True
+    per_model: bool = False
+
+    def serves(self, case: Case) -> bool:
+        """Whether a case can be asked of it."""
+        return self.can_carry(case.contract) and (self.trained or case.golden is None)
+
+    def endpoint(self, model: str) -> str:
+        """What the gateway calls it, for a model."""
+        return f"{self.name}-{model}" if self.per_model else self.name
 
 
 BACKENDS: tuple[Backend, ...] = (
     Backend("ts-rest", "TorchServe REST"),
     Backend("ts-grpc", "TorchServe gRPC"),
+    *(
+        Backend(name, title, trained=False, can_carry=handlers.CAN_CARRY[kind], per_model=True)
+        for name, (kind, _, title) in handlers.ENDPOINTS.items()
+    ),
     Backend("tf-rest", "TF Serving REST"),
     Backend("tf-grpc", "TF Serving gRPC"),
     Backend("oip-rest", "OIP REST binary"),
@@ -91,12 +109,13 @@ class Running:
         """Every case with every backend that serves its model."""
         for case in self.cases:
             for backend in self.backends:
-                if case.golden is None or backend.trained:
+                if backend.serves(case):
                     yield case, backend
 
     async def all_ready(self) -> None:
         """Returns once every model can be had wherever it is to be served; fails after `READY_S`."""
-        waiting = {(case.contract.name, backend.name) for case, backend in self.asked()}
+        named = {(case.contract.name, backend) for case, backend in self.asked()}
+        waiting = {(model, backend.endpoint(model)) for model, backend in named}
         async with asyncio.timeout(READY_S), self.gateway.rest() as http:
             while waiting:
                 for model, endpoint in sorted(waiting):
@@ -139,6 +158,12 @@ def _processes(
     many = artifacts.archive(work / "models", contracts)
     saved = [artifacts.saved_model(work / "models", contract) for contract in contracts]
     files = {**contract_files(work / "models", contracts), **{model.name: model.contract for model in real}}
+    echoes = {
+        backend.endpoint(contract.name): (backend.name, contract)
+        for backend in BACKENDS
+        for contract in contracts
+        if backend.per_model and backend.can_carry(contract)
+    }
     names = {contract.name: artifacts.torchserve_names(contract) for contract in contracts}
     host = settings.host
     ts = {
@@ -161,6 +186,10 @@ def _processes(
     endpoints: dict[str, dict[str, Any]] = {
         "ts-rest": {**ts, "transport": "rest"},
         "ts-grpc": {**ts, "transport": "grpc"},
+        **{
+            name: {**ts, "transport": handlers.ENDPOINTS[backend][1], "models": []}
+            for name, (backend, _) in echoes.items()
+        },
         "tf-rest": {**tf, "transport": "rest"},
         "tf-grpc": {**tf, "transport": "grpc"},
         "oip-rest": {**inner, "transport": "rest"},
@@ -172,16 +201,22 @@ def _processes(
     def targets(model: str, those: Iterable[str]) -> list[dict[str, Any]]:
         there = {"model": artifacts.ARCHIVE, "names": names[model]} if model in names else {}
         scripted = ("oip-rest-json", "oip-grpc-typed")
-        return [
-            {"endpoint": name, **(there if name.startswith("ts-") else {})}
-            for name in those
-            if model in names or name not in scripted
-        ]
+        found = []
+        for name in those:
+            if name in echoes:
+                backend, contract = echoes[name]
+                if contract.name == model:
+                    found.append({"endpoint": name, **handlers.target(backend, contract)})
+            elif model in names or name not in scripted:
+                found.append({"endpoint": name, **(there if name.startswith("ts-") else {})})
+        return found
 
     second = gateway_server("second gateway", work, inner_ports, files, {"ts-rest": endpoints["ts-rest"]}, targets)
     first = gateway_server("gateway", work, ports, files, endpoints, targets)
+    torchserve = servers.torchserve(settings, ports, [many, *real])
+    handlers.archives(settings.run_dir / "torchserve" / "model-store")
     stage = [
-        servers.torchserve(settings, ports, [many, *real]),
+        torchserve,
         servers.tfserving(settings, ports, [*saved, *real]),
         second,
         first,
@@ -231,6 +266,7 @@ def _addresses(ports: Ports, json_only: FakeOip, typed: FakeOip) -> dict[str, tu
     tf = (f"http://{host}:{ports.tfserving_rest_port}", f"{host}:{ports.tfserving_grpc_port}")
     return {
         **{"ts-rest": ts, "ts-grpc": ts, "tf-rest": tf, "tf-grpc": tf},
+        **dict.fromkeys(handlers.ENDPOINTS, ts),
         "oip-rest-json": (json_only.rest_url, json_only.grpc_address),
         "oip-grpc-typed": (typed.rest_url, typed.grpc_address),
     }

@@ -18,6 +18,8 @@ from gateway.frontends.grpc.torchserve import TorchServeServicer
 
 # Bit 0 is "identity". gRPC inflates a message before it checks its size, so compressed ones are refused unread.
 ONLY_UNCOMPRESSED = 1
+# How long after the longest deadline a call may still be on a connection that is moved on.
+CONNECTION_GRACE_SECONDS = 5.0
 
 
 def create_server(
@@ -35,7 +37,8 @@ def create_server(
 
     Called inside the event loop that will run it. `admission` is shared with the REST front ends where there are
     any. `max_concurrent_streams` is per connection: more wait at their client. With several workers
-    `max_connection_age_s` moves long-lived connections on, and `reuse_port` shares the port between them.
+    `max_connection_age_s` moves long-lived connections on, give or take a tenth (gRPC's proposal A9), and `reuse_port`
+    shares the port between them. Calls on a connection that is moved may go on for as long as a deadline may be away.
     """
     edge = Edge(data_plane, limits=limits, observer=observer, clock=clock, admission=admission or Admission(limits))
     options: list[tuple[str, Any]] = [
@@ -48,6 +51,8 @@ def create_server(
     ]
     if max_connection_age_s is not None:
         options.append(("grpc.max_connection_age_ms", round(max_connection_age_s * 1e3)))
+        grace_s = limits.max_timeout_s + CONNECTION_GRACE_SECONDS
+        options.append(("grpc.max_connection_age_grace_ms", round(grace_s * 1e3)))
     server = grpc.aio.server(options=options)
     server.add_generic_rpc_handlers(
         (

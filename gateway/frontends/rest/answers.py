@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from starlette.types import Send
+from starlette.types import Message, Send
 
-from gateway.core.errors import GatewayError
-from gateway.frontends.rest.errors import JSON, ErrorShape, retry_after
+from gateway.core.errors import Cause, GatewayError
+from gateway.frontends.rest.body import Connection
+from gateway.frontends.rest.errors import JSON, OCTETS, PROBLEM_JSON, ErrorShape, retry_after
+
+logger = logging.getLogger(__name__)
 
 Headers = Iterable[tuple[bytes, bytes]]
+
+# The content types of ours, as they go out.
+_ENCODED = {media_type: media_type.encode() for media_type in (JSON, PROBLEM_JSON, OCTETS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +27,40 @@ class Answer:
     body: bytes
     media_type: str = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Sender:
+    """A request's `send`, whose answers all have its id. A client that is gone is CLIENT_GONE, and told in the log."""
+
+    __slots__ = ("_connection", "_request_id", "_send", "started")
+
+    def __init__(self, send: Send, request_id: str, connection: Connection | None) -> None:
+        self._send = send
+        self._request_id = request_id
+        self._connection = connection
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        """Sends a part of the answer."""
+        if message["type"] == "http.response.start":
+            self.started = True
+            message = {**message, "headers": [*message.get("headers", ()), *self._common()]}
+        try:
+            await self._send(message)
+        except (OSError, RuntimeError) as exc:
+            # A closed socket is an OSError, a closed transport of uvloop's a RuntimeError.
+            logger.warning("the answer to request %s could not be sent: %s", self._request_id, exc)
+            raise GatewayError(Cause.CLIENT_GONE, "the client closed the connection before its answer") from exc
+
+    def at_once(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Sends a whole answer, where the server has a way to do that; false where it is to be sent in parts."""
+        if self._connection is None or not self._connection.answer(status, [*headers, *self._common()], body):
+            return False
+        self.started = True
+        return True
+
+    def _common(self) -> tuple[tuple[bytes, bytes], ...]:
+        return ((b"x-request-id", self._request_id.encode()), (b"x-content-type-options", b"nosniff"))
 
 
 async def send_answer(
@@ -32,17 +73,11 @@ async def send_answer(
     before_end: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Sends one whole answer. `before_end` runs once the client can read it all, before the exchange ends."""
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"content-type", media_type.encode()),
-                (b"content-length", str(len(body)).encode()),
-                *headers,
-            ],
-        }
-    )
+    encoded = _ENCODED.get(media_type) or media_type.encode()
+    whole = [(b"content-type", encoded), (b"content-length", b"%d" % len(body)), *headers]
+    if before_end is None and isinstance(send, Sender) and send.at_once(status, whole, body):
+        return
+    await send({"type": "http.response.start", "status": status, "headers": whole})
     if before_end is not None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
         await before_end()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -124,7 +124,7 @@ def create_app(
     limits: Limits,
     observer: Observer,
     clock: Clock,
-    render_metrics: Callable[[], bytes],
+    render_metrics: Callable[[], Awaitable[bytes]],
     admission: Admission | None = None,
 ) -> FastAPI:
     """The application. `admission` is shared with the gRPC server where there is one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -27,11 +27,17 @@ CONNECTION = "twinserve.connection"
 
 
 class Connection(Protocol):
-    """What the server knows of the request that its connection is busy with; ASGI alone would take a task to tell."""
+    """What the server knows of the request that its connection is busy with, and may do for it.
 
-    @property
-    def arrived(self) -> bool:
-        """Whether all of the request's body is there."""
+    ASGI alone would take a task to tell, two steps to send an answer, and a timer for a body that is there already.
+    """
+
+    def take(self) -> bytes | None:
+        """The request's body where all of it is there, None where it has to be received."""
+        ...
+
+    def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Sends a whole answer; false, and nothing is sent, where ASGI's own way has to be taken."""
         ...
 
     def watch(self, gone: Callable[[], None] | None) -> None:
@@ -55,16 +61,17 @@ class Body:
         self._cap = cap
         self._kind = kind
         self._connection = connection
-        self._length = next((value for name, value in headers if name == b"content-length"), None)
+        self._headers = headers
         self.complete = False
 
     @property
     def skippable(self) -> bool:
         """Whether what is left of the body is so little that the connection can be used again."""
-        if self.complete or self._length is None:
+        length = self._length()
+        if self.complete or length is None:
             return self.complete
         # Without a usable length the server cannot tell where the next request starts.
-        return self._length.isdigit() and _number(self._length, SMALL_BODY_BYTES) <= SMALL_BODY_BYTES
+        return length.isdigit() and _number(length, SMALL_BODY_BYTES) <= SMALL_BODY_BYTES
 
     async def read(self, ticket: Ticket, timeout_s: float) -> bytes:
         """The whole body, its bytes counted on `ticket` as they come, and the request itself once it is whole.
@@ -72,13 +79,16 @@ class Body:
         Raises TOO_LARGE for a declared length over the cap before anything is read, and for a body without one
         as soon as it passes the cap; OVERLOADED where the gateway has no room; CLIENT_TOO_SLOW; CLIENT_GONE.
         """
+        arrived = None if self._connection is None else self._connection.take()
+        if arrived is not None:
+            self.complete = True
+            if len(arrived) > self._cap:
+                raise self._too_large()
+            ticket.take(len(arrived))
+            ticket.whole()
+            return arrived
         # No more than a check: room is for bytes that came, or promises alone would fill the gateway.
         ticket.check_room(self._declared())
-        if self._connection is not None and self._connection.arrived:
-            # Nothing to wait for, so that no timer is needed.
-            data = await self._collect(ticket)
-            ticket.whole()
-            return data
         limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
@@ -102,12 +112,17 @@ class Body:
         except TimeoutError:
             return
 
+    def _length(self) -> bytes | None:
+        """The length that the client declared."""
+        return next((value for name, value in self._headers if name == b"content-length"), None)
+
     def _declared(self) -> int:
-        if self._length is None:
+        stated = self._length()
+        if stated is None:
             return 0
-        if not self._length.isdigit():
+        if not stated.isdigit():
             raise GatewayError(Cause.UNPARSEABLE, "Content-Length: expected a number of bytes")
-        length = _number(self._length, self._cap)
+        length = _number(stated, self._cap)
         if length > self._cap:
             raise self._too_large()
         return length

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -20,6 +20,9 @@ MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 200
 # How long a request's head may take to arrive, and how long a connection may stay open that never sent one.
 HEAD_SECONDS = 10.0
+# How long a connection without a request stays open when the gateway ends: one may be on its way.
+PARTING_SECONDS = 0.25
+CLOSE = (b"connection", b"close")
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -36,6 +39,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _framing = 0
     _head_open = False
     _upgrading = False
+    # The gateway ends: so does this connection, with the next answer.
+    _parting = False
     # Whatever a refused client still sends is thrown away, this much so far.
     _refused = False
     _discarded = 0
@@ -45,11 +50,43 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._start_clock()
 
-    @property
-    def arrived(self) -> bool:
-        """Whether all of the running request's body is there, and nobody waits to be told to send it."""
+    def take(self) -> bytes | None:
+        """The running request's body; None where not all of it is there, or the client waits to be told to send it."""
         running = self._running
-        return running is not None and not (running.more_body or running.waiting_for_100_continue)
+        if running is None or running.more_body or running.waiting_for_100_continue or running.disconnected:
+            return None
+        body, running.body = running.body, bytearray()
+        # As `receive` would: nothing tells the client of more that is to come.
+        running.message_event.clear()
+        return bytes(body)
+
+    def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Sends the running request's whole answer in one go; false, and nothing is sent, where that is not simple.
+
+        uvicorn's `send` searches each header for what may not be in it, and takes two calls.
+        """
+        cycle = self._running
+        if cycle is None or cycle.response_started or cycle.disconnected or cycle.scope["method"] == "HEAD":
+            return False
+        if self.flow.write_paused or self.transport.is_closing():
+            return False
+        sent = [*self.server_state.default_headers, *headers]
+        if not cycle.keep_alive:
+            sent.append(CLOSE)
+        lines = [STATUS_LINE[status]]
+        for name, value in sent:
+            lines += (name, b": ", value, b"\r\n")
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != len(sent) + 2:
+            raise ValueError("a header holds a line end")
+        self.transport.writelines((head, body))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def watch(self, gone: Callable[[], None] | None) -> None:
         """Calls `gone` once when the client leaves, soon where it has left already; None ends that."""
@@ -90,6 +127,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if not self._refused and (self._head_open or self.cycle is None or self.cycle.response_complete):
             self._start_clock()
 
+    def shutdown(self) -> None:
+        """The gateway ends. What is being answered is, and so is a request that may be on its way, which a closed
+        connection would cut off without a word; each answer from now on says that the connection ends with it.
+        """
+        self._parting = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(PARTING_SECONDS, self._part)
+        else:
+            self._announce_end()
+
     def send_400_response(self, msg: str) -> None:
         """Refuses what is no HTTP."""
         self._refuse(400, msg)
@@ -116,6 +163,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if not self._upgrading:
             super().on_headers_complete()
+            if self._parting:
+                self._announce_end()
 
     def on_body(self, body: bytes) -> None:
         """Progress."""
@@ -130,6 +179,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _should_upgrade(self) -> bool:
         return False
+
+    def _announce_end(self) -> None:
+        """Ends the connection with the answer to its latest request, as if its client had asked for that."""
+        self.cycle.keep_alive = False
+        headers = cast("list[tuple[bytes, bytes]]", self.cycle.scope["headers"])
+        if CLOSE not in headers:
+            headers.append(CLOSE)
+
+    def _part(self) -> None:
+        """Closes a connection on which nothing is asked; a head that has begun has its own time."""
+        if not self._head_open and (self.cycle is None or self.cycle.response_complete):
+            self.transport.close()
 
     def _tell_gone(self) -> None:
         gone, self._gone = self._gone, None

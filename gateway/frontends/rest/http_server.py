@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,13 @@ class HttpServer(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),
             )
         )
+        self.listening = asyncio.Event()
+        """Set once connections are accepted."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to listen."""
+        await super().startup(sockets)
+        self.listening.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -37,13 +45,19 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A socket at an address, since a taken port ends uvicorn without a word; raises OSError."""
+def bound(host: str, port: int, *, share: bool = False) -> socket.socket:
+    """A socket at an address, since a taken port ends uvicorn without a word; raises OSError.
+
+    With `share` other sockets of this user may have the port too, and the kernel spreads connections over those that
+    listen (SO_REUSEPORT, socket(7)).
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Where the protocol is not named asyncio's own loop leaves TCP_NODELAY off, and every answer waits 40 ms.
     opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         opened.bind((host, port))
     except BaseException:
         opened.close()

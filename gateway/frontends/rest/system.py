@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def oip_routes(data_plane: DataPlane) -> APIRouter:
     return router
 
 
-def operator_routes(data_plane: DataPlane, render_metrics: Callable[[], bytes]) -> APIRouter:
+def operator_routes(data_plane: DataPlane, render_metrics: Callable[[], Awaitable[bytes]]) -> APIRouter:
     """What operators, and people with a browser, ask for."""
     router = APIRouter(tags=["Operation"], default_response_class=Response)
 
@@ -129,7 +129,7 @@ def operator_routes(data_plane: DataPlane, render_metrics: Callable[[], bytes]) 
     )
     async def metrics() -> Response:
         """What the gateway counts."""
-        return Response(render_metrics(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(await render_metrics(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     @router.get("/docs", include_in_schema=False)
     async def docs() -> Response:

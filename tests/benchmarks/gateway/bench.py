@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gateway.settings import ModelSettings, ServerSettings
+from gateway.settings import ModelSettings
 from serving.local import LocalStack
 from serving.models import BuiltModel, find_models
 from serving.processes import Server
@@ -83,11 +83,6 @@ def cpu_per(pid: int, work: Callable[[], T], count: Callable[[T], int]) -> tuple
 def has_batching() -> bool:
     """Whether this gateway can batch."""
     return "batching" in ModelSettings.model_fields
-
-
-def has_workers() -> bool:
-    """Whether this gateway can run several workers."""
-    return "workers" in ServerSettings.model_fields
 
 
 def _shown(value: object) -> str:

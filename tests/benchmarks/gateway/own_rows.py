@@ -9,7 +9,7 @@ from typing import Any
 from gateway.core.contract import ModelContract
 from serving import probes
 from tests.benchmarks.gateway import processes, servers
-from tests.benchmarks.gateway.bench import PREDICT_BODY, Bench, has_workers
+from tests.benchmarks.gateway.bench import PREDICT_BODY, Bench
 from tests.benchmarks.gateway.load import LoadError, Wrk
 from tests.benchmarks.gateway.servers import HOST, MODEL
 from tests.benchmarks.gateway.table import Goal, Result
@@ -26,8 +26,6 @@ def workers(bench: Bench) -> list[Result]:
     """Row 8."""
     what = "2 workers ÷ 1 worker, null backend, requests/s"
     goal = Goal(None, 1.7, at_most=False)
-    if not has_workers():
-        return [Result("8", what, [], goal, note="This gateway runs one worker only.")]
     wrk = Wrk(bench.folder, "predict", PREDICT_BODY)
     ports = {count: servers.free_ports(2) for count in (1, 2)}
     gateways = [

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.codecs.json_document import MAX_DEPTH, MAX_KEYS, JsonArray, parse_object, plain
+from gateway.codecs.json_document import MAX_DEPTH, MAX_KEYS, ParsedArray, parse_object, plain
 from gateway.core.errors import Cause, GatewayError
 from tests.unit.gateway.codecs.tensors import untimed
 
@@ -128,7 +128,7 @@ def test_regular_is_never_said_of_ragged_arrays(value: object) -> None:
     """
     for more in ([], [[]] * 9):
         array = parse_object(json.dumps({"x": value, "y": "z", "more": more}).encode())["x"]
-        if not isinstance(array, JsonArray) or not array.regular:
+        if not isinstance(array, ParsedArray) or not array.regular:
             continue
         leaves, ragged = _leaves(array.as_list(), array.shape)
         count = 1
@@ -143,7 +143,7 @@ def test_regular_arrays_are_known_to_be(shape: list[int], number: int, more: int
     """So that every ordinary tensor is read at the parser's speed."""
     value = np.full(shape, number).tolist()
     array = parse_object(json.dumps({"x": value, "more": [[]] * more, "y": "z"}).encode())["x"]
-    assert isinstance(array, JsonArray)
+    assert isinstance(array, ParsedArray)
     assert array.regular
     assert array.as_list() == value
 
@@ -171,7 +171,7 @@ def test_ordinary_requests_take_the_fast_way(text: str) -> None:
     arrays = [
         value
         for value in [*document.values(), *(document.get("a") or [{}])[0].values()]
-        if isinstance(value, JsonArray)
+        if isinstance(value, ParsedArray)
     ]
     assert arrays
     assert all(array.regular for array in arrays)
@@ -182,7 +182,7 @@ def test_promised_lengths_allocate_nothing() -> None:
     row = b"[" + b",".join([b"1"] * 2000) + b"]"
     body = b'{"x": [' + b",".join([b"[" + row + b"]"] + [b"[]"] * 100_000) + b"]}"
     array = parse_object(body)["x"]
-    assert isinstance(array, JsonArray)
+    assert isinstance(array, ParsedArray)
     assert not array.regular
 
 

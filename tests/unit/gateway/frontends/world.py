@@ -139,6 +139,10 @@ class World:
         self.observer.finished.clear()
         return finished
 
+    async def metrics(self) -> bytes:
+        """A page of metrics."""
+        return b"metrics\n"
+
     def app(self) -> FastAPI:
         """The REST front ends."""
         return create_app(
@@ -146,7 +150,7 @@ class World:
             limits=self.limits,
             observer=self.observer,
             clock=self.clock,
-            render_metrics=lambda: b"metrics\n",
+            render_metrics=self.metrics,
             admission=self.admission,
         )
 

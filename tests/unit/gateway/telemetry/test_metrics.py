@@ -87,12 +87,13 @@ def test_an_endpoint_that_is_gone_is_no_longer_shown(registry: CollectorRegistry
     """Its gauges go; the others' stay."""
     for endpoint in ("a", "b"):
         observer.endpoint_seen(endpoint=endpoint, stack="oip", server="s", stand_in=False)
+        observer.endpoint_checked(endpoint=endpoint, stack="oip", verified=True)
         observer.slots_changed(endpoint=endpoint, busy=1, queued=0)
         observer.breaker_changed(endpoint=endpoint, model="m", state="open")
     observer.endpoint_gone(endpoint="a")
     page = render(registry).decode()
     assert 'endpoint="a"' not in page
-    assert page.count('endpoint="b"') == 4
+    assert page.count('endpoint="b"') == 5
     observer.slots_changed(endpoint="a", busy=3, queued=0)
     assert registry.get_sample_value("gateway_endpoint_slots_busy", {"endpoint": "a"}) == 3
 
@@ -108,3 +109,20 @@ def test_a_reload_is_counted_and_the_last_one_is_told(
     observer.config_reloaded(outcome="ok")
     assert registry.get_sample_value(name) == 1
     assert registry.get_sample_value("gateway_config_reloads_total", {"outcome": "invalid"}) == 1
+
+
+def test_an_endpoint_is_shown_as_fit_or_not_as_it_was_last_found(
+    registry: CollectorRegistry, observer: PrometheusObserver
+) -> None:
+    """1, then 0: an alert watches this one."""
+    for verified in (True, False):
+        observer.endpoint_checked(endpoint="ts", stack="torchserve", verified=verified)
+        labels = {"endpoint": "ts", "stack": "torchserve"}
+        assert registry.get_sample_value("gateway_endpoint_verified", labels) == verified
+
+
+def test_limits_are_shown_beside_what_is_in_flight(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
+    """So that a dashboard can draw how much room is left."""
+    observer.limits_set(requests=1024, size=4096)
+    assert registry.get_sample_value("gateway_limit", {"of": "requests"}) == 1024
+    assert registry.get_sample_value("gateway_limit", {"of": "bytes"}) == 4096

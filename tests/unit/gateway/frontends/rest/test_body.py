@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 from starlette.types import Message
@@ -179,9 +179,15 @@ async def test_a_broken_connection_is_a_client_that_left() -> None:
 class Knowing:
     """A connection that knows by itself whether the body is there, and when its client leaves."""
 
-    def __init__(self, *, arrived: bool = True) -> None:
-        self.arrived = arrived
+    def __init__(self, body: bytes | None = None) -> None:
+        self.body = body
         self.gone: Callable[[], None] | None = None
+
+    def take(self) -> bytes | None:
+        return self.body
+
+    def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        raise AssertionError("nothing is answered here")
 
     def watch(self, gone: Callable[[], None] | None) -> None:
         self.gone = gone
@@ -211,7 +217,9 @@ async def test_a_body_that_has_arrived_is_bounded_as_any_other(arrived: bool) ->
     """Only the timer is left out."""
 
     def known(size: int) -> Body:
-        return Body(receiving([chunk(b"a" * size)]), [], cap=CAP, connection=Knowing(arrived=arrived))
+        body = b"a" * size
+        connection = Knowing(body if arrived else None)
+        return Body(receiving([] if arrived else [chunk(body)]), [], cap=CAP, connection=connection)
 
     assert await read(known(CAP)) == b"a" * CAP
     assert await refusal(known(CAP + 1)) is Cause.TOO_LARGE

@@ -12,7 +12,13 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from gateway.frontends.rest.body import LINGER_BYTES, LINGER_SECONDS
-from gateway.frontends.rest.http_protocol import HEAD_SECONDS, MAX_HEAD_BYTES, MAX_HEADERS, BoundedHttpProtocol
+from gateway.frontends.rest.http_protocol import (
+    HEAD_SECONDS,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    PARTING_SECONDS,
+    BoundedHttpProtocol,
+)
 
 START = b"GET / HTTP/1.1\r\n"
 
@@ -206,3 +212,94 @@ async def test_what_follows_a_connect_is_not_read(connection: Connection) -> Non
     assert connection.loop.tasks <= 1
     connection.protocol.data_received(START + b"\r\n")
     assert connection.loop.tasks <= 1
+
+
+def ends_with_its_answer(connection: Connection) -> bool:
+    """Whether the latest request is answered as if its client had asked for the connection's end."""
+    cycle = connection.protocol.cycle
+    return not cycle.keep_alive and (b"connection", b"close") in list(cycle.scope["headers"])
+
+
+async def test_a_gateway_that_ends_leaves_an_idle_connection_time_for_a_request_on_its_way(
+    connection: Connection,
+) -> None:
+    """It is answered, and its answer says that the connection ends; where none comes it is closed soon."""
+    connection.protocol._stop_clock()
+    connection.protocol.shutdown()
+    (timer,) = connection.loop.pending
+    assert (timer.seconds, connection.wire.events) == (PARTING_SECONDS, [])
+    connection.protocol.data_received(START + b"\r\n")
+    timer.call()
+    assert ends_with_its_answer(connection)
+    assert connection.wire.events == []
+    connection.protocol.cycle.response_complete = True
+    timer.call()
+    assert connection.wire.events == ["close"]
+
+
+async def test_a_gateway_that_ends_says_so_in_the_answers_that_are_under_way(connection: Connection) -> None:
+    """A client that keeps connections would else send its next request on one that is being closed."""
+    connection.protocol.data_received(START + b"\r\n")
+    connection.protocol.shutdown()
+    assert ends_with_its_answer(connection)
+    assert (connection.loop.pending, connection.wire.events) == ([], [])
+
+
+def asked(method: bytes = b"POST", more: bytes = b"") -> bytes:
+    """A whole request with a body."""
+    return method + b" / HTTP/1.1\r\n" + more + b"Content-Length: 4\r\n\r\nbody"
+
+
+async def test_a_body_that_is_there_is_taken_whole(connection: Connection) -> None:
+    """Before its last byte, and where the client waits to be told to send it, it has to be received."""
+    whole = asked()
+    connection.protocol.data_received(whole[:-1])
+    assert connection.protocol.take() is None
+    connection.protocol.data_received(whole[-1:])
+    assert connection.protocol.take() == b"body"
+    other = Connection()
+    other.protocol.data_received(asked(more=b"Expect: 100-continue\r\n"))
+    assert other.protocol.take() is None
+
+
+async def test_a_whole_answer_goes_out_at_once(connection: Connection) -> None:
+    """With the server's own headers; the connection is then ready for the next request."""
+    connection.protocol.server_state.default_headers = [(b"date", b"today")]
+    connection.protocol.data_received(asked())
+    assert connection.protocol.answer(200, [(b"content-length", b"2")], b"{}")
+    assert connection.wire.written == b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 2\r\n\r\n{}"
+    assert not connection.protocol.answer(200, [], b"{}")
+    connection.protocol.data_received(asked())
+    assert connection.protocol.answer(404, [], b"")
+    assert connection.wire.events == []
+
+
+async def test_the_last_answer_of_a_connection_says_so(connection: Connection) -> None:
+    """And closes it."""
+    connection.protocol.data_received(asked(more=b"Connection: close\r\n"))
+    assert connection.protocol.answer(200, [], b"")
+    assert connection.wire.written.endswith(b"\r\nconnection: close\r\n\r\n")
+    assert connection.wire.events == ["close"]
+
+
+async def test_what_is_not_simple_to_answer_is_left_to_uvicorn(connection: Connection) -> None:
+    """No answer to HEAD has a body, a slow reader has to be waited for, and who has gone reads nothing."""
+    connection.protocol.data_received(asked(b"HEAD"))
+    assert not connection.protocol.answer(200, [], b"{}")
+    slow, gone = Connection(), Connection()
+    for other in (slow, gone):
+        other.protocol.data_received(asked())
+    slow.protocol.pause_writing()
+    gone.protocol.connection_lost(None)
+    for other in (slow, gone):
+        assert not other.protocol.answer(200, [], b"{}")
+        assert other.wire.written == b""
+
+
+@pytest.mark.parametrize("header", [(b"x-a", b"b\r\nx-c: d"), (b"x-a\n", b"b")])
+async def test_a_header_cannot_hold_another(connection: Connection, header: tuple[bytes, bytes]) -> None:
+    """Nothing is sent of an answer that would say more than it should."""
+    connection.protocol.data_received(asked())
+    with pytest.raises(ValueError, match="line end"):
+        connection.protocol.answer(200, [header], b"{}")
+    assert connection.wire.written == b""

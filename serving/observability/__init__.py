@@ -1,0 +1,1 @@
+"""What watches the stack: Prometheus' configuration and rules, Grafana's dashboards, an exporter of processes."""

@@ -101,9 +101,9 @@ def within_run(
     """Stacks, gateway against direct, variants, protocols, configurations and the A/A controls of one run.
 
     A verdict is about the scenario's own figure, paired by round; Holm corrects within each family. Rounds in which
-    either side is invalid are left out. There is no verdict in the tier `quick`, where fewer than six rounds are left
-    or more than a fifth was left out, between stacks where a stand-in answered, or where the ledgers differ and
-    `allow_unlike` does not ask for it.
+    either side is invalid are left out, except for the figures of a pair that has no other. There is no verdict in the
+    tier `quick`, where fewer than six rounds are left or more than a fifth was left out, between stacks where a
+    stand-in answered, or where the ledgers differ and `allow_unlike` does not ask for it.
     """
     series = series_of(lines)
     pairs = list(_pairs(series, ledger))
@@ -155,7 +155,10 @@ def _comparison(
     control: Control,
 ) -> Comparison:
     metric = a.primary
-    shared, rounds = a.rounds.keys() & b.rounds.keys(), _both_valid(a, b)
+    shared = sorted(a.rounds.keys() & b.rounds.keys())
+    valid = _both_valid(a, b)
+    # Without one valid round there is something to look at, and no verdict.
+    rounds = valid or shared
     names = dict.fromkeys([metric.name, *METRICS])
     ratios = []
     for name in names:
@@ -164,7 +167,7 @@ def _comparison(
             mean = bootstrap_mean(values)
             ratios.append(Ratio(name, Interval(*(math.exp(end) for end in (mean.value, mean.low, mean.high)))))
     differences = tuple(unlike(_entry(ledger, a), _entry(ledger, b), family))
-    left_out = len(shared) - len(rounds)
+    left_out = len(shared) - len(valid)
     stand_in = a.stand_in or b.stand_in
     count = len(log_ratios(a, b, metric.name, rounds))
     why = ""

@@ -115,6 +115,10 @@ class Series:
         """Rounds whose figures may be used, ascending."""
         return [number for number in sorted(self.rounds) if self.valid(number)]
 
+    def shown_rounds(self) -> list[int]:
+        """Rounds that a figure is shown of: the valid ones; where there are none all of them, and no verdict."""
+        return self.valid_rounds() or sorted(self.rounds)
+
     def value(self, number: int, metric: str) -> float | None:
         """A figure in one round; None where it was not measured or has too few samples."""
         lines = self.rounds.get(number, [])

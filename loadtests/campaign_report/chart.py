@@ -58,9 +58,10 @@ def legend_of(group: Sequence[Series], styles: dict[str, Style]) -> tuple[tuple[
 def figure(series: Series, metric: str) -> Interval | None:
     """The geometric mean over valid rounds with its 95 % interval; None where no round has the figure.
 
+    Where no round is valid it is of all of them: something to look at, marked as INVALID wherever it stands.
     Its ratio between two targets is exactly that which their comparison gives.
     """
-    values = [series.value(number, metric) for number in series.valid_rounds()]
+    values = [series.value(number, metric) for number in series.shown_rounds()]
     known = np.array([value for value in values if value is not None])
     if not len(known):
         return None
@@ -71,10 +72,10 @@ def figure(series: Series, metric: str) -> Interval | None:
 
 
 def pooled(data: CampaignData, series: Series, *, service: bool = False) -> Values:
-    """The histogram of all valid rounds' right answers, of service times where asked."""
-    total = np.zeros(BINS)
+    """The histogram of right answers in the rounds that are shown, of service times where asked."""
+    total, rounds = np.zeros(BINS), series.shown_rounds()
     for line in series.lines():
-        if series.valid(int(line["round"])) or data.tier == "quick":
+        if int(line["round"]) in rounds:
             own = data.histograms.get((int(line["round"]), str(line["cell"])))
             if own is not None:
                 total += own.service if service else own.response

@@ -74,14 +74,14 @@ def content_of(data: CampaignData) -> Row:
         "parity": parity_of(data),
         "ledger": ledger_of(data),
         "environment": environment_of(data),
-        "command": " ".join(str(part) for part in _command(data)),
+        "command": _command(data),
         "decision": decision_of(data),
     }
 
 
 def title_of(data: CampaignData, stand_ins: Sequence[str]) -> str:
     """The title; it names stand-ins and set-ups that were compared though they are unlike."""
-    name = str(data.campaign.get("name") or data.run.id)
+    name = str(data.manifest.get("campaign") or data.campaign.get("name") or data.run.id)
     title = f"{name}: a quick look" if data.tier == "quick" else f"{name}: load test"
     if stand_ins:
         title += f", with {' and '.join(stand_ins)}"
@@ -138,6 +138,7 @@ def table_row(series: Series) -> Row:
         "requests": sum(int(line["scheduled"]) for line in lines),
         "rounds": f"{len(valid)} of {len(series.rounds)}",
         "all_valid": len(valid) == len(series.rounds),
+        "none_valid": not valid,
         "control": bool(series.first.get("control")),
     }
 
@@ -295,7 +296,7 @@ def environment_of(data: CampaignData) -> list[tuple[str, str]]:
         "commit": f"{environment['git_commit']}{changes}" if environment.get("git_commit") else None,
         "date": environment.get("date"),
     }
-    known = set(found) | {"environment", "command", "schema", "price_per_hour", "utilisation"}
+    known = set(found) | {"environment", "reproduce", "schema", "price_per_hour", "utilisation"}
     more = {key: _plain(value) for key, value in data.manifest.items() if key not in known and value not in (None, "")}
     return [(str(key), str(value)) for key, value in {**found, **more}.items() if value not in (None, "")]
 
@@ -365,9 +366,9 @@ def _failures(group: Sequence[Series]) -> list[tuple[str, str, int]]:
     return [(target, text, count) for (target, text), count in found.most_common(8)]
 
 
-def _command(data: CampaignData) -> Sequence[Any]:
-    command = data.manifest.get("command") or ["twinserve", "bench", "run", "campaign.yaml"]
-    return command if isinstance(command, list) else [command]
+def _command(data: CampaignData) -> str:
+    """What makes the run again, else what made it."""
+    return str(data.manifest.get("reproduce") or data.manifest.get("command") or "twinserve bench run campaign.yaml")
 
 
 def _commands(entry: Mapping[str, Any]) -> str:

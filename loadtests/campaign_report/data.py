@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,9 +101,8 @@ def read_campaign(path: Path, *, allow_unlike: bool = False) -> CampaignData:
     lines.sort(key=lambda line: (line["round"], line["order_in_round"], line["cell"]))
     if len(known) < len(lines):
         write_lines(run.cells_file, lines)
-    in_plan = {slug: place for place, (_, slug) in enumerate(specs)}
     ledger = run.ledger()
-    ordered = sorted(lines, key=lambda line: (in_plan.get(line["cell"], len(in_plan)), line["round"]))
+    ordered = _in_order(lines, specs, ledger)
     return CampaignData(
         run=run,
         tier=tier,
@@ -121,6 +120,20 @@ def read_campaign(path: Path, *, allow_unlike: bool = False) -> CampaignData:
         sha256={str(file.relative_to(run.path)): _digest(file) for file in _raw_files(run)},
         planned=len(state.get("planned", [])),
     )
+
+
+def _in_order(
+    lines: Iterable[dict[str, Any]], specs: Mapping[tuple[int, str], CellSpec], ledger: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """As the campaign names them, scenarios first: the plan's own order is shuffled, the ledger's is the campaign's."""
+    targets = {name: place for place, name in enumerate(ledger)}
+
+    def place(line: Mapping[str, Any]) -> tuple[int, int, bool, int]:
+        spec = specs[int(line["round"]), str(line["cell"])]
+        own = target_key(spec.target.model, spec.target.name)
+        return spec.scenario_index, targets.get(own, len(targets)), bool(spec.control), spec.round
+
+    return sorted(lines, key=place)
 
 
 def _round(

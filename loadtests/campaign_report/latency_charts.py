@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -192,93 +193,100 @@ def _top(column: np.ndarray) -> int:
 
 
 def rate_chart(group: Sequence[Series], styles: Styles) -> Chart | None:
-    """p99 (and thin, p50) over the rate achieved; steps of a curve or tries of a search."""
-    curves = [(own, _rates(own)) for own in group]
-    curves = [(own, points) for own, points in curves if len(points) > 1]
-    if not curves:
-        return None
+    """A high percentile (and thin, p50) over the rate achieved; steps of a curve or tries of a search.
+
+    p99, or p95 where the steps are too short for it.
+    """
+    for name in ("p99", "p95"):
+        curves = [(own, points) for own in group if len(points := _points(own, name)) > 1]
+        if curves:
+            return _rate_chart(curves, styles, name)
+    return None
+
+
+def _rate_chart(curves: Sequence[tuple[Series, list[_Point]]], styles: Styles, name: str) -> Chart:
     xs = [point.achieved for _, points in curves for point in points]
-    ys = [value for _, points in curves for point in points for value in (point.p99.value, point.p50.value)]
-    plot = Plot(
-        zero_axis(xs, "right answers a second"), log_axis(ys, "ms"), "Latency over the rate achieved", height=280
-    )
+    ys = [value for _, points in curves for point in points for value in (point.high.value, point.middle.value)]
+    x = zero_axis(xs, "right answers a second")
+    plot = Plot(x, log_axis(ys, "ms"), "Latency over the rate achieved", height=280)
     slo = next((own.first.get("slo_ms") for own, _ in curves if own.first.get("slo_ms")), None)
     if slo:
         plot.rule(y=float(slo))
     rows = []
     for own, points in curves:
         style = styles[own.target]
-        bands = [point for point in points if not math.isnan(point.p99.low)]
-        up = [point for point in bands if point.up]
-        plot.band([(p.achieved, p.p99.high) for p in up], [(p.achieved, p.p99.low) for p in up], style.colour)
-        for name in (True, False):
-            way = [point for point in points if point.up is name]
-            plot.line([(p.achieved, p.p50.value) for p in way], style.colour, "dot", faint=True)
-            plot.line([(p.achieved, p.p99.value) for p in way], style.colour, style.dash, faint=not name)
+        up = [point for point in points if point.up and not math.isnan(point.high.low)]
+        plot.band([(p.achieved, p.high.high) for p in up], [(p.achieved, p.high.low) for p in up], style.colour)
+        for rising in (True, False):
+            way = [point for point in points if point.up is rising]
+            plot.line([(p.achieved, p.middle.value) for p in way], style.colour, "dot", faint=True)
+            plot.line([(p.achieved, p.high.value) for p in way], style.colour, style.dash, faint=not rising)
         for point in points:
             rates = f"offered {point.offered:.4g}/s, achieved {point.achieved:.4g}/s"
-            told = f"{own.target}: {rates}, p99 {point.p99.value:.3g} ms"
-            plot.point(
-                point.achieved, point.p99.value, style.colour, shape=style.colour, faint=point.saturated, title=told
-            )
-            way = "up" if point.up else "down"
+            told = f"{own.target}: {rates}, {name} {point.high.value:.3g} ms"
+            at_point = (point.achieved, point.high.value, style.colour)
+            plot.point(*at_point, shape=style.colour, faint=point.saturated, title=told)
             rows.append(
                 (
                     own.target,
-                    way,
+                    "up" if point.up else "down",
                     number(point.offered),
                     number(point.achieved),
-                    number(point.p50.value),
-                    with_interval(point.p99),
+                    number(point.middle.value),
+                    with_interval(point.high),
                     "saturated" if point.saturated else "",
                 )
             )
     best = {own.target: max((p.achieved for p in points if not p.saturated), default=None) for own, points in curves}
-    told = "; ".join(f"{name} {number(value)}/s" for name, value in best.items())
+    told = "; ".join(f"{target} {number(value)}/s" for target, value in best.items())
     return Chart(
         "Latency over rate",
-        f"p99 with its interval over rounds, p50 dotted; pale marks are past saturation (achieved below 99 % of "
+        f"{name} with its interval over rounds, p50 dotted; pale marks are past saturation (achieved below 99 % of "
         f"offered), pale lines are the way back down. Highest rate before saturation: {told}.",
         plot.svg(),
-        ("target", "way", "offered /s", "achieved /s", "p50, ms", "p99, ms (95 % interval)", ""),
+        ("target", "way", "offered /s", "achieved /s", "p50, ms", f"{name}, ms (95 % interval)", ""),
         tuple(rows),
         (*legend_of([own for own, _ in curves], styles), *(((patch("slo"), f"objective {slo:g} ms"),) if slo else ())),
     )
 
 
+@dataclass(frozen=True, slots=True)
 class _Point:
-    """One step over all rounds."""
+    """One step over all rounds; `up` until the highest rate."""
 
-    def __init__(
-        self, offered: list[float], achieved: list[float], p50: list[float], p99: list[float], up: bool
-    ) -> None:
-        self.offered, self.achieved, self.up = float(np.mean(offered)), float(np.mean(achieved)), up
-        self.p50, self.p99 = _over_rounds(p50), _over_rounds(p99)
+    offered: float
+    achieved: float
+    middle: Interval
+    high: Interval
+    up: bool
 
     @property
     def saturated(self) -> bool:
         return self.achieved < 0.99 * self.offered
 
 
-def _rates(series: Series) -> list[_Point]:
-    """A point a step, or a rate that was tried; in order of the steps, rates ascending."""
-    found: dict[tuple[int, float], list[tuple[float, float, float | None, float | None]]] = {}
+def _points(series: Series, name: str) -> list[_Point]:
+    """A point a step, or a rate that was tried, where enough samples show both percentiles; in order."""
+    found: dict[tuple[int, float], list[tuple[float, float, float, float]]] = {}
     for line in series.lines():
-        for step in line["steps"]:
-            if step["rate"] > 0:
-                entry = (step["offered"], step["achieved"], step["L"]["p50"], step["L"]["p99"] or step["L"]["max"])
-                found.setdefault((int(step["step"]), float(step["rate"])), []).append(entry)
+        steps = [(int(step["step"]), float(step["rate"]), step) for step in line["steps"] if step["rate"] > 0]
         if series.is_search:
-            entry = (line["offered"], line["achieved"], line["L"]["p50"], line["L"]["p99"])
-            found.setdefault((0, float(line["rate_offered"])), []).append(entry)
+            steps = [(0, float(line["rate_offered"]), line)]
+        for index, rate, step in steps:
+            if step["L"]["p50"] and step["L"][name]:
+                entry = (step["offered"], step["achieved"], step["L"]["p50"], step["L"][name])
+                found.setdefault((index, rate), []).append(entry)
     top = max(found, key=lambda key: key[1], default=(0, 0.0))
-    points = []
-    for key in sorted(found):
-        complete = [item for item in found[key] if item[2] is not None and item[3] is not None]
-        if complete:
-            columns = [[float(item[index] or 0.0) for item in complete] for index in range(4)]
-            points.append(_Point(*columns, up=key[0] <= top[0]))
-    return points
+    return [
+        _Point(
+            offered=float(np.mean([item[0] for item in found[key]])),
+            achieved=float(np.mean([item[1] for item in found[key]])),
+            middle=_over_rounds([item[2] for item in found[key]]),
+            high=_over_rounds([item[3] for item in found[key]]),
+            up=key[0] <= top[0],
+        )
+        for key in sorted(found)
+    ]
 
 
 def _over_rounds(values: list[float]) -> Interval:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from loadtests.analysis.compare import Comparison
-from loadtests.analysis.series import Line, Series
+from loadtests.analysis.series import METRICS, Line, Series
 from loadtests.analysis.statistics import EQUIVALENCE
 from loadtests.campaign_report.chart import Chart, Style, figure, legend_of
 from loadtests.campaign_report.data import CampaignData
@@ -41,7 +41,7 @@ _NAMES = 150.0
 
 def forest_chart(found: Sequence[Comparison], title: str) -> Chart | None:
     """One row a comparison: B/A with its interval; the grey band is the margin within which nothing is said."""
-    rows = [item for item in found if item.ratios and item.ratios[0].metric == item.metric.name]
+    rows = [item for item in found if item.ratios]
     if not rows:
         return None
     ends = [
@@ -77,7 +77,7 @@ def forest_chart(found: Sequence[Comparison], title: str) -> Chart | None:
                 f"{FAMILIES[item.family]}: {where(item)}",
                 item.a.target,
                 item.b.target,
-                item.metric.title,
+                METRICS[item.ratios[0].metric].title,
                 times(item.ratios[0].interval),
                 f"{item.verdict.p_adjusted:.2g}" if item.verdict else "",
                 word(item) if item.verdict else f"none: {item.why}",

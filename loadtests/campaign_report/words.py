@@ -19,7 +19,7 @@ FAMILIES: dict[Family, str] = {
     "control": "A/A control",
 }
 PROTOCOLS = {
-    "predict": "gateway /predict",
+    "predict": "/predict",
     "oip-rest": "OIP REST",
     "oip-grpc": "OIP gRPC",
     "tfserving-rest": "TF Serving REST",
@@ -77,10 +77,11 @@ def where(found: Comparison) -> str:
 def sentence(found: Comparison) -> str:
     """The comparison in plain words."""
     metric = METRICS[found.metric.name]
-    main = found.ratios[0] if found.ratios and found.ratios[0].metric == metric.name else None
+    # Where there are too few samples for the scenario's own figure, the first that both sides have.
+    main = found.ratios[0] if found.ratios else None
     a, b = who(found.a), who(found.b)
     ratio = (
-        f"{metric.title} {times(main.interval)} that of {a}" if main else f"{a} and it have no {metric.title} in common"
+        f"{METRICS[main.metric].title} {times(main.interval)} that of {a}" if main else f"no figure in common with {a}"
     )
     if found.verdict is None:
         return f"{b}: {ratio}. No verdict: {found.why}."

@@ -301,7 +301,8 @@ def manifest(run: str, tier: str) -> dict[str, Any]:
         "run": run,
         "tier": tier,
         "seed": 7,
-        "command": ["twinserve", "bench", "run", "campaign.yaml"],
+        "command": "twinserve bench run campaign.yaml",
+        "reproduce": f"git checkout COMMIT; twinserve bench run runs/{run}/campaign.yaml",
         "placement": "same host",
         "environment": environment,
     }

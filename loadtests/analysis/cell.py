@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from loadtests.cells import STAND_IN
 SCHEMA = 1
 # An error share beyond it fails the objective whatever the latencies are.
 MAX_ERRORS = 0.001
+_RECOVERY_S = 5.0
 _TOPOLOGY = {"torchserve": "TS", "tfserving": "TFS", "oip": "OIP"}
 
 
@@ -91,7 +92,8 @@ def summarise(
         "S": percentiles(service[ok]),
         "D": {"p50": lag["p50"], "p99": lag["p99"], "max": lag["max"]},
         "parts": _parts(columns, ok),
-        "steps": _steps(spec, columns, ok, latency),
+        "steps": (steps := _steps(spec, columns, ok, latency)),
+        "overload": _overload(spec, columns, ok, latency, steps) if load.kind == "overload" else None,
         "wire_bytes": {"out": _mean(columns.bytes_out[columns.sent]), "in": _mean(columns.bytes_in[ok])},
         "stable": _stable(by_name) if load.kind in STEADY_KINDS else None,
         "little_err": law.value / 100 if law and law.value is not None else None,
@@ -194,6 +196,38 @@ def _steps(spec: CellSpec, columns: Columns, ok: Flags, latency: Values) -> list
             }
         )
     return found
+
+
+def _overload(
+    spec: CellSpec, columns: Columns, ok: Flags, latency: Values, steps: Sequence[Mapping[str, Any]]
+) -> dict[str, float | None] | None:
+    """What was kept under overload and how long it took to recover (method, section 2.3).
+
+    `retention` is the goodput of the fastest step over that of the step before it. `recovery_s` are the seconds from
+    the end of the fastest step until the p95 of five seconds is back within 10 % of the first step's; p95, as a light
+    load has too few requests in five seconds for p99. None where it was not reached, or too few were answered to tell.
+    """
+    top = max(range(len(steps)), key=lambda index: float(steps[index]["rate"]), default=0)
+    if top == 0 or top + 1 >= len(steps):
+        return None
+    good = [
+        step["goodput"] if step["goodput"] is not None else step["achieved"] for step in (steps[top - 1], steps[top])
+    ]
+    before = _p95(latency[ok & (columns.step == 0)])
+    start = float(columns.t_int[0]) + sum(step.seconds for step in spec.load.steps[: top + 1])
+    end = float(columns.t_int[0]) + spec.load.seconds
+    recovery = None
+    for late in np.arange(0.0, end - start - _RECOVERY_S + 1e-9, 0.5):
+        window = ok & (columns.t_int >= start + late) & (columns.t_int < start + late + _RECOVERY_S)
+        now = _p95(latency[window])
+        if before is not None and now is not None and now <= 1.1 * before:
+            recovery = float(late)
+            break
+    return {"retention": good[1] / good[0] if good[0] else None, "recovery_s": recovery}
+
+
+def _p95(values: Values) -> float | None:
+    return percentiles(values)["p95"]
 
 
 def _stable(checks: Mapping[str, Any]) -> bool | None:

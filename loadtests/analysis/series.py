@@ -37,6 +37,8 @@ METRICS: dict[str, Metric] = {
         Metric("goodput", "right answers a second within the objective", "/s", higher_is_better=True),
         Metric("peak", "right answers a second at the best step", "/s", higher_is_better=True),
         Metric("lambda", "highest rate that meets the objective", "/s", higher_is_better=True),
+        Metric("retention", "share of the good answers kept under overload", "", higher_is_better=True),
+        Metric("recovery", "time to recover from overload", "s"),
         Metric("cpu_per_1k", "CPU time of 1,000 requests", "s"),
     )
 }
@@ -126,15 +128,7 @@ class Series:
             return None
         if metric == "lambda":
             return found_rate([(float(line["rate_offered"]), bool(line["meets_slo"])) for line in lines])
-        line = self._at_best(lines)
-        if metric == "peak":
-            return max((float(step["achieved"]) for step in line["steps"]), default=None)
-        if metric == "cpu_per_1k":
-            return cpu_per_1k(line)
-        if metric in ("first_answer", "ready", "steady"):
-            found = (line.get("cold") or {}).get(f"{metric}_s")
-            return None if found is None else float(found)
-        found = line.get(metric) if metric in ("achieved", "goodput") else line["L"].get(metric)
+        found = _figure(self._at_best(lines), metric)
         return None if found is None else float(found)
 
     def _at_best(self, lines: list[Line]) -> Line:
@@ -152,6 +146,27 @@ def series_of(lines: Iterable[Line]) -> list[Series]:
         series = found.setdefault(key, Series(*key, first=line))
         series.rounds.setdefault(int(line["round"]), []).append(line)
     return list(found.values())
+
+
+# Figures that are not among the percentiles of L: where a line has them.
+_PLACES = {
+    "achieved": (None, "achieved"),
+    "goodput": (None, "goodput"),
+    "retention": ("overload", "retention"),
+    "recovery": ("overload", "recovery_s"),
+    "ready": ("cold", "ready_s"),
+    "first_answer": ("cold", "first_answer_s"),
+    "steady": ("cold", "steady_s"),
+}
+
+
+def _figure(line: Line, metric: str) -> Any:  # noqa: ANN401  # a number of the line's JSON
+    if metric == "peak":
+        return max((step["achieved"] for step in line["steps"]), default=None)
+    if metric == "cpu_per_1k":
+        return cpu_per_1k(line)
+    part, name = _PLACES.get(metric, ("L", metric))
+    return (line if part is None else line.get(part) or {}).get(name)
 
 
 def cpu_per_1k(line: Line) -> float | None:

@@ -91,8 +91,9 @@ def read_campaign(path: Path, *, allow_unlike: bool = False) -> CampaignData:
     histograms: dict[tuple[int, str], Histograms] = {}
     # Arrow and NumPy let go of the interpreter while they work.
     with ThreadPoolExecutor(2) as pool:
-        for found in pool.map(lambda item: list(_round(run, *item, specs, tier, parity)), sealed.items()):
-            for line, own in found:
+        jobs = [pool.submit(_round, run, number, file, specs, tier, parity) for number, file in sealed.items()]
+        for job in jobs:
+            for line, own in job.result():
                 key = (int(line["round"]), str(line["cell"]))
                 histograms[key] = own
                 lines.append({**known.get(key, {}), **line})
@@ -143,11 +144,12 @@ def _round(
     specs: Mapping[tuple[int, str], CellSpec],
     tier: str,
     parity: Mapping[str, Any],
-) -> Iterator[tuple[dict[str, Any], Histograms]]:
-    for slug, rows in _cells_of(file):
-        spec = specs.get((number, slug))
-        if spec is not None:
-            yield _cell(run, spec, rows, tier, parity)
+) -> list[tuple[dict[str, Any], Histograms]]:
+    return [
+        _cell(run, spec, rows, tier, parity)
+        for slug, rows in _cells_of(file)
+        if (spec := specs.get((number, slug))) is not None
+    ]
 
 
 def _cells_of(file: Path) -> Iterator[tuple[str, pa.Table]]:

@@ -38,11 +38,13 @@ class Fact:
 def decision_of(data: CampaignData) -> dict[str, Any]:
     """Groups with their facts and with two scores of 0 to 100, 50 each where nothing leans."""
     facts = [*_performance(data), *_parity(data), *public_facts()]
-    groups = []
+    groups: list[dict[str, Any]] = []
+    each = []
     for key, title, kind in GROUPS:
         own = [fact for fact in facts if fact.group == key]
-        groups.append({"key": key, "title": title, "kind": kind, "facts": own, "scores": scores(own)})
-    return {"groups": groups, "stacks": STACKS, "total": _total([group["scores"] for group in groups])}
+        each.append(scores(own))
+        groups.append({"key": key, "title": title, "kind": kind, "facts": own, "scores": each[-1]})
+    return {"groups": groups, "stacks": STACKS, "total": _total(each)}
 
 
 def public_facts() -> list[Fact]:

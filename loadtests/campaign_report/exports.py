@@ -71,11 +71,10 @@ def csv_text(data: CampaignData) -> str:
     for series in data.series:
         facts = (data.run.id, series.model, series.scenario, series.target, series.first["server"], series.stand_in)
         figures = _figures(series)
-        values = [
-            figures[name][end] if figures[name] else "" for name, _ in FIGURES for end in ("value", "low", "high")
-        ]
+        values = [(figures[name] or {}).get(end) for name, _ in FIGURES for end in ("value", "low", "high")]
         counts = (len(series.rounds), len(series.valid_rounds()))
-        writer.writerow([*(_csv(str(fact)) for fact in facts), *counts, *("" if v is None else v for v in values)])
+        # The csv module writes None as nothing.
+        writer.writerow([*(_csv(str(fact)) for fact in facts), *counts, *values])
     return buffer.getvalue()
 
 

@@ -6,12 +6,13 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from loadtests.campaign.plan import at_rate
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
 
@@ -83,12 +84,27 @@ class StoredRun:
             raise LoadTestError(f"{source}: `planned` is not a list of cells")
         cells = [CellSpec.from_json(item, f"{source}: cell {number}") for number, item in enumerate(planned + tries)]
         found = {(cell.round, cell.slug): cell for cell in cells}
+        return found | self._tries(found, state)
+
+    def _tries(
+        self, planned: Mapping[tuple[int, str], CellSpec], state: Mapping[str, Any]
+    ) -> dict[tuple[int, str], CellSpec]:
+        """The tries of searches: their rates are in the state, that of one after which a crash came in cells.jsonl."""
+        rates = {
+            (int(number), f"{slug}-try{attempt:02}"): float(rate)
+            for key, tried in (state.get("searches") or {}).items()
+            for number, _, slug in [str(key).partition("/")]
+            for attempt, (rate, _) in enumerate(tried, 1)
+        }
         for line in self.cells():
-            key, rate = (int(line["round"]), str(line["cell"])), line.get("rate_offered")
-            base = found.get((key[0], _TRY.sub("", key[1])))
-            if key not in found and base is not None and rate is not None:
-                steps = tuple(replace(step, rate=float(rate)) for step in base.load.steps)
-                found[key] = replace(base, slug=key[1], load=replace(base.load, steps=steps))
+            if _TRY.search(str(line["cell"])) and line.get("rate_offered"):
+                rates.setdefault((int(line["round"]), str(line["cell"])), float(line["rate_offered"]))
+        found = {}
+        for (number, slug), rate in rates.items():
+            match = _TRY.search(slug)
+            base = planned.get((number, _TRY.sub("", slug)))
+            if match and base is not None:
+                found[number, slug] = at_rate(base, rate, int(match[1]))
         return found
 
     def health(self, number: int, slug: str) -> dict[str, Any]:
@@ -116,7 +132,7 @@ class StoredRun:
 
 
 # The name of a search's try is that of its cell and a number.
-_TRY = re.compile(r"-try\d+$")
+_TRY = re.compile(r"-try(\d+)$")
 
 
 def target_key(model: str, name: str) -> str:

@@ -148,3 +148,13 @@ def test_a_cell_without_one_answer_is_a_line_all_the_same() -> None:
     rows = rows_of(SPEC, Law()).slice(0, 0)
     empty = summarise(SPEC, rows, {}, None, None)
     assert (empty["scheduled"], empty["valid"]) == (0, False)
+
+
+def test_an_overload_says_what_was_kept_and_how_long_it_took_to_recover() -> None:
+    """Capacity 500/s, offered 200, 400, 600, 200: most of the good answers are lost, and the queue takes its time."""
+    load = Load("overload", "poisson", (Step(200, 20), Step(400, 20), Step(600, 20), Step(200, 40)))
+    found = _line(Law(median_ms=2.0, sigma=0.05), replace(SPEC, load=load))["overload"]
+    assert found["retention"] < 0.5
+    # 600 - 500 a second for 20 s leave 2,000 that are worked off at 300 a second.
+    assert found["recovery_s"] == pytest.approx(7, abs=3)
+    assert _line()["overload"] is None

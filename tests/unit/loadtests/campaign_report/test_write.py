@@ -13,6 +13,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from loadtests.campaign.plan import at_rate
 from loadtests.campaign_report import FORMATS, write
 from loadtests.cell_spec import Load, Step
 from loadtests.errors import LoadTestError
@@ -221,3 +222,21 @@ def test_a_run_without_a_finished_round_says_so(tmp_path: Path) -> None:
         write(tmp_path)
     with pytest.raises(LoadTestError, match="not a run"):
         write(tmp_path / "x")
+
+
+def test_a_search_is_reported_by_the_rate_it_found(tmp_path: Path) -> None:
+    """Its tries are known from the state alone; lambda* is in the table, in the costs and in the chart."""
+    base = plan([("find", Load("server", "poisson", (Step(0, 20),)))], [target("ts")], rounds=2)
+    rates = (50.0, 100.0, 200.0, 400.0)
+    tries = [at_rate(cell, rate, number) for cell in base for number, rate in enumerate(rates, 1)]
+    folder = tmp_path / "R"
+    write_run(folder, tries, {"ts": Law(median_ms=4.0, base_ms=1.0)}, lines=False)
+    state = json.loads((folder / "state.json").read_text())
+    searches = {f"{cell.round}/{cell.slug}": [[rate, rate < 300] for rate in rates] for cell in base}
+    planned = [cell.to_json() for cell in base]
+    (folder / "state.json").write_text(json.dumps({**state, "planned": planned, "searches": searches}))
+    page, table = (path.read_text() for path in write(folder, ["html", "csv"]))
+    row = next(csv.DictReader(table.splitlines()))
+    assert float(row["lambda"]) == pytest.approx(100.0)
+    for part in ("λ*, /s", "Latency over rate", "a rate is searched for", "<td>λ*</td>"):
+        assert part in page

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -179,7 +180,9 @@ def _print_rows(rows: Rows, *, as_json: bool) -> None:
     from loadtests.campaign.tables import rows_table
 
     if as_json:
-        typer.echo(json.dumps([dict(zip(rows.columns, row, strict=True)) for row in rows.rows], default=str))
+        # DuckDB's decimals are numbers, everything else that JSON does not know is text.
+        found = [dict(zip(rows.columns, row, strict=True)) for row in rows.rows]
+        typer.echo(json.dumps(found, default=lambda value: float(value) if isinstance(value, Decimal) else str(value)))
     else:
         _console().print(rows_table(rows.columns, rows.rows), highlight=False)
 

@@ -55,6 +55,7 @@ class Options:
 def run(text: str, name: str, source: str, options: Options, console: Console, seams: Seams | None = None) -> Outcome:
     """Runs the campaign that `text` describes, from the beginning; raises LoadTestError before anything is measured."""
     console_say = _says(console)
+    campaign_of(text, source, name=name)  # its own mistakes before anything else
     with lock.sole_campaign(name, options.lock) if not options.plan_only else _nothing():
         campaign = _checked(text, name, source, options, console_say)
         plan = _planned(campaign, options)
@@ -257,7 +258,7 @@ class _Session:
 
 def _checked(text: str, name: str, source: str, options: Options, say: Callable[[str], None]) -> Campaign:
     models_dir = options.artifacts / "models"
-    campaign = campaign_of(text, source, name=name)  # its own mistakes before minutes of building
+    campaign = campaign_of(text, source, name=name)
     if needed_stacks(campaign):
         build_where_missing(models_dir, say)
     return campaign_of(text, source, name=campaign.name, built_models=variants_of(models_dir))

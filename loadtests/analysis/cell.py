@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from loadtests.analysis.columns import Columns, Flags
 from loadtests.analysis.samples import Values, n_min, percentiles
-from loadtests.analysis.validity import STEADY_KINDS, check_cell
+from loadtests.analysis.validity import LITTLE, STEADY_KINDS, check_cell
 from loadtests.cell_spec import CellSpec
 from loadtests.cells import STAND_IN
 
@@ -49,7 +49,7 @@ def summarise(
     client_fails = any(check.group != "server" for check in broken)
     errors = 1 - np.count_nonzero(ok) / columns.count if columns.count else 1.0
     by_name = {check.name: check for check in checks}
-    law = by_name.get("Little's law, N against X R")
+    law = by_name.get(LITTLE)
     return {
         "schema": SCHEMA,
         "cell": spec.slug,
@@ -160,12 +160,20 @@ def _brief(values: Values) -> dict[str, float | None] | None:
 
 
 def _steps(spec: CellSpec, columns: Columns, ok: Flags, latency: Values) -> list[dict[str, Any]]:
-    """Each step of a load that has several: rates, outcomes and latencies of what was scheduled in it."""
+    """Each step of a load that has several: outcomes and latencies of what was scheduled in it.
+
+    `achieved` alone is of what was answered while the step lasted, whenever it was asked: it falls behind `offered`
+    where a queue grows, and is above it while the queue is worked off.
+    """
     if len(spec.load.steps) < 2:
         return []
     found = []
+    end = float(columns.t_int[0]) if columns.count else 0.0
     for index, step in enumerate(spec.load.steps):
         own = columns.step == index
+        # Whoever asked: what was answered while the step lasted is what the server did at that rate.
+        start, end = end, end + step.seconds
+        answered = int(np.count_nonzero(ok & (columns.t_end >= start) & (columns.t_end < end)))
         values = percentiles(latency[own & ok])
         good = np.count_nonzero(own & ok & (latency <= spec.slo_ms)) if spec.slo_ms is not None else None
         right = int(np.count_nonzero(own & ok))
@@ -178,7 +186,7 @@ def _steps(spec: CellSpec, columns: Columns, ok: Flags, latency: Values) -> list
                 "scheduled": scheduled,
                 "ok": right,
                 "offered": scheduled / step.seconds if step.seconds else 0.0,
-                "achieved": right / step.seconds if step.seconds else 0.0,
+                "achieved": answered / step.seconds if step.seconds else 0.0,
                 "goodput": good / step.seconds if good is not None and step.seconds else None,
                 "L": {name: values[name] for name in ("p50", "p95", "p99", "max")},
             }

@@ -20,6 +20,7 @@ Group = Literal["client", "server", "record"]
 
 # Their arrivals are one stationary stream, so that windows may be compared.
 STEADY_KINDS = frozenset({"single_stream", "multi_stream", "server", "offline", "mixed", "soak"})
+LITTLE = "Little's law, N against X R"
 _WINDOWS = 3
 _BLOCKS = 6
 # However noisy the windows are, a wider difference than this is not steadiness.
@@ -263,9 +264,7 @@ def _steadiness(spec: CellSpec, columns: Columns, workers: Sequence[Mapping[str,
     law = little(columns, workers, seconds) if spec.load.kind != "cold" else None
     if law is not None:
         # Few samples of a small N scatter by themselves; the law is broken only beyond that.
-        checks.append(
-            Check("Little's law, N against X R", "record", 100 * law[0], 100 * max(limits.little, law[1]), " %")
-        )
+        checks.append(Check(LITTLE, "record", 100 * law[0], 100 * max(limits.little, law[1]), " %"))
     if spec.load.kind not in STEADY_KINDS:
         return checks
     windows = instability(columns, seconds, closed=spec.load.arrivals == "closed")

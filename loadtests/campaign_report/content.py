@@ -9,7 +9,7 @@ from typing import Any
 
 from loadtests.analysis.compare import Comparison
 from loadtests.analysis.series import Series, cpu_per_1k
-from loadtests.analysis.validity import limits_of
+from loadtests.analysis.validity import LITTLE, limits_of
 from loadtests.campaign_report.chart import Chart, Style, figure, styles_of
 from loadtests.campaign_report.data import CampaignData
 from loadtests.campaign_report.decision import decision_of
@@ -27,7 +27,7 @@ from loadtests.campaign_report.other_charts import (
     protocol_chart,
     time_chart,
 )
-from loadtests.campaign_report.words import FAMILIES, PROTOCOLS, sentence, share, with_interval, word
+from loadtests.campaign_report.words import FAMILIES, PROTOCOLS, interval, sentence, share, with_interval, word
 from loadtests.report.words import NONE, number
 
 Row = dict[str, Any]
@@ -41,7 +41,7 @@ FIGURES = (
     ("lambda", "λ*, /s"),
 )
 _UTILISATION = 0.6
-_MOST_SHIFTS = 4
+_MOST_SHIFTS = 3
 _MOST_REASONS = 40
 
 
@@ -62,6 +62,7 @@ def content_of(data: CampaignData) -> Row:
         ),
         "protocols": protocol_chart(data.findings.of("protocols")[:12], styles),
         "controls": forest_chart(data.findings.of("control"), "A/A controls"),
+        "resolutions": [item for item in data.findings.of("control") if not math.isnan(item.resolution)],
         "resources": resources_of(data),
         "costs": costs_of(data),
         "price": data.manifest.get("price_per_hour") or data.campaign.get("price_per_hour"),
@@ -125,10 +126,10 @@ def table_row(series: Series) -> Row:
         "server": series.first["server"],
         "stand_in": series.stand_in,
         "path": series.first["path"],
-        "protocol": PROTOCOLS.get(str(series.first["protocol"]), str(series.first["protocol"])),
-        "upstream": PROTOCOLS.get(str(series.first.get("upstream_protocol")), NONE),
+        "protocol": _protocols(series),
         "figures": {name: with_interval(figures.get(name)) for name, _ in FIGURES},
         "values": {name: found.value if (found := figures.get(name)) else None for name, _ in FIGURES},
+        "intervals": {name: interval(figures.get(name)) for name, _ in FIGURES},
         "attainment": share(_mean([line["attainment"] for line in lines])),
         "failed": sum(int(count) for line in lines for name, count in line["outcomes"].items() if name != "ok"),
         "requests": sum(int(line["scheduled"]) for line in lines),
@@ -136,6 +137,15 @@ def table_row(series: Series) -> Row:
         "all_valid": len(valid) == len(series.rounds),
         "control": bool(series.first.get("control")),
     }
+
+
+def _protocols(series: Series) -> str:
+    """What the client spoke, and what the gateway spoke to the server where that is known."""
+    spoken = [
+        series.first["protocol"],
+        series.first.get("upstream_protocol") if series.first["path"] == "gateway" else None,
+    ]
+    return " → ".join(PROTOCOLS.get(str(name), str(name)) for name in spoken if name)
 
 
 def resources_of(data: CampaignData) -> list[Row]:
@@ -207,12 +217,23 @@ def health_of(data: CampaignData) -> list[Row]:
                 "cpu": _most(lines, "client_cpu_max"),
                 "dropped": sum(int(line["dropped"] or 0) for line in lines),
                 "opened": _most(lines, "connections_opened"),
-                "little": _most(lines, "little_err"),
+                **_little(lines),
                 "valid": sum(bool(line["valid"]) for line in lines),
                 "cells": len(lines),
             }
         )
     return rows
+
+
+def _little(lines: Sequence[Mapping[str, Any]]) -> Row:
+    """The round that came closest to its limit, or went furthest beyond."""
+    checks = [
+        check for line in lines for check in line["checks"] if check["name"] == LITTLE and check["value"] is not None
+    ]
+    worst = max(checks, key=lambda check: check["value"] / check["limit"], default=None)
+    if worst is None:
+        return {"little": None, "little_limit": None}
+    return {"little": worst["value"] / 100, "little_limit": worst["limit"] / 100}
 
 
 def parity_of(data: CampaignData) -> list[Row]:
@@ -289,7 +310,8 @@ def _group(data: CampaignData, group: list[Series], styles: dict[str, Style]) ->
     real = [own for own in group if not own.first.get("control")]
     pairs = [
         item
-        for item in data.findings.of("stacks", "gateway", "variants", "protocols")
+        for family in ("stacks", "gateway", "variants")
+        for item in data.findings.of(family)
         if (item.model, item.scenario) == (group[0].model, group[0].scenario)
     ]
     charts = [
@@ -315,8 +337,7 @@ def _group(data: CampaignData, group: list[Series], styles: dict[str, Style]) ->
 
 
 def _shifts(data: CampaignData, pairs: Sequence[Comparison]) -> list[Chart]:
-    found = [chart for pair in pairs[:_MOST_SHIFTS] if (chart := shift_chart(data, pair))]
-    return found
+    return [chart for pair in pairs[:_MOST_SHIFTS] if (chart := shift_chart(data, pair))]
 
 
 def _how(first: Mapping[str, Any]) -> str:

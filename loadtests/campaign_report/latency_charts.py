@@ -30,7 +30,7 @@ def percentile_chart(data: CampaignData, group: Sequence[Series], styles: Styles
     if not curves:
         return None
     longest = max(item[1].sum() for item in curves)
-    ticks = [share for share in (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999) if 1 / (1 - share) <= longest]
+    ticks = [share for share in (0.5, 0.9, 0.99, 0.999, 0.9999) if 1 / (1 - share) <= longest]
     # The last order of magnitude of a sample is a single request.
     high = max(longest / 5, 12.0)
     x = Axis(
@@ -162,7 +162,9 @@ def heat_chart(data: CampaignData, group: Sequence[Series]) -> Chart | None:
         part = heat[low:high]
         levels = np.ceil(_LEVELS * np.log1p(part) / np.log1p(part.max())).astype(np.uint8)
         y = Axis(heat_low_ms(low), heat_low_ms(high), "ms", log=True)
-        plot = Plot(Axis(0, heat.shape[1], "seconds"), y, f"Latency over time of {own.target}", height=190)
+        plot = Plot(
+            Axis(0, heat.shape[1], "seconds"), y, f"Latency over time of {own.target}", height=150, width=250, left=40
+        )
         plot.image(levels, _LEVELS)
         if (slo := line.get("slo_ms")) and y.low < slo < y.high:
             plot.rule(y=float(slo))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup, escape
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 440.0, 52.0, 12.0, 12.0, 38.0
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 440.0, 58.0, 20.0, 12.0, 38.0
 # Okabe and Ito's colours in an order whose neighbours differ most; classes s0 to s7 of the style sheet.
 COLOURS = 8
 _DASHES = {"dash": "5 3", "dot": "1.5 3"}
@@ -73,11 +73,12 @@ class Plot:
     height: float = 250.0
     left: float = LEFT
     right: float = RIGHT
+    width: float = WIDTH
     parts: list[str] = field(default_factory=list)
 
     def px(self, value: float) -> float:
         """Of a value of x."""
-        return self.left + self.x.share(value) * (WIDTH - self.left - self.right)
+        return self.left + self.x.share(value) * (self.width - self.left - self.right)
 
     def py(self, value: float) -> float:
         """Of a value of y."""
@@ -122,7 +123,7 @@ class Plot:
         if x is not None:
             self.parts.append(f'<path class="{kind}" d="M{self.px(x):.1f} {TOP}V{self.height - BOTTOM}"/>')
         if y is not None:
-            self.parts.append(f'<path class="{kind}" d="M{self.left} {self.py(y):.1f}H{WIDTH - self.right}"/>')
+            self.parts.append(f'<path class="{kind}" d="M{self.left} {self.py(y):.1f}H{self.width - self.right}"/>')
 
     def text(self, x: float, y: float, words: str, anchor: str = "middle", dy: float = 0.0, kind: str = "t") -> None:
         """Words at a point of the data."""
@@ -136,7 +137,7 @@ class Plot:
         """A picture of levels 0 (clear) to `levels`, filling the plot; row 0 is at the bottom."""
         data = base64.b64encode(png(pixels[::-1], levels)).decode()
         self.parts.append(
-            f'<image x="{self.left}" y="{TOP}" width="{WIDTH - self.left - self.right}" '
+            f'<image x="{self.left}" y="{TOP}" width="{self.width - self.left - self.right}" '
             f'height="{self.height - BOTTOM - TOP}" preserveAspectRatio="none" class="heat" '
             f'href="data:image/png;base64,{data}"/>'
         )
@@ -150,21 +151,20 @@ class Plot:
             parts.append(_text(at, base + 14, self.x.format(value)))
         for value in self.y.marks(6) if y_labels else ():
             at = self.py(value)
-            parts.append(f'<path class="g" d="M{self.left} {at:.1f}H{WIDTH - self.right}"/>')
+            parts.append(f'<path class="g" d="M{self.left} {at:.1f}H{self.width - self.right}"/>')
             parts.append(_text(self.left - 5, at + 4, self.y.format(value), "end"))
-        middle = (self.left + WIDTH - self.right) / 2
+        middle = (self.left + self.width - self.right) / 2
         parts.append(_text(middle, self.height - 6, self.x.title, kind="a"))
         if self.y.title:
             half = (TOP + base) / 2
             parts.append(
-                f'<text class="a" x="12" y="{half:.1f}" text-anchor="middle" transform="rotate(-90 12 {half:.1f})">'
+                f'<text class="a" x="11" y="{half:.1f}" text-anchor="middle" transform="rotate(-90 11 {half:.1f})">'
                 f"{escape(self.y.title)}</text>"
             )
         body = "".join([*parts, *self.parts])
         # Every text in it was escaped where it was put.
-        return Markup(  # noqa: S704
-            f'<svg viewBox="0 0 {WIDTH:g} {self.height:g}" role="img" aria-label="{escape(self.label)}">{body}</svg>'
-        )
+        head = f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(self.label)}">'
+        return Markup(f"{head}{body}</svg>")  # noqa: S704
 
 
 def _text(x: float, y: float, words: str, anchor: str = "middle", kind: str = "t") -> str:

@@ -11,11 +11,11 @@ from loadtests.analysis.statistics import Interval
 from loadtests.report.words import NONE, number
 
 FAMILIES: dict[Family, str] = {
-    "stacks": "stack against stack",
-    "gateway": "through the gateway against direct",
-    "variants": "variant against variant",
+    "stacks": "Stack against stack",
+    "gateway": "Through the gateway against direct",
+    "variants": "Variant against variant",
     "protocols": "gRPC against REST",
-    "configs": "configuration against configuration",
+    "configs": "Configuration against configuration",
     "control": "A/A control",
 }
 PROTOCOLS = {
@@ -33,9 +33,14 @@ def with_interval(found: Interval | None) -> str:
     """A figure with its 95 % interval; the figure alone where one round gives no interval."""
     if found is None:
         return NONE
-    if math.isnan(found.low) or found.low == found.high:
-        return number(found.value)
-    return f"{number(found.value)} ({number(found.low)} to {number(found.high)})"
+    return f"{number(found.value)} {interval(found)}".rstrip()
+
+
+def interval(found: Interval | None) -> str:
+    """The interval alone, in brackets; empty where there is none."""
+    if found is None or math.isnan(found.low) or found.low == found.high:
+        return ""
+    return f"({number(found.low)} to {number(found.high)})"
 
 
 def share(value: float | None, digits: int = 3) -> str:
@@ -51,7 +56,7 @@ def times(found: Interval) -> str:
     """A ratio with its interval."""
     if math.isnan(found.low):
         return f"{found.value:.3g} times"
-    return f"{found.value:.3g} times (95 % interval {found.low:.3g} to {found.high:.3g})"
+    return f"{found.value:.3g} times (95 %: {found.low:.3g} to {found.high:.3g})"
 
 
 def who(series: Series, *, target: bool = True) -> str:
@@ -74,14 +79,17 @@ def sentence(found: Comparison) -> str:
     metric = METRICS[found.metric.name]
     main = found.ratios[0] if found.ratios and found.ratios[0].metric == metric.name else None
     a, b = who(found.a), who(found.b)
-    ratio = f"{metric.title} {times(main.interval)} that of {a}" if main else f"no {metric.title} on both sides"
+    ratio = (
+        f"{metric.title} {times(main.interval)} that of {a}" if main else f"{a} and it have no {metric.title} in common"
+    )
     if found.verdict is None:
         return f"{b}: {ratio}. No verdict: {found.why}."
     verdict = found.verdict
     base = f"over {verdict.rounds} rounds, Holm-adjusted p = {verdict.p_adjusted:.2g}"
     match verdict.word:
         case "faster" | "slower":
-            return f"{b} is {verdict.word} than {a}: {metric.title} {times(verdict.ratio)}, {base}."
+            ratio = f"its {metric.title} is {times(verdict.ratio)} that of the other"
+            return f"{b} is {verdict.word} than {a}: {ratio}, {base}."
         case "equivalent":
             return f"{b} and {a} are equivalent: {metric.title} {times(verdict.ratio)}, within ±5 %, {base}."
     needed = verdict.rounds_needed

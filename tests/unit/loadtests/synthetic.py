@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,10 +193,10 @@ def plan(
         position = 0
         for index, (name, load) in enumerate(scenarios):
             for own in [*targets, replace(targets[0], name=f"{targets[0].name} (A/A)")]:
-                twin = f"{name}-{targets[0].name}" if own.name.endswith(" (A/A)") else ""
+                twin = _slug(name, targets[0].name) if own.name.endswith(" (A/A)") else ""
                 cells.append(
                     CellSpec(
-                        slug=f"{name}-{own.name}".replace(" ", "_").replace("/", "_").replace("<", "_"),
+                        slug=_slug(name, own.name),
                         target=own,
                         scenario=name,
                         load=load,
@@ -204,11 +205,15 @@ def plan(
                         round=number,
                         order_in_round=int(order[position]),
                         slo_ms=slo_ms,
-                        control=twin.replace("/", "_").replace("<", "_"),
+                        control=twin,
                     )
                 )
                 position += 1
     return cells
+
+
+def _slug(scenario: str, target_name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.=()-]", "_", f"{scenario}-{target_name}")
 
 
 def write_run(

@@ -106,7 +106,7 @@ def test_the_table_is_what_plain_sql_makes_of_the_parquet_files(run: Path) -> No
             SELECT round, cell, quantile_disc((t_end - t_int) * 1e3, 0.5) AS p50,
                    quantile_disc((t_end - t_int) * 1e3, 0.99) AS p99, count(*) / 60.0 AS achieved
             FROM '{run}/raw/*.parquet' WHERE measured AND outcome = 'ok' AND cell LIKE 'server-%' GROUP BY ALL)
-        SELECT cell, exp(avg(ln(p50))), exp(avg(ln(p99))), exp(avg(ln(achieved))) FROM rounds GROUP BY cell ORDER BY cell
+        SELECT cell, exp(avg(ln(p50))), exp(avg(ln(p99))), exp(avg(ln(achieved))) FROM rounds GROUP BY cell
     """).fetchall()
     rows = {
         row["target"]: row
@@ -116,10 +116,10 @@ def test_the_table_is_what_plain_sql_makes_of_the_parquet_files(run: Path) -> No
     page = (run / "report.html").read_text("utf-8")
     assert len(found) == len(rows) == 5
     for cell, *values in found:
-        name = next(name for name in rows if f"server-{name}".replace(" ", "_").replace("/", "_") == cell)
+        name = next(name for name in rows if f"server-{name}".replace(" ", "_") == cell)
         for figure, value in zip(("p50", "p99", "achieved"), values, strict=True):
             assert float(rows[name][figure]) == pytest.approx(value, rel=1e-9)
-            assert f">{number(value)} (" in page
+            assert f">{number(value)} <small>(" in page
 
 
 def test_a_report_is_made_of_the_raw_record_alone(run: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def resume(run_name: str, options: Options, console: Console, seams: Seams | Non
 
 def plan_text(campaign: Campaign, plan: Plan) -> list[str]:
     """What will be measured, and how long that takes."""
-    first = plan.round(0)
+    first: Sequence[CellSpec] = plan.round(0)
     control = sum(bool(cell.control) for cell in first)
     searches = sum(is_search(cell) for cell in first)
     lines = [
@@ -105,11 +105,12 @@ def plan_text(campaign: Campaign, plan: Plan) -> list[str]:
         f"{'s' if control != 1 else ''}, {campaign.rounds} interleaved rounds, seed {campaign.seed}: "
         f"about {spoken(plan.seconds)}."
     ]
+    first = sorted(first, key=lambda cell: (cell.scenario_index, bool(cell.control), cell.target.name))
     for scenario in dict.fromkeys(cell.scenario for cell in first):
         own = [cell for cell in first if cell.scenario == scenario]
-        names = ", ".join(dict.fromkeys(cell.target.name for cell in own))
+        names = ", ".join(dict.fromkeys(cell.target.name for cell in own if not cell.control))
         each = spoken(seconds_of(campaign, own[0]))
-        lines.append(f"  {scenario} ({own[0].load.kind}): {len(own)} cells of about {each} each: {names}")
+        lines.append(f"  {scenario} ({own[0].load.kind}): {len(own)} cells of about {each}: {names}")
     if searches:
         lines.append(f"  A search tries about ten rates, so {searches} of the cells of a round may take more or less.")
     if campaign.tier == "run" and campaign.rounds < 6:

@@ -106,7 +106,9 @@ def report(
     from loadtests.campaign_report import write
 
     with _failing("report"):
-        for path in write(RunFolder.existing(runs, run).path, tuple(format or ("html",)), allow_unlike=allow_unlike):
+        folder = RunFolder.existing(runs, run)
+        folder.mark_dead()
+        for path in write(folder.path, tuple(format or ("html",)), allow_unlike=allow_unlike):
             typer.echo(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import threading
@@ -36,6 +37,7 @@ from loadtests.cells import Endpoints
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
 from serving.settings import LaunchSettings
+from serving.state import ProcessId
 
 Targets = Mapping[str, Sequence[tuple[Target, TargetSettings]]]
 
@@ -90,7 +92,8 @@ def resume(run_name: str, options: Options, console: Console, seams: Seams | Non
             write_json(folder.path / "manifest.json", manifest.resumed(about, options.command))
             folder.keep_lines(state.done)
             say(f"Going on with {folder.path}: {len(state.done)} cells are done.")
-            done = replace(state, planned=ready.plan.cells, status="running", reason="")
+            own = ProcessId.of(os.getpid())
+            done = replace(state, planned=ready.plan.cells, status="running", reason="", process=own)
             folder.save(done)
             return _Session(campaign, folder, ready, options, console, seams or Seams.real()).finish()
 
@@ -164,14 +167,17 @@ class _Session:
                 self._end(measurer, "failed", str(exc))
                 raise
             except LoadTestError as exc:
-                self._end(measurer, "failed", str(exc))
+                text = f"{self._folder.full_disk()}{exc}"
+                self._end(measurer, "failed", text)
                 raise LoadTestError(
-                    f"{exc}\nWhat was measured is kept: `twinserve bench run --resume {self._folder.id}` goes on, "
+                    f"{text}\nWhat was measured is kept: `twinserve bench run --resume {self._folder.path}` goes on, "
                     f"`twinserve bench report {self._folder.path}` reports what there is"
                 ) from exc
             except BaseException as exc:
                 self._end(measurer, "failed", f"{type(exc).__name__}: {exc}")
                 raise
+            finally:
+                measurer.gpu.close()
             self._seal(measurer, status == "complete")
             self._end(measurer, status, reason)
         return self._reported(measurer.state)
@@ -248,7 +254,7 @@ class _Session:
         outcome = outcome_of(self._folder.path, lines, written)
         say = _says(self._console)
         if self._open_cells_of(state):
-            say(f"Interrupted; `twinserve bench run --resume {self._folder.id}` goes on.")
+            say(f"Interrupted; `twinserve bench run --resume {self._folder.path}` goes on.")
         for line in outcome.text.splitlines():
             say(line)
         return outcome
@@ -328,7 +334,7 @@ def _open(folder: RunFolder, text: str, campaign: Campaign, ready: _Ready, optio
     rows = sorted({cell.load.rows for cell in ready.plan.round(0)})
     pairs = [(target, settings.config) for target, settings in ready.every()]
     write_json(folder.path / "ledger.json", ledger_of(pairs, ready.parities, ready.meters, sources, rows))
-    folder.save(State(planned=ready.plan.cells))
+    folder.save(State(planned=ready.plan.cells, process=ProcessId.of(os.getpid())))
 
 
 def _only_targets(targets: Targets) -> dict[str, list[Target]]:

@@ -23,13 +23,15 @@ from loadtests.wires import WIRES
 if TYPE_CHECKING:
     import grpc
 
-MARKS = ("x-served-by", "x-server")
+MARKS = ("x-served-by", "x-server", "server-timing")
 _READ_BYTES = 64 * 1024
 _DETAIL_CHARACTERS = 200
 
 
 class Client(Protocol):
-    """What a user needs of a transport."""
+    """What a user needs of a transport. `opened` counts the connections that it has made."""
+
+    opened: int
 
     def prepared(self, body: bytes) -> bytes:
         """The bytes that `send` takes for a request body; made once, outside every timer."""
@@ -46,11 +48,15 @@ class Client(Protocol):
 
 def client_for(cell: Cell, *, timeout: float) -> Client:
     """The client of a cell; `timeout` is in seconds and covers one request from connecting to the last byte."""
-    wire = WIRES[cell.wire]
-    target = wire.target(cell.model)
+    return client_of(cell.wire, cell.address, cell.model, cell.pins, timeout=timeout)
+
+
+def client_of(protocol: str, address: str, model: str, pins: Mapping[str, str], *, timeout: float) -> Client:
+    """A client that speaks `protocol`, one of WIRES; `pins` are sent as headers or metadata."""
+    wire = WIRES[protocol]
     if wire.transport == "rest":
-        return HttpClient(cell.address, target, cell.pins, timeout=timeout)
-    return GrpcClient(cell.address, target, cell.pins, timeout=timeout)
+        return HttpClient(address, wire.target(model), pins, timeout=timeout)
+    return GrpcClient(address, wire.target(model), pins, timeout=timeout)
 
 
 class HttpClient:
@@ -63,6 +69,7 @@ class HttpClient:
         self._host, self._port = parts.hostname, parts.port or 80
         self._timeout = timeout
         self._socket: Any = None
+        self.opened = 0
         lines = {
             "Host": parts.netloc,
             "Content-Type": "application/json",
@@ -107,7 +114,10 @@ class HttpClient:
             self._socket = None
 
     def _exchange(self, request: bytes) -> tuple[int, bytes, dict[str, str]]:
+        if self._socket is not None and self._left():
+            self.close()
         if self._socket is None:
+            self.opened += 1
             self._socket = socket.create_connection((self._host, self._port))
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.sendall(request)
@@ -117,6 +127,19 @@ class HttpClient:
             self.close()
         marks = {name: value for name in MARKS if isinstance(value := response.get(name), str)}
         return int(response.status_code), body, marks
+
+    def _left(self) -> bool:
+        """Whether the server closed the idle connection (or wrote what nobody asked for): it carries no request."""
+        self._socket.settimeout(0.0)
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            self._socket.settimeout(None)
+        return True
 
 
 class GrpcClient:
@@ -128,6 +151,7 @@ class GrpcClient:
         from grpc.experimental import gevent as grpc_gevent  # noqa: PLC0415
 
         grpc_gevent.init_gevent()
+        self.opened = 1  # gRPC reconnects by itself and does not tell
         self._error = grpc.RpcError
         self._timeout = timeout
         self._metadata = tuple(metadata.items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import gevent
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     import grpc
 
 MARKS = ("x-served-by", "x-server", "server-timing")
+CHANNEL_OPTIONS = (
+    # Without it all users would share one TCP connection, unlike over REST.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
 _READ_BYTES = 64 * 1024
 _DETAIL_CHARACTERS = 200
 
@@ -48,15 +56,11 @@ class Client(Protocol):
 
 def client_for(cell: Cell, *, timeout: float) -> Client:
     """The client of a cell; `timeout` is in seconds and covers one request from connecting to the last byte."""
-    return client_of(cell.wire, cell.address, cell.model, cell.pins, timeout=timeout)
-
-
-def client_of(protocol: str, address: str, model: str, pins: Mapping[str, str], *, timeout: float) -> Client:
-    """A client that speaks `protocol`, one of WIRES; `pins` are sent as headers or metadata."""
-    wire = WIRES[protocol]
+    wire = WIRES[cell.wire]
+    target = wire.target(cell.model)
     if wire.transport == "rest":
-        return HttpClient(address, wire.target(model), pins, timeout=timeout)
-    return GrpcClient(address, wire.target(model), pins, timeout=timeout)
+        return HttpClient(cell.address, target, cell.pins, timeout=timeout)
+    return GrpcClient(cell.address, target, cell.pins, timeout=timeout)
 
 
 class HttpClient:
@@ -158,14 +162,7 @@ class GrpcClient:
         parts = urlsplit(address if "//" in address else f"//{address}")
         self._channel = grpc.insecure_channel(
             parts.netloc,
-            options=[
-                # Without it all users would share one TCP connection, unlike over REST.
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.enable_retries", 0),
-                ("grpc.enable_http_proxy", 0),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-            ],
+            options=CHANNEL_OPTIONS,
         )
         self._call: Any = self._channel.unary_unary(method)
 
@@ -179,15 +176,21 @@ class GrpcClient:
         try:
             body, call = self._call.with_call(request, timeout=self._timeout, metadata=self._metadata)
         except self._error as error:
-            seconds = time.perf_counter() - started
-            code, details = error.code().name, error.details() or ""
-            return Reply(outcome_of_code(code, details), seconds, detail=f"{code}: {details[:_DETAIL_CHARACTERS]}")
+            return grpc_reply(error, time.perf_counter() - started)
         seconds = time.perf_counter() - started
         return Reply(Outcome.OK, seconds, body, marks=_marks(call))
 
     def close(self) -> None:
         """Closes the channel."""
         self._channel.close()
+
+
+def grpc_reply(call: grpc.Call, seconds: float) -> Reply:
+    """The reply of a call that has ended after `seconds`; it is a future or the error that it raised."""
+    code, details = call.code().name, call.details() or ""
+    if code != "OK":
+        return Reply(outcome_of_code(code, details), seconds, detail=f"{code}: {details[:_DETAIL_CHARACTERS]}")
+    return Reply(Outcome.OK, seconds, cast(Any, call).result(), marks=_marks(call))
 
 
 def _marks(call: grpc.Call) -> dict[str, str]:

@@ -13,7 +13,7 @@ from gevent import get_hub
 
 _MONOTONIC, _ABSOLUTE = 1, 1
 # How long before the instant each way wakes up; until then it only lets others run.
-_EARLY_KERNEL_S = 0.00015
+_EARLY_KERNEL_S = 0.0001
 _EARLY_GEVENT_S = 0.0012
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtests.cell_spec import Load, Target
-from loadtests.clients import Client, client_of
+from loadtests.clients import Client, HttpClient
 from loadtests.engine.questions import questions_of
 from loadtests.engine.rows import NO_TIMINGS
 from loadtests.load import Questions
@@ -27,7 +27,8 @@ class Clients:
     """The connections of one target in one worker.
 
     Over REST every request under way has a connection of its own, and the one used last is used next. Over gRPC
-    `shared` channels take turns. Connections are made when they are first needed, in the warm-up.
+    `shared` channels take turns; in a closed loop each client has its own. Connections are made when they are first
+    needed, in the warm-up.
     """
 
     def __init__(self, make: Callable[[], Client], shared: int | None) -> None:
@@ -120,11 +121,19 @@ class Asked:
 def asked(target: Target, load: Load, artifacts: Path) -> Asked:
     """Prepares a target; connects nothing yet. Raises LoadTestError where its questions cannot be made."""
 
-    def make() -> Client:
-        return client_of(target.protocol, target.address, target.model, dict(target.pins), timeout=load.timeout_seconds)
-
+    wire, pins, timeout = WIRES[target.protocol], dict(target.pins), load.timeout_seconds
     questions, bodies = questions_of(target, load.rows, artifacts)
-    clients = Clients(make, load.channels if WIRES[target.protocol].transport == "grpc" else None)
+    if wire.transport == "rest":
+        clients = Clients(lambda: HttpClient(target.address, wire.target(target.model), pins, timeout=timeout), None)
+    else:
+        # Only here: where no gRPC is spoken its threads need not exist.
+        from loadtests.engine.grpc_client import Mailbox, ThreadedGrpcClient  # noqa: PLC0415
+
+        mailbox, method = Mailbox(), wire.target(target.model)
+        clients = Clients(
+            lambda: ThreadedGrpcClient(mailbox, target.address, method, pins, timeout=timeout),
+            None if load.arrivals == "closed" else load.channels,
+        )
     return Asked(target, clients, [clients.prepared(body) for body in bodies], questions)
 
 

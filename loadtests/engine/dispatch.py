@@ -245,7 +245,8 @@ class ClosedLoop:
         self.share.begin(t0_unix, t0)
         self._ends = t0 + self.share.spec.load.seconds
         for row in self._early:
-            self.share.keep(row)
+            step = self._step(row.t_int)  # a worker that heard late may have sent some since T0
+            self.share.keep(row._replace(step=step, measured=step != WARM_UP))
         self._early.clear()
         self._known.set()
 

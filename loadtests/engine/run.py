@@ -96,7 +96,7 @@ def _process(
         stdout=output,
         stderr=subprocess.STDOUT,
         pass_fds=fds,
-        env=environment(),
+        env=environment() | {"LOCUST_SKIP_MONKEY_PATCH": "1"},
         # A Ctrl-C in the terminal is for the campaign alone.
         start_new_session=True,
     )

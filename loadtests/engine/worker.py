@@ -2,6 +2,9 @@
 
     python -m loadtests.engine.worker CELL-FILE INDEX ARTIFACTS CONTROL-FD ROWS-FD
 
+It needs LOCUST_SKIP_MONKEY_PATCH=1: our clients name gevent's sockets themselves, and gRPC's threads need the standard
+library as it is.
+
 Over the control socket go lines of JSON. From here: `{"ready": warm-up seconds}`, in a closed loop `{"warm": true}`,
 at the end `{"done": health, "scheduled": n, "rows": n, "stopped": bool}`, or `{"error": words}`. To here:
 `{"begin": t}` (the warm-up may begin), in a closed loop `{"measure": t}`, each a Unix time shortly ahead, and
@@ -10,14 +13,9 @@ at the end `{"done": health, "scheduled": n, "rows": n, "stopped": bool}`, or `{
 
 from __future__ import annotations
 
-# Locust patches the standard library when it is imported, so it comes first.
-from locust import User, task  # isort: skip
-from locust.env import Environment  # isort: skip
-
 import gc
 import json
 import logging
-import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +24,10 @@ from typing import Any
 
 import gevent
 import orjson
+from gevent import socket
 from gevent.event import Event
+from locust import User, task
+from locust.env import Environment
 
 from loadtests.cell_spec import CellSpec
 from loadtests.engine.dispatch import ClosedLoop, OpenLoop, Share, loop_of
@@ -160,6 +161,8 @@ def _watch(share: Share) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one worker; returns its exit code."""
+    # What gRPC's threads do between two looks at the clock must not make a send late.
+    sys.setswitchinterval(0.0001)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     source, index, artifacts, control_fd, rows_fd = arguments
     control = Control(int(control_fd))

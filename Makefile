@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models up down matrix test test-clients test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway clean
+.PHONY: help setup demo models up down matrix test test-clients test-harness test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -44,7 +44,7 @@ down:  ## Stop what `make up` started
 	@[ ! -x $(BIN)/twinserve ] || $(BIN)/twinserve down
 
 test: setup  ## All tests, real servers included (the models are built first where they are missing)
-	@$(BIN)/pytest -q -m 'not docker and not clients and not faults'
+	@$(BIN)/pytest -q -m 'not docker and not clients and not faults and not harness'
 
 test-clients: setup  ## Third-party clients and servers, each in an environment of its own
 	@for name in $(CLIENT_NAMES); do PYTHON="$(PYTHON)" bash tests/integration/clients/environment.sh $$name "$(CLIENTS)/$$name" || exit 1; done
@@ -52,6 +52,9 @@ test-clients: setup  ## Third-party clients and servers, each in an environment 
 
 matrix: setup models  ## Ask every door, backend and datatype on real servers, and write docs/protocol-matrix.md
 	@TWINSERVE_CLIENTS=$(abspath $(CLIENTS)) $(BIN)/python -m tests.matrix
+
+test-harness: setup  ## The load tests against servers whose latency law is known (3 minutes)
+	@$(BIN)/pytest -q -m harness -rs
 
 test-faults: setup  ## What must hold while things break: killed servers, overload, reloads, a million nonces (10 minutes)
 	@$(BIN)/pytest -q -m faults -rs

@@ -33,7 +33,8 @@ def summarise(
 
     `L`, `S`, `D` and `parts` are in milliseconds: response time from the scheduled instant, service time from the send,
     dispatch lag, and where the time went. L and S are of right answers, D of all that was sent. A percentile with too
-    few samples is null. Rates are a second of the scheduled window; answers that came after its end count. `tier` says
+    few samples is null. Rates are a second of the scheduled window; answers that came after its end count. A cell of
+    several models has all their names as its `model`. `tier` says
     whose limits decide on `valid`.
     """
     columns = rows if isinstance(rows, Columns) else Columns.of(rows)
@@ -56,7 +57,7 @@ def summarise(
         "round": spec.round,
         "order_in_round": spec.order_in_round,
         "tier": tier,
-        "model": target.model,
+        "model": " + ".join(dict.fromkeys([target.model, *(other.model for other in spec.others)])),
         "variant": target.variant,
         "target": target.name,
         "stack": target.stack,
@@ -100,6 +101,7 @@ def summarise(
         "resources": dict(resources) if resources else None,
         "energy_j": ((resources or {}).get("gpu") or {}).get("energy_j"),
         "parity": dict(parity) if parity else None,
+        "cold": health.get("cold"),
         "checks": [check.to_json() for check in checks],
         "valid": not broken,
         "reasons": [check.reason for check in broken],

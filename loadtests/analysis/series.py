@@ -30,6 +30,9 @@ METRICS: dict[str, Metric] = {
         Metric("p95", "p95 response time", "ms"),
         Metric("p99", "p99 response time", "ms"),
         Metric("max", "slowest answer", "ms"),
+        Metric("first_answer", "time from the start of the process to the first answer", "s"),
+        Metric("ready", "time from the start of the process to readiness", "s"),
+        Metric("steady", "time from the start of the process to steady answers", "s"),
         Metric("achieved", "right answers a second", "/s", higher_is_better=True),
         Metric("goodput", "right answers a second within the objective", "/s", higher_is_better=True),
         Metric("peak", "right answers a second at the best step", "/s", higher_is_better=True),
@@ -47,7 +50,7 @@ _PRIMARY = {
     "overload": "goodput",
     "burst": "p99",
     "mixed": "p99",
-    "cold": "max",
+    "cold": "first_answer",
     "soak": "p99",
 }
 _TRY = re.compile(r"-try\d+$")
@@ -124,6 +127,9 @@ class Series:
             return max((float(step["achieved"]) for step in line["steps"]), default=None)
         if metric == "cpu_per_1k":
             return cpu_per_1k(line)
+        if metric in ("first_answer", "ready", "steady"):
+            found = (line.get("cold") or {}).get(f"{metric}_s")
+            return None if found is None else float(found)
         found = line.get(metric) if metric in ("achieved", "goodput") else line["L"].get(metric)
         return None if found is None else float(found)
 

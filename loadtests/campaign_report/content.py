@@ -39,6 +39,9 @@ FIGURES = (
     ("achieved", "achieved /s"),
     ("goodput", "goodput /s"),
     ("lambda", "λ*, /s"),
+    ("ready", "ready, s"),
+    ("first_answer", "first answer, s"),
+    ("steady", "steady, s"),
 )
 _UTILISATION = 0.6
 _MOST_SHIFTS = 3

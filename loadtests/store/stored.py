@@ -120,8 +120,11 @@ _TRY = re.compile(r"-try\d+$")
 
 
 def target_key(model: str, name: str) -> str:
-    """A target's name in ledger.json and parity.json; an A/A twin has the entry of the target that it is."""
-    return f"{model}/{name.removesuffix(' (A/A)')}"
+    """A target's name in ledger.json and parity.json; an A/A twin has the entry of the target that it is.
+
+    Of a cell of several models it is that of the first.
+    """
+    return f"{model.partition(' + ')[0]}/{name.removesuffix(' (A/A)')}"
 
 
 def _by_target(document: dict[str, Any]) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def rows_of(spec: CellSpec, law: Law, *, warm_up: int = 1000) -> pa.Table:
     columns["gw_total_ms"] = (upstream + gateway) * 1e3 if via else None
     arrays = []
     for field in RAW_SCHEMA:
-        values = columns[field.name]
+        values = columns.get(field.name)
         if values is None:
             arrays.append(pa.nulls(count, field.type))
         elif pa.types.is_dictionary(field.type):
@@ -238,7 +238,7 @@ def write_run(
             if lines:
                 found.append(summarise(spec, rows, health, resources, parity_of(spec.target), tier=tier))
         seal_round(folder, number)
-    targets = {cell.target.name: cell.target for cell in cells}
+    targets = {cell.target.name: cell.target for cell in cells if not cell.control}
     _dump(folder / "manifest.json", manifest(folder.name, tier))
     facts = {target_key(own.model, name): ledger_of(own, (ledger or {}).get(name, {})) for name, own in targets.items()}
     _dump(folder / "ledger.json", {"schema": 1, "targets": facts})

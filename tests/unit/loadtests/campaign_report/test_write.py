@@ -113,10 +113,11 @@ def test_the_table_is_what_plain_sql_makes_of_the_parquet_files(run: Path) -> No
         for row in csv.DictReader((run / "report.csv").read_text().splitlines())
         if row["scenario"] == "server"
     }
+    names = {line["cell"]: line["target"] for line in StoredRun(run).cells()}
     page = (run / "report.html").read_text("utf-8")
     assert len(found) == len(rows) == 5
     for cell, *values in found:
-        name = next(name for name in rows if f"server-{name}".replace(" ", "_") == cell)
+        name = names[cell]
         for figure, value in zip(("p50", "p99", "achieved"), values, strict=True):
             assert float(rows[name][figure]) == pytest.approx(value, rel=1e-9)
             assert f">{number(value)} <small>(" in page

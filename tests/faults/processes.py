@@ -75,9 +75,11 @@ async def gateway_process(folder: Path, document: dict[str, Any]) -> AsyncIterat
         stack.push_async_callback(_ended, process)
         clients = await stack.enter_async_context(clients_of(rest, grpc))
         async with asyncio.timeout(STARTS_WITHIN_S):
-            while await _status(clients, "/v2/health/ready") != 200:
-                assert process.returncode is None, log.read_text()[-2000:]
-                await asyncio.sleep(0.05)
+            # The server is ready where one endpoint of each model is.
+            for path in ("/v2/health/ready", *(f"/v2/models/double/ready?{name}" for name in document["endpoints"])):
+                while await _status(clients, path) != 200:
+                    assert process.returncode is None, log.read_text()[-2000:]
+                    await asyncio.sleep(0.05)
         yield GatewayProcess(process, file, log, clients)
 
 
@@ -101,8 +103,9 @@ async def upstreams(*ways: Way) -> AsyncIterator[tuple[list[Upstream], Counter[i
 
 
 async def _status(clients: Clients, path: str) -> int:
+    path, _, endpoint = path.partition("?")
     try:
-        return await clients.status(path)
+        return await clients.status(path, {"x-endpoint": endpoint} if endpoint else {})
     except OSError:
         return 0
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from tests.faults.clients import DOORS, OK, UNANSWERED, Samples, crowd, merged, outcomes

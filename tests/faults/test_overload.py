@@ -16,7 +16,7 @@ from tests.faults.world import LONG_MS, QUEUE, SLOTS, WAYS, Way, running
 
 pytestmark = pytest.mark.faults
 
-STEPS = 20
+STEPS = 10
 SHORT_MS = 150
 REFUSED = outcomes(frozenset({Cause.OVERLOADED})) - {OK}
 
@@ -38,8 +38,10 @@ async def test_of_an_overload_as_much_is_answered_as_the_server_can_do(way: Way,
                 for _ in range(factor * SLOTS):
                     tasks.append(asyncio.create_task(world.clients.ask("double", next(doors), LONG_MS)))
                 await world.until(
-                    lambda samples: samples.total("gateway_requests_in_flight") + samples.ended("double").total()
-                    >= before + len(tasks)
+                    lambda samples: (
+                        samples.total("gateway_requests_in_flight") + samples.ended("double").total()
+                        >= before + len(tasks)
+                    )
                 )
                 for _ in range(SLOTS):
                     paced.turns.release()

@@ -153,8 +153,9 @@ class World:
         try:
             async with asyncio.timeout(15):
                 while left := await self._left():
-                    # A breaker is closed by an answer, and looked at only when somebody asks.
-                    await self.clients.ask("backed")
+                    # A breaker is closed by an answer, and a spare is asked by those who want it.
+                    for endpoint in ("sick", "spare"):
+                        await self.clients.ask("backed", endpoint=endpoint)
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise AssertionError(f"still there: {left}") from None
@@ -168,9 +169,7 @@ class World:
 
     async def queued(self, endpoint: str, count: int) -> None:
         """Returns once so many requests wait at an endpoint."""
-        await self.until(
-            lambda samples: samples.total("gateway_endpoint_slots_queued", endpoint=endpoint) == count
-        )
+        await self.until(lambda samples: samples.total("gateway_endpoint_slots_queued", endpoint=endpoint) == count)
 
     async def _left(self) -> object:
         samples = await self.clients.metrics()

@@ -78,8 +78,6 @@ class Reset(Fault):
 class Delay(Fault):
     """Replies come so many seconds late, in their order; nothing else is slower for it."""
 
-    loses = False
-
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 

@@ -75,11 +75,11 @@ async def gateway_process(folder: Path, document: dict[str, Any]) -> AsyncIterat
         stack.push_async_callback(_ended, process)
         clients = await stack.enter_async_context(clients_of(rest, grpc))
         async with asyncio.timeout(STARTS_WITHIN_S):
-            # The server is ready where one endpoint of each model is.
-            for path in ("/v2/health/ready", *(f"/v2/models/double/ready?{name}" for name in document["endpoints"])):
-                while await _status(clients, path) != 200:
-                    assert process.returncode is None, log.read_text()[-2000:]
-                    await asyncio.sleep(0.05)
+            for model, settings in document["models"].items():
+                for target in settings["targets"]:
+                    while not await _ready(clients, model, target["endpoint"]):
+                        assert process.returncode is None, log.read_text()[-2000:]
+                        await asyncio.sleep(0.05)
         yield GatewayProcess(process, file, log, clients)
 
 
@@ -102,12 +102,11 @@ async def upstreams(*ways: Way) -> AsyncIterator[tuple[list[Upstream], Counter[i
         yield found, seen
 
 
-async def _status(clients: Clients, path: str) -> int:
-    path, _, endpoint = path.partition("?")
+async def _ready(clients: Clients, model: str, endpoint: str) -> bool:
     try:
-        return await clients.status(path, {"x-endpoint": endpoint} if endpoint else {})
+        return await clients.status(f"/v2/models/{model}/ready", {"x-endpoint": endpoint}) == 200
     except OSError:
-        return 0
+        return False
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:

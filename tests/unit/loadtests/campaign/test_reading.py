@@ -104,6 +104,12 @@ def test_a_model_that_is_not_built_is_told_with_those_that_are() -> None:
     ]
 
 
+def test_an_unknown_model_is_told_beside_other_mistakes() -> None:
+    """All at once, as everything."""
+    text = SHORT.replace("kind: server", "kind: sever")
+    assert [text.partition(":")[0] for _, text in problems(text, ["toys"])] == ["models", "scenarios[0].kind"]
+
+
 def test_a_server_whose_answers_are_not_compared_may_have_a_model_of_its_own() -> None:
     """Nothing of it need be known here."""
     text = SHORT.replace("[torchserve-rest]", "[{protocol: predict, address: 'x:1', parity: off}]")

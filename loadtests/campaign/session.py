@@ -57,7 +57,8 @@ class Options:
 def run(text: str, name: str, source: str, options: Options, console: Console, seams: Seams | None = None) -> Outcome:
     """Runs the campaign that `text` describes, from the beginning; raises LoadTestError before anything is measured."""
     console_say = _says(console)
-    campaign_of(text, source, name=name)  # its own mistakes before anything else
+    # Mistakes before anything else; where no model is built at all, they may be built yet.
+    campaign_of(text, source, name=name, built_models=variants_of(options.artifacts / "models") or None)
     with lock.sole_campaign(name, options.lock) if not options.plan_only else _nothing():
         campaign = _checked(text, name, source, options, console_say)
         plan = _planned(campaign, options)

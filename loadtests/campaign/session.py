@@ -221,7 +221,8 @@ class _Session:
         for number in range(plan.rounds):
             cells = [cell for cell in plan.round(number) if not measurer.finished(cell)]
             for cell in cells:
-                bar.now(f"Round {number + 1}/{plan.rounds}: {cell.target.model} {cell.scenario} on {cell.target.name}")
+                what = f"Round {number + 1}/{plan.rounds}: {cell.target.model} {cell.scenario} on {cell.target.name}"
+                bar.now(what, seconds_of(self._campaign, cell))
                 measurer.measure(cell)
                 signals.stop.wait(cool_down)
                 bar.add(seconds_of(self._campaign, cell))

@@ -108,6 +108,8 @@ def _allowed_at(place: Place) -> list[str]:
     """The values of a field that is one of a few words; empty where pydantic's own account must do."""
     if place[-1:] == ("kind",):
         return list(get_args(Kind))
+    if not place:
+        return []
     model: type[BaseModel] = _MODELS.get(str(place[0]), Campaign)
     field = model.model_fields.get(str(place[-1]))
     words = (

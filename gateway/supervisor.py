@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.core.clock import Clock, SystemClock
+from gateway.core.clock import SystemClock
 from gateway.core.contract import ModelContract
 from gateway.plan import Configuration
 from gateway.reload import Reloader, Source
@@ -110,9 +110,9 @@ async def supervise(
         rest_port = cleanup.enter_context(reserved(server.host, server.rest_port, "rest_port"))
         grpc_port = cleanup.enter_context(reserved(server.host, server.grpc_port, "grpc_port"))
         admin_socket = cleanup.enter_context(admin_listener(server))
-        crew = Crew(Assignment(0, Configuration(settings, contracts), rest_port, grpc_port), registry)
+        crew = Crew(Assignment(0, Configuration(settings, contracts), rest_port, grpc_port), registry, clock)
         cleanup.push_async_callback(crew.close)
-        workers = Workers(crew, clock, spawn, server.workers)
+        workers = Workers(crew, spawn, server.workers)
         async with _kept(workers, stop, 2 * server.drain_seconds + DRAIN_EXTRA_SECONDS) as ended:
             if await _first(crew.all_listening(), ended, stop.drain.wait()) != 0:
                 return
@@ -127,11 +127,8 @@ async def supervise(
 class Workers:
     """The processes: `run` keeps `count` of them alive until `stop`."""
 
-    def __init__(
-        self, crew: Crew, clock: Clock, spawn: Spawn, count: int, deaths: Callable[[], Deaths] = Deaths
-    ) -> None:
+    def __init__(self, crew: Crew, spawn: Spawn, count: int, deaths: Callable[[], Deaths] = Deaths) -> None:
         self._crew = crew
-        self._clock = clock
         self._spawn = spawn
         self._count = count
         self._deaths = deaths
@@ -162,11 +159,10 @@ class Workers:
         """One worker after the other."""
         deaths = self._deaths()
         while not self._stopping.is_set():
-            begin = self._clock.now()
-            status = await self._live(number)
+            status, served_s = await self._live(number)
             if self._stopping.is_set():
                 return
-            delay = deaths.died(self._clock.now() - begin)
+            delay = deaths.died(served_s)
             if delay is None or (self._crew.failure(number) and not self._crew.started):
                 self._fail(number, status, deaths.quick)
                 return
@@ -185,8 +181,8 @@ class Workers:
         logger.error("the gateway ends: %s", self._failure)
         self.stop()
 
-    async def _live(self, number: int) -> int:
-        """One life of a worker: its exit status."""
+    async def _live(self, number: int) -> tuple[int, float]:
+        """One life of a worker: its exit status, and for how many seconds it took requests."""
         ours, theirs = socket.socketpair()
         with theirs:
             # From here on the stream closes our end.
@@ -204,7 +200,7 @@ class Workers:
         if self._stopping.is_set():
             process.terminate()
         try:
-            return await process.wait()
+            status = await process.wait()
         except asyncio.CancelledError:
             process.kill()
             await process.wait()
@@ -212,9 +208,10 @@ class Workers:
         finally:
             late.cancel()
             del self._processes[number]
-            self._crew.detach(number)
+            served_s = self._crew.detach(number)
             await control.close()
             await reading
+        return status, served_s
 
     def _check_started(self, number: int) -> None:
         if not self._crew.listens(number) and not self._stopping.is_set():

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -105,7 +106,9 @@ def report(
     from loadtests.campaign_report import write
 
     with _failing("report"):
-        for path in write(RunFolder.existing(runs, run).path, tuple(format or ("html",)), allow_unlike=allow_unlike):
+        folder = RunFolder.existing(runs, run)
+        folder.mark_dead()
+        for path in write(folder.path, tuple(format or ("html",)), allow_unlike=allow_unlike):
             typer.echo(path)
 
 
@@ -179,7 +182,9 @@ def _print_rows(rows: Rows, *, as_json: bool) -> None:
     from loadtests.campaign.tables import rows_table
 
     if as_json:
-        typer.echo(json.dumps([dict(zip(rows.columns, row, strict=True)) for row in rows.rows], default=str))
+        # DuckDB's decimals are numbers, everything else that JSON does not know is text.
+        found = [dict(zip(rows.columns, row, strict=True)) for row in rows.rows]
+        typer.echo(json.dumps(found, default=lambda value: float(value) if isinstance(value, Decimal) else str(value)))
     else:
         _console().print(rows_table(rows.columns, rows.rows), highlight=False)
 

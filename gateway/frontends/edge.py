@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from random import getrandbits
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from gateway.codecs import oip_binary
 from gateway.codecs.selection import merge_selection
@@ -193,12 +193,17 @@ class Edge:
         """Sets the client's own deadline, counted from the call's start and capped."""
         call.context.deadline = call.started + min(seconds, self.limits.max_timeout_s)
 
-    async def infer(self, call: Call, request: InferenceRequest, selection: Mapping[str, str]) -> InferenceResponse:
-        """The data plane's answer, for the place that body and headers agree on."""
+    def infer(
+        self, call: Call, request: InferenceRequest, selection: Mapping[str, str]
+    ) -> Coroutine[Any, Any, InferenceResponse]:
+        """To be awaited, the data plane's answer, for the place that body and headers agree on.
+
+        Raises INVALID_INPUT at once where they do not.
+        """
         call.model = request.model.name
         if selection:
             request = merge_selection(request, **selection)
-        return await self.data_plane.infer(request, call.context)
+        return self.data_plane.infer(request, call.context)
 
     def seconds_left(self, call: Call) -> float:
         """The time until the call's deadline; raises DEADLINE where there is none left."""

@@ -82,14 +82,15 @@ class Access:
             "ms": round(self.seconds * 1e3, 3),
         }
 
-    def line(self) -> str:
-        """The line that JsonFormatter would make of it, without its end."""
+    def line(self, always: Mapping[str, Any]) -> str:
+        """The line that a JsonFormatter with `always` would make of it, without its end."""
         return _dumped(
             {
                 "time": _time(self.at),
                 "level": "info",
                 "logger": _access.name,
                 "message": _ACCESS_MESSAGE,
+                **always,
                 **self.fields(),
             }
         )
@@ -106,7 +107,8 @@ class LogWriter(logging.Handler):
 
     def __init__(self, stream: TextIO, worker: int | None = None) -> None:
         super().__init__()
-        self.setFormatter(JsonFormatter(None if worker is None else {"worker": worker}))
+        self._always = {} if worker is None else {"worker": worker}
+        self.setFormatter(JsonFormatter(self._always))
         self._piece = None if worker is None else ATOMIC_CHARACTERS
         self._stream = stream
         self._waiting: deque[logging.LogRecord | Access] = deque()
@@ -139,7 +141,7 @@ class LogWriter(logging.Handler):
 
     def _write(self) -> None:
         waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        lines = [item.line() if isinstance(item, Access) else self.format(item) for item in waiting]
+        lines = [item.line(self._always) if isinstance(item, Access) else self.format(item) for item in waiting]
         dropped, self._dropped = self._dropped, 0
         if dropped:
             lines.append(self.format(_own(f"{dropped} log lines were dropped: the log could not be written in time")))

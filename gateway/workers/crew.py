@@ -11,6 +11,7 @@ from functools import partial
 import orjson
 from starlette.datastructures import QueryParams
 
+from gateway.core.clock import Clock
 from gateway.core.errors import Cause, GatewayError
 from gateway.fleet import SETTLE_SECONDS, Changes
 from gateway.plan import Configuration
@@ -39,7 +40,8 @@ class Member:
     control: Control | None = None
     settled: bool = False
     """Whether it has the configuration in effect, and takes part in reloads."""
-    listening: bool = False
+    since: float | None = None
+    """When it began to take requests, by the clock."""
     ready: bool = False
     others_ready: bool = True
     """What it was told last of the others."""
@@ -50,11 +52,12 @@ class Member:
 class Crew:
     """The workers, numbered from 1. They attach when they start, detach when they end, and call `handlers`."""
 
-    def __init__(self, assignment: Assignment, registry: Registry) -> None:
+    def __init__(self, assignment: Assignment, registry: Registry, clock: Clock) -> None:
         workers = assignment.configuration.settings.server.workers
         self._members = {number: Member(number) for number in range(1, workers + 1)}
         self._assignment = assignment
         self._registry = registry
+        self._clock = clock
         self._metrics = WorkerMetrics(registry)
         self._turn = asyncio.Lock()
         self._begun = asyncio.Event()
@@ -83,7 +86,7 @@ class Crew:
 
     def listens(self, number: int) -> bool:
         """Whether a worker is open for requests."""
-        return self._members[number].listening
+        return self._members[number].since is not None
 
     def attach(self, number: int, control: Control) -> None:
         """A worker has been started, and this is the channel to it."""
@@ -91,11 +94,16 @@ class Crew:
         self._failures.pop(number, None)
         self._spread()
 
-    def detach(self, number: int) -> None:
-        """A worker has ended; what it had counted when it was last asked stays counted."""
-        self._kept = merged([self._kept, counters_of(self._members[number].page)])
+    def detach(self, number: int) -> float:
+        """A worker has ended; what it had counted when it was last asked stays counted.
+
+        Returns for how many seconds it had taken requests.
+        """
+        member = self._members[number]
+        self._kept = merged([self._kept, counters_of(member.page)])
         self._members[number] = Member(number)
         self._spread()
+        return 0.0 if member.since is None else self._clock.now() - member.since
 
     def restarted(self) -> None:
         """Counts a worker that is started again."""
@@ -220,10 +228,10 @@ class Crew:
         return b""
 
     async def _opened(self, number: int, _: bytes) -> bytes:
-        self._members[number].listening = True
+        self._members[number].since = self._clock.now()
         self._spread()
         logger.info("worker %d takes requests", number)
-        if all(member.listening for member in self._members.values()):
+        if all(map(self.listens, self._members)):
             self._listening.set()
         return b""
 
@@ -242,7 +250,7 @@ class Crew:
 
     async def _collect(self) -> bytes:
         await asyncio.gather(*(self._ask_page(member) for member in self._members.values()))
-        self._metrics.workers.set(sum(member.listening for member in self._members.values()))
+        self._metrics.workers.set(sum(map(self.listens, self._members)))
         pages = [member.page for member in self._members.values()]
         return merged([*pages, self._kept, render(self._registry)])
 

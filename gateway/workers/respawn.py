@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# A worker that lived shorter died of its start, or of the first thing that it was asked.
+# A worker that took requests for less than this died of its start, or of the first things that it was asked.
 QUICK_SECONDS = 10.0
 # How long to wait after each death in a row that was quick; after one more the supervisor gives up.
 DELAYS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -17,9 +17,9 @@ class Deaths:
         self._delays = delays
         self._quick = 0
 
-    def died(self, lived_s: float) -> float | None:
-        """In how many seconds to start it again, after a life of `lived_s`; None to give up."""
-        self._quick = self._quick + 1 if lived_s < QUICK_SECONDS else 0
+    def died(self, served_s: float) -> float | None:
+        """In how many seconds to start it again, after it took requests for `served_s`; None to give up."""
+        self._quick = self._quick + 1 if served_s < QUICK_SECONDS else 0
         if self._quick > len(self._delays):
             return None
         return self._delays[max(0, self._quick - 1)]

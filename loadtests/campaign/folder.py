@@ -17,6 +17,7 @@ from typing import Any, Literal
 from loadtests.campaign.plan import at_rate, is_search
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
+from serving.state import ProcessId
 
 Status = Literal["running", "complete", "interrupted", "failed"]
 
@@ -44,6 +45,8 @@ class State:
     reason: str = ""
     # Of each finished search, and in JSON as `round/slug`: the rates tried, with what became of each.
     searches: Mapping[str, tuple[tuple[float, bool], ...]] = field(default_factory=dict)
+    # Who measures, while the status is `running`.
+    process: ProcessId = field(default_factory=lambda: ProcessId(0, ""))
 
     def with_done(self, cell: CellSpec) -> State:
         """The state after a cell."""
@@ -79,6 +82,7 @@ class State:
                     key: tuple((float(rate), bool(met)) for rate, met in tried)
                     for key, tried in document["searches"].items()
                 },
+                process=ProcessId(**document["process"]),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise LoadTestError(f"{source}: not the state of a run: {exc}") from exc
@@ -165,6 +169,17 @@ class RunFolder:
         source = self.path / "state.json"
         return State.from_json(read_json(source), str(source))
 
+    def mark_dead(self) -> None:
+        """Marks a run whose process was killed as interrupted; what its last cell left does not count."""
+        state = self.state()
+        if state.status != "running" or state.process.runs():
+            return
+        for path in self.path.glob("raw/*/*.arrow"):
+            if (int(path.parent.name), path.name.rsplit(".", 2)[0]) not in state.done:
+                path.unlink()
+        self.keep_lines(state.done)
+        self.save(replace(state, status="interrupted", reason="the process was killed"))
+
     def save(self, state: State) -> None:
         """Writes the state in one step: whatever happens, the file is the old one or the new one."""
         try:
@@ -210,6 +225,10 @@ class RunFolder:
         except FileNotFoundError:
             return []
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def full_disk(self) -> str:
+        """What to say first of a failure whose reason is a full disk; empty where there is room."""
+        return "the disk is full; make room. " if shutil.disk_usage(self.path).free < _BALLAST_BYTES else ""
 
     def check_room(self, cell: CellSpec) -> None:
         """Raises DiskFullError where there is too little room to begin a cell."""
@@ -268,5 +287,5 @@ def telling_full(path: Path) -> Iterator[None]:
 def _full(path: Path, what: str) -> DiskFullError:
     return DiskFullError(
         f"the disk is full: {path}: {what}. Nothing that was recorded is lost; "
-        f"make room, then go on with `twinserve bench run --resume {path.name}`"
+        "make room, then go on with `twinserve bench run --resume` and the name of the run"
     )

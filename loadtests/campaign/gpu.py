@@ -61,6 +61,11 @@ class GpuMeter:
         self.sample()
         return summary(self.gpus.names, self.gpus.driver, self._readings)
 
+    def close(self) -> None:
+        """Lets the library go."""
+        if self.gpus is not None:
+            self.gpus.close()
+
 
 def summary(names: Sequence[str], driver: str, readings: Sequence[Sequence[Reading]]) -> Json:
     """Every GPU's figures, and the energy of all of them.

@@ -10,6 +10,8 @@ import yaml
 
 # Keys and list positions from the root down, as pydantic's `loc` has them.
 Place = tuple[str | int, ...]
+_DEEPEST = 20
+_MOST = 20_000
 
 
 class NotYamlError(ValueError):
@@ -37,8 +39,8 @@ class Document:
 
 def parse(text: str) -> Document:
     """Parses one YAML document; raises NotYamlError."""
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return Document(None)
@@ -48,17 +50,18 @@ def parse(text: str) -> Document:
         what = " ".join(part for part in (exc.context, exc.problem) if part)
         raise NotYamlError(what, mark.line + 1 if mark else 1) from exc
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise NotYamlError(str(exc) or type(exc).__name__, 1) from exc
-    finally:
-        loader.dispose()
+        raise NotYamlError(" ".join(str(exc).split()) or type(exc).__name__, 1) from exc
     lines: dict[Place, int] = {}
     repeated: list[Place] = []
+    # An alias may hold itself, or multiply what it stands for.
     _walk(node, (), lines, repeated)
     return Document(value, lines, tuple(repeated))
 
 
 def _walk(node: yaml.Node, place: Place, lines: dict[Place, int], repeated: list[Place]) -> None:
     lines.setdefault(place, node.start_mark.line + 1)
+    if len(place) > _DEEPEST or len(lines) > _MOST:
+        raise NotYamlError(f"nested deeper than {_DEEPEST}, or more than {_MOST:,} values", node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = (*place, str(key.value))

@@ -12,13 +12,14 @@ from typing import Any
 import pyarrow as pa
 
 from loadtests.campaign import cold
-from loadtests.campaign.fleet import Fleet
+from loadtests.campaign.fleet import Fleet, Restarted
 from loadtests.campaign.folder import RunFolder, State, read_json, write_json
 from loadtests.campaign.gpu import GpuMeter
 from loadtests.campaign.interrupt import StoppedError
 from loadtests.campaign.ledger import key_of
 from loadtests.campaign.parity import Parity
 from loadtests.campaign.plan import at_rate, is_search
+from loadtests.campaign.processes import ProcessMeter
 from loadtests.campaign.resources import Meter, Watch
 from loadtests.campaign.seams import Seams
 from loadtests.cell_spec import CellSpec
@@ -104,10 +105,12 @@ class Measurer:
     def _one(self, cell: CellSpec, search: str | None = None) -> Line:
         self.folder.prepare(cell)
         self.folder.check_room(cell)
-        cold_start = None
+        cold_start, restarted = None, None
+        if cell.load.kind == "cold":
+            restarted = self._restart(cell.target.stack)
         with Watch(self.meters[key_of(cell.target)], self.gpu) as watch:
-            if cell.load.kind == "cold":
-                cold_start = self._cold(cell)
+            if restarted is not None:
+                cold_start = self._cold(cell, restarted)
             else:
                 self.seams.run_cell(
                     cell,
@@ -134,9 +137,16 @@ class Measurer:
         self._save(self.state.with_done(cell))
         return line
 
-    def _cold(self, cell: CellSpec) -> Line:
+    def _restart(self, name: str) -> Restarted:
+        """Starts a server again; from now on its new process is the one that is measured."""
+        restarted = self.fleet.restart(name)
+        for meter in {id(meter): meter for meters in self.meters.values() for meter in meters}.values():
+            if isinstance(meter, ProcessMeter) and meter.name == name:
+                meter.pid = self.fleet.pids[name]
+        return restarted
+
+    def _cold(self, cell: CellSpec, restarted: Restarted) -> Line:
         golden = load_golden(self.artifacts, cell.target.model)
-        restarted = self.fleet.restart(cell.target.stack)
         t0 = cold.wall_of(restarted.began)
         asked = cold.ask_after(restarted, cell, golden, stop=self.stop.is_set, clock=time.perf_counter)
         start = cold.cold_start(restarted.ready_s, asked).to_json()

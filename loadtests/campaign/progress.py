@@ -9,7 +9,8 @@ from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 
 def spoken(seconds: float) -> str:
@@ -28,18 +29,19 @@ class Bar:
     ) -> None:
         self._console, self._clock = console, clock
         self._planned, self._before, self._done = planned_s, done_s, done_s
-        self._began = clock()
+        self._began = self._cell_began = clock()
+        self._cell_s = 0.0
         # Once a second: drawing takes CPU time from what is measured.
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[left]}"),
+            _Left(self.left_s),
             console=console,
             refresh_per_second=1,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=planned_s, left="")
+        self._task = self._progress.add_task("", total=planned_s)
         self._progress.update(self._task, completed=done_s)
 
     def __enter__(self) -> Self:
@@ -50,16 +52,19 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._console.is_terminal:
+            self._progress.stop()
 
-    def now(self, what: str) -> None:
-        """Says what is measured now."""
-        self._progress.update(self._task, description=escape(what), left=self._left())
+    def now(self, what: str, planned_s: float = 0.0) -> None:
+        """Says what is measured now, and how long that was to take."""
+        self._cell_began, self._cell_s = self._clock(), planned_s
+        self._progress.update(self._task, description=escape(what))
 
     def add(self, planned_s: float) -> None:
         """So much of the plan is done."""
         self._done += planned_s
-        self._progress.update(self._task, completed=self._done, left=self._left())
+        self._cell_began, self._cell_s = self._clock(), 0.0
+        self._progress.update(self._task, completed=self._done)
 
     def tell(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -68,8 +73,19 @@ class Bar:
     def left_s(self) -> float:
         """Seconds left, by the pace so far."""
         own = self._done - self._before
-        pace = (self._clock() - self._began) / own if own > 0 else 1.0
-        return max(self._planned - self._done, 0.0) * pace
+        pace = (self._cell_began - self._began) / own if own > 0 else 1.0
+        of_this_cell = min((self._clock() - self._cell_began) / pace, self._cell_s) if pace > 0 else 0.0
+        return max(self._planned - self._done - of_this_cell, 0.0) * pace
 
-    def _left(self) -> str:
-        return f"{spoken(self.left_s())} left"
+
+class _Left(ProgressColumn):
+    """The time left, anew at every drawing."""
+
+    def __init__(self, left_s: Callable[[], float]) -> None:
+        super().__init__()
+        self._left_s = left_s
+
+    def render(self, task: Task) -> Text:
+        """As people say it."""
+        del task
+        return Text(f"{spoken(self._left_s())} left")

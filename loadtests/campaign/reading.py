@@ -53,6 +53,8 @@ def campaign_of(
         errors = exc.errors()
         # A list whose items are wrong also counts as too short.
         told = [_told(error, document) for error in errors if not _follows(error, errors)]
+        if built_models is not None:
+            told += [(document.line(place), text) for place, text in _unknown_of(document.value, list(built_models))]
         raise CampaignError(source, [*problems, *told]) from exc
     problems += [(document.line(place), f"{_dotted(place)}: {text}") for place, text in _mistakes(campaign)]
     if built_models is not None:
@@ -106,6 +108,8 @@ def _allowed_at(place: Place) -> list[str]:
     """The values of a field that is one of a few words; empty where pydantic's own account must do."""
     if place[-1:] == ("kind",):
         return list(get_args(Kind))
+    if not place:
+        return []
     model: type[BaseModel] = _MODELS.get(str(place[0]), Campaign)
     field = model.model_fields.get(str(place[-1]))
     words = (
@@ -146,14 +150,27 @@ def _mistakes(campaign: Campaign) -> Iterator[tuple[Place, str]]:
             yield ("scenarios", number), "`cold` restarts a server of this machine; no target has `stack`"
 
 
-def _unknown(campaign: Campaign, built: list[str]) -> Iterator[tuple[Place, str]]:
+def _unknown_of(document: dict[str, object], built: list[str]) -> Iterator[tuple[Place, str]]:
+    """Models that are not built, of a file that has other mistakes too."""
+    models, targets = document.get("models"), document.get("targets")
+    unchecked = isinstance(targets, list) and all(isinstance(t, dict) and t.get("parity") is False for t in targets)
+    for number, name in enumerate(models if isinstance(models, list) else ()):
+        if isinstance(name, str) and name not in built and not unchecked:
+            yield ("models", number), _not_built(name, built)
+
+
+def _not_built(name: str, built: list[str]) -> str:
     known = f"built are: {', '.join(built)}" if built else "none is built; `twinserve models build` builds them"
+    return f"models: no built model '{_short(name)}'{_meant(name, built)}; {known}"
+
+
+def _unknown(campaign: Campaign, built: list[str]) -> Iterator[tuple[Place, str]]:
     for number, name in enumerate(campaign.models):
         # A server whose answers are not compared may have a model of which nothing is known here.
         own = [target for target in campaign.targets if target.model in (None, name)]
         unchecked = all(t.stack is None and not (campaign.parity if t.parity is None else t.parity) for t in own)
         if name not in built and not (own and unchecked):
-            yield ("models", number), f"models: no built model '{_short(name)}'{_meant(name, built)}; {known}"
+            yield ("models", number), _not_built(name, built)
 
 
 def _meant(given: object, allowed: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import threading
@@ -36,6 +37,7 @@ from loadtests.cells import Endpoints
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
 from serving.settings import LaunchSettings
+from serving.state import ProcessId
 
 Targets = Mapping[str, Sequence[tuple[Target, TargetSettings]]]
 
@@ -55,6 +57,8 @@ class Options:
 def run(text: str, name: str, source: str, options: Options, console: Console, seams: Seams | None = None) -> Outcome:
     """Runs the campaign that `text` describes, from the beginning; raises LoadTestError before anything is measured."""
     console_say = _says(console)
+    # Mistakes before anything else; where no model is built at all, they may be built yet.
+    campaign_of(text, source, name=name, built_models=variants_of(options.artifacts / "models") or None)
     with lock.sole_campaign(name, options.lock) if not options.plan_only else _nothing():
         campaign = _checked(text, name, source, options, console_say)
         plan = _planned(campaign, options)
@@ -89,14 +93,15 @@ def resume(run_name: str, options: Options, console: Console, seams: Seams | Non
             write_json(folder.path / "manifest.json", manifest.resumed(about, options.command))
             folder.keep_lines(state.done)
             say(f"Going on with {folder.path}: {len(state.done)} cells are done.")
-            done = replace(state, planned=ready.plan.cells, status="running", reason="")
+            own = ProcessId.of(os.getpid())
+            done = replace(state, planned=ready.plan.cells, status="running", reason="", process=own)
             folder.save(done)
             return _Session(campaign, folder, ready, options, console, seams or Seams.real()).finish()
 
 
 def plan_text(campaign: Campaign, plan: Plan) -> list[str]:
     """What will be measured, and how long that takes."""
-    first = plan.round(0)
+    first: Sequence[CellSpec] = plan.round(0)
     control = sum(bool(cell.control) for cell in first)
     searches = sum(is_search(cell) for cell in first)
     lines = [
@@ -104,11 +109,12 @@ def plan_text(campaign: Campaign, plan: Plan) -> list[str]:
         f"{'s' if control != 1 else ''}, {campaign.rounds} interleaved rounds, seed {campaign.seed}: "
         f"about {spoken(plan.seconds)}."
     ]
+    first = sorted(first, key=lambda cell: (cell.scenario_index, bool(cell.control), cell.target.name))
     for scenario in dict.fromkeys(cell.scenario for cell in first):
         own = [cell for cell in first if cell.scenario == scenario]
-        names = ", ".join(dict.fromkeys(cell.target.name for cell in own))
+        names = ", ".join(dict.fromkeys(cell.target.name for cell in own if not cell.control))
         each = spoken(seconds_of(campaign, own[0]))
-        lines.append(f"  {scenario} ({own[0].load.kind}): {len(own)} cells of about {each} each: {names}")
+        lines.append(f"  {scenario} ({own[0].load.kind}): {len(own)} cells of about {each}: {names}")
     if searches:
         lines.append(f"  A search tries about ten rates, so {searches} of the cells of a round may take more or less.")
     if campaign.tier == "run" and campaign.rounds < 6:
@@ -162,14 +168,17 @@ class _Session:
                 self._end(measurer, "failed", str(exc))
                 raise
             except LoadTestError as exc:
-                self._end(measurer, "failed", str(exc))
+                text = f"{self._folder.full_disk()}{exc}"
+                self._end(measurer, "failed", text)
                 raise LoadTestError(
-                    f"{exc}\nWhat was measured is kept: `twinserve bench run --resume {self._folder.id}` goes on, "
+                    f"{text}\nWhat was measured is kept: `twinserve bench run --resume {self._folder.path}` goes on, "
                     f"`twinserve bench report {self._folder.path}` reports what there is"
                 ) from exc
             except BaseException as exc:
                 self._end(measurer, "failed", f"{type(exc).__name__}: {exc}")
                 raise
+            finally:
+                measurer.gpu.close()
             self._seal(measurer, status == "complete")
             self._end(measurer, status, reason)
         return self._reported(measurer.state)
@@ -212,7 +221,8 @@ class _Session:
         for number in range(plan.rounds):
             cells = [cell for cell in plan.round(number) if not measurer.finished(cell)]
             for cell in cells:
-                bar.now(f"Round {number + 1}/{plan.rounds}: {cell.target.model} {cell.scenario} on {cell.target.name}")
+                what = f"Round {number + 1}/{plan.rounds}: {cell.target.model} {cell.scenario} on {cell.target.name}"
+                bar.now(what, seconds_of(self._campaign, cell))
                 measurer.measure(cell)
                 signals.stop.wait(cool_down)
                 bar.add(seconds_of(self._campaign, cell))
@@ -246,7 +256,7 @@ class _Session:
         outcome = outcome_of(self._folder.path, lines, written)
         say = _says(self._console)
         if self._open_cells_of(state):
-            say(f"Interrupted; `twinserve bench run --resume {self._folder.id}` goes on.")
+            say(f"Interrupted; `twinserve bench run --resume {self._folder.path}` goes on.")
         for line in outcome.text.splitlines():
             say(line)
         return outcome
@@ -257,7 +267,7 @@ class _Session:
 
 def _checked(text: str, name: str, source: str, options: Options, say: Callable[[str], None]) -> Campaign:
     models_dir = options.artifacts / "models"
-    campaign = campaign_of(text, source, name=name)  # its own mistakes before minutes of building
+    campaign = campaign_of(text, source, name=name)
     if needed_stacks(campaign):
         build_where_missing(models_dir, say)
     return campaign_of(text, source, name=campaign.name, built_models=variants_of(models_dir))
@@ -326,7 +336,7 @@ def _open(folder: RunFolder, text: str, campaign: Campaign, ready: _Ready, optio
     rows = sorted({cell.load.rows for cell in ready.plan.round(0)})
     pairs = [(target, settings.config) for target, settings in ready.every()]
     write_json(folder.path / "ledger.json", ledger_of(pairs, ready.parities, ready.meters, sources, rows))
-    folder.save(State(planned=ready.plan.cells))
+    folder.save(State(planned=ready.plan.cells, process=ProcessId.of(os.getpid())))
 
 
 def _only_targets(targets: Targets) -> dict[str, list[Target]]:

@@ -39,7 +39,12 @@ class Link:
 
 
 class Fault:
-    """What a relay does with the bytes of each connection; this one passes them on."""
+    """What a relay does with the bytes of each connection; this one passes them on.
+
+    `loses` says whether a connection that was under it is of no more use.
+    """
+
+    loses = True
 
     async def asked(self, data: bytes, link: Link) -> None:
         """Bytes came from the client."""
@@ -147,7 +152,13 @@ class Answer(Fault):
             await link.client.drain()
 
 
-HEALTHY = Fault()
+class Healthy(Fault):
+    """No fault at all."""
+
+    loses = False
+
+
+HEALTHY = Healthy()
 
 
 class Relay:
@@ -190,10 +201,10 @@ class Relay:
         self.cut()
 
     async def heal(self) -> None:
-        """Ends every fault. Connections that were under one are broken: what they lost never comes."""
-        if self.fault is not HEALTHY:
-            self.fault = HEALTHY
+        """Ends every fault. Connections that have lost something are broken: it would never come."""
+        if self.fault.loses:
             self.cut()
+        self.fault = HEALTHY
         await self.listen()
 
     def cut(self) -> None:

@@ -129,6 +129,18 @@ class Paced(Hold):
 
 
 @dataclass(frozen=True, slots=True)
+class Takes(Hold):
+    """A server of known speed: each call takes so many `seconds`, and answers."""
+
+    seconds: float = 0.0
+
+    async def wait(self) -> None:
+        """Returns when they are over."""
+        self.reached.set()
+        await asyncio.sleep(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
 class Status(Behaviour):
     """A status of the transport's own, HTTP number or gRPC code name, with a text; `kind` is TorchServe's type."""
 

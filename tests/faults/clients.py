@@ -72,13 +72,19 @@ class Clients:
     numbers: count[int] = field(default_factory=lambda: count(1))
 
     async def ask(
-        self, model: str, door: Door = "rest", timeout_ms: int | None = None, number: int | None = None
+        self,
+        model: str,
+        door: Door = "rest",
+        timeout_ms: int | None = None,
+        *,
+        number: int | None = None,
+        endpoint: str | None = None,
     ) -> str:
         """One request, with the gateway's own deadline unless it names one; returns how it ended."""
         number = next(self.numbers) if number is None else number
         self.asked += 1
         send = self._over_rest if door == "rest" else self._over_grpc
-        outcome = await send(model, timeout_ms, number)
+        outcome = await send(model, timeout_ms, number, {} if endpoint is None else {"x-endpoint": endpoint})
         self.ended.setdefault(model, Counter())[outcome] += 1
         if outcome == OK:
             self.answered.add(number)
@@ -89,14 +95,15 @@ class Clients:
         async with self.http.get(f"{self.rest_url}/metrics") as reply:
             return Samples(await reply.text())
 
-    async def status(self, path: str) -> int:
+    async def status(self, path: str, headers: Mapping[str, str] | None = None) -> int:
         """The status of a GET."""
-        async with self.http.get(f"{self.rest_url}{path}") as reply:
+        async with self.http.get(f"{self.rest_url}{path}", headers=headers) as reply:
             return reply.status
 
-    async def _over_rest(self, model: str, timeout_ms: int | None, number: int) -> str:
+    async def _over_rest(self, model: str, timeout_ms: int | None, number: int, headers: Mapping[str, str]) -> str:
         body = {"model": model, "inputs": [[number, 0.5]]}
-        headers = {} if timeout_ms is None else {"x-request-timeout-ms": str(timeout_ms)}
+        if timeout_ms is not None:
+            headers = {**headers, "x-request-timeout-ms": str(timeout_ms)}
         try:
             async with self.http.post(f"{self.rest_url}/predict", json=body, headers=headers) as reply:
                 told = json.loads(await reply.read())
@@ -109,12 +116,13 @@ class Clients:
         assert told["outputs"]["y"] == [[2.0 * number, 1.0]], f"request {number} was answered {told}"
         return OK
 
-    async def _over_grpc(self, model: str, timeout_ms: int | None, number: int) -> str:
+    async def _over_grpc(self, model: str, timeout_ms: int | None, number: int, headers: Mapping[str, str]) -> str:
         request = oip_pb2.ModelInferRequest(model_name=model)
         request.inputs.add(name="x", datatype="FP32", shape=[1, 2])
         request.raw_input_contents.append(np.asarray([number, 0.5], "<f4").tobytes())
         try:
-            message = await self.infer(request.SerializeToString(), timeout=timeout_ms and timeout_ms / 1e3)
+            timeout = None if timeout_ms is None else timeout_ms / 1e3
+            message = await self.infer(request.SerializeToString(), timeout=timeout, metadata=tuple(headers.items()))
         except grpc.aio.AioRpcError as exc:
             # What the client's own library makes up has no id of the gateway's; a deadline passes at both ends.
             ours = "x-request-id" in dict(exc.trailing_metadata() or ())

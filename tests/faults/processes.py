@@ -75,9 +75,11 @@ async def gateway_process(folder: Path, document: dict[str, Any]) -> AsyncIterat
         stack.push_async_callback(_ended, process)
         clients = await stack.enter_async_context(clients_of(rest, grpc))
         async with asyncio.timeout(STARTS_WITHIN_S):
-            while await _status(clients, "/v2/health/ready") != 200:
-                assert process.returncode is None, log.read_text()[-2000:]
-                await asyncio.sleep(0.05)
+            for model, settings in document["models"].items():
+                for target in settings["targets"]:
+                    while not await _ready(clients, model, target["endpoint"]):
+                        assert process.returncode is None, log.read_text()[-2000:]
+                        await asyncio.sleep(0.05)
         yield GatewayProcess(process, file, log, clients)
 
 
@@ -100,11 +102,11 @@ async def upstreams(*ways: Way) -> AsyncIterator[tuple[list[Upstream], Counter[i
         yield found, seen
 
 
-async def _status(clients: Clients, path: str) -> int:
+async def _ready(clients: Clients, model: str, endpoint: str) -> bool:
     try:
-        return await clients.status(path)
+        return await clients.status(f"/v2/models/{model}/ready", {"x-endpoint": endpoint}) == 200
     except OSError:
-        return 0
+        return False
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:

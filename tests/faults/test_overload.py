@@ -16,7 +16,7 @@ from tests.faults.world import LONG_MS, QUEUE, SLOTS, WAYS, Way, running
 
 pytestmark = pytest.mark.faults
 
-STEPS = 20
+STEPS = 10
 SHORT_MS = 150
 REFUSED = outcomes(frozenset({Cause.OVERLOADED})) - {OK}
 

@@ -7,42 +7,24 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from hdrh.histogram import HdrHistogram
 
 from loadtests.engine.health import histogram, microseconds
 from loadtests.errors import LoadTestError
 from loadtests.raw import read_rows
+from tests.harness.findings import fault
 from tests.harness.laws import Fixed
 from tests.harness.measuring import cell, measure, measured
 from tests.harness.oracles import oracle
+from tests.harness.starving import RECORDER, WORKER, awaited, children, starved
+from tests.harness.validation import bucket_counts
 
 pytestmark = pytest.mark.harness
-
-
-def _children(module: str) -> list[psutil.Process]:
-    """Our own child processes that run a module."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if module in process.cmdline():
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def _awaited(module: str, seconds: float = 60.0) -> list[psutil.Process]:
-    deadline = time.monotonic() + seconds
-    while not (found := _children(module)):
-        assert time.monotonic() < deadline, f"no {module} in {seconds} s"
-        time.sleep(0.05)
-    return found
 
 
 @contextmanager
@@ -61,23 +43,12 @@ def _beside(act: Callable[[threading.Event], None]) -> Iterator[None]:
 def test_a_starved_generator_says_so(tmp_path: Path) -> None:
     """Left a twentieth of the time, it sends late: the lag is far beyond every limit and all of it is counted."""
 
-    def starve(over: threading.Event) -> None:
-        workers = _awaited("loadtests.engine.worker")
-        over.wait(4)  # it may start in peace
-        while not over.wait(0.005):
-            for worker in workers:
-                with suppress(psutil.NoSuchProcess):
-                    worker.send_signal(signal.SIGSTOP)
-            over.wait(0.095)
-            for worker in workers:
-                with suppress(psutil.NoSuchProcess):
-                    worker.send_signal(signal.SIGCONT)
-
-    with _beside(starve):
+    with starved():
         found = measured(Fixed(0.001), tmp_path, rate=400, seconds=8, warm_up_seconds=2)
     account = found.workers[0]
     assert account["lag"]["p99"] > 0.02
     assert account["late_share"] > 0.2
+    assert "dispatch lag p99" in fault(found)
     assert found.health["scheduled"] == found.health["finished"]
 
 
@@ -92,12 +63,7 @@ def test_histograms_of_workers_merge_to_that_of_all_rows(tmp_path: Path) -> None
         for value in values.tolist():
             whole.record_value(microseconds(value))
         assert merged.get_total_count() == len(values)
-        assert _counts(merged) == _counts(whole)
-
-
-def _counts(histogram: HdrHistogram) -> dict[int, int]:
-    """Value and count of every bucket that holds something."""
-    return {item.value_iterated_to: item.count_at_value_iterated_to for item in histogram.get_recorded_iterator()}
+        assert bucket_counts(merged) == bucket_counts(whole)
 
 
 def test_little_s_law_holds_between_samples_and_clocks(tmp_path: Path) -> None:
@@ -137,7 +103,7 @@ def test_a_killed_recorder_stops_the_run_and_keeps_what_it_wrote(tmp_path: Path)
     """The run says so instead of measuring for nobody."""
 
     def kill(over: threading.Event) -> None:
-        recorder = _awaited("loadtests.engine.recorder")[0]
+        recorder = awaited(RECORDER)[0]
         file = tmp_path / "oracle.0.arrow"
         while not over.wait(0.1) and not (file.exists() and file.stat().st_size > 10_000):
             pass
@@ -156,7 +122,7 @@ def test_a_killed_generator_is_an_error_and_its_rows_stay(tmp_path: Path) -> Non
     """What it had passed on is on the disk."""
 
     def kill(over: threading.Event) -> None:
-        worker = _awaited("loadtests.engine.worker")[0]
+        worker = awaited(WORKER)[0]
         file = tmp_path / "oracle.0.arrow"
         while not over.wait(0.1) and not (file.exists() and file.stat().st_size > 10_000):
             pass
@@ -165,7 +131,7 @@ def test_a_killed_generator_is_an_error_and_its_rows_stay(tmp_path: Path) -> Non
     with oracle(Fixed(0.001)) as address, _beside(kill), pytest.raises(LoadTestError, match="ended before its run did"):
         measure(cell(address, rate=400, seconds=60), tmp_path)
     assert read_rows(tmp_path / "oracle.0.arrow").num_rows > 100
-    assert _children("loadtests.engine.recorder") == []
+    assert children(RECORDER) == []
 
 
 def test_a_stop_ends_the_run_soon_and_keeps_its_rows(tmp_path: Path) -> None:

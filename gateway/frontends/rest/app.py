@@ -54,6 +54,10 @@ _FRAMEWORK = {
 }
 
 
+# Paths are a client's to choose: so many are remembered before all are forgotten.
+_MAX_FOUND = 1024
+
+
 class GatewayApp(FastAPI):
     """A FastAPI application whose OpenAPI covers its raw ASGI routes too.
 
@@ -64,6 +68,11 @@ class GatewayApp(FastAPI):
     raw_routes: Sequence[openapi.RawRoute] = ()
     contracts: Callable[[], list[ModelContract]] = staticmethod(list)
     _direct: Sequence[tuple[re.Pattern[str], frozenset[str], ASGIApp]] = ()
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - FastAPI's own
+        super().__init__(**options)
+        # Paths that were asked for: most requests are for few of them.
+        self._found: dict[tuple[str, str], tuple[ASGIApp, dict[str, str]]] = {}
 
     def add_raw_routes(
         self,
@@ -87,14 +96,24 @@ class GatewayApp(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or passes the lifespan on."""
         if scope["type"] == "http":
-            path, method = scope["path"], scope["method"]
-            for pattern, methods, endpoint in self._direct:
-                found = pattern.match(path)
-                if found is not None and method in methods:
-                    scope["path_params"] = found.groupdict()
-                    await endpoint(scope, receive, send)
-                    return
+            key = scope["method"], scope["path"]
+            found = self._found.get(key) or self._find(*key)
+            if found is not None:
+                endpoint, scope["path_params"] = found
+                await endpoint(scope, receive, send)
+                return
         await super().__call__(scope, receive, send)
+
+    def _find(self, method: str, path: str) -> tuple[ASGIApp, dict[str, str]] | None:
+        """The raw route of a path, and the path's parameters."""
+        for pattern, methods, endpoint in self._direct:
+            match = pattern.match(path)
+            if match is not None and method in methods:
+                if len(self._found) >= _MAX_FOUND:
+                    self._found.clear()
+                found = self._found[method, path] = endpoint, match.groupdict()
+                return found
+        return None
 
     def openapi(self) -> dict[str, Any]:
         """The document; made anew each time, since its examples follow the models."""

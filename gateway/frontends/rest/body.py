@@ -79,13 +79,8 @@ class Body:
         Raises TOO_LARGE for a declared length over the cap before anything is read, and for a body without one
         as soon as it passes the cap; OVERLOADED where the gateway has no room; CLIENT_TOO_SLOW; CLIENT_GONE.
         """
-        arrived = None if self._connection is None else self._connection.take()
+        arrived = self.arrived(ticket)
         if arrived is not None:
-            self.complete = True
-            if len(arrived) > self._cap:
-                raise self._too_large()
-            ticket.take(len(arrived))
-            ticket.whole()
             return arrived
         # No more than a check: room is for bytes that came, or promises alone would fill the gateway.
         ticket.check_room(self._declared())
@@ -97,6 +92,19 @@ class Body:
             if not limit.expired():
                 raise
             raise GatewayError(Cause.CLIENT_TOO_SLOW, f"the body did not arrive within {timeout_s:g} s") from exc
+        ticket.whole()
+        return data
+
+    def arrived(self, ticket: Ticket) -> bytes | None:
+        """The same of a body that is there already; None where it has to be waited for."""
+        data = None if self._connection is None else self._connection.take()
+        if data is None:
+            return None
+        self.complete = True
+        size = len(data)
+        if size > self._cap:
+            raise self._too_large()
+        ticket.take(size)
         ticket.whole()
         return data
 

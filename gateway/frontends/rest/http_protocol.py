@@ -116,14 +116,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._discard(len(data))
             return
         self._unset_keepalive_if_required()
-        view = memoryview(data)
-        while view and not self._refused:
+        rest: bytes | memoryview = data
+        while rest and not self._refused:
             room = MAX_HEAD_BYTES - self._framing
             if room <= 0:
                 self._refuse(431, f"the head of the request is larger than {MAX_HEAD_BYTES} bytes")
                 return
-            self._framing += min(room, len(view))
-            view = view[self._feed(view[:room]) :]
+            part = rest if len(rest) <= room else memoryview(rest)[:room]
+            self._framing += len(part)
+            done = self._feed(part)
+            rest = b"" if done == len(rest) else memoryview(rest)[done:]
         if not self._refused and (self._head_open or self.cycle is None or self.cycle.response_complete):
             self._start_clock()
 
@@ -151,7 +153,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Keeps a header of the head, and discards those after a body, as RFC 9110, section 6.5.1, allows."""
         if not self._head_open:
             return
-        super().on_header(name, value)
+        # As the base class has it, which would be one more call for each header.
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
         if len(self.headers) > MAX_HEADERS:
             raise ValueError(f"more than {MAX_HEADERS} headers")
 
@@ -202,7 +208,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         cast("dict[str, Any]", cycle.scope)[CONNECTION] = self
         super()._start_asgi_task(cycle, app)
 
-    def _feed(self, data: memoryview) -> int:
+    def _feed(self, data: bytes | memoryview) -> int:
         """Parses, and returns how many bytes of `data` are done with."""
         try:
             self.parser.feed_data(data)

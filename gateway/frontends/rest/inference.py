@@ -54,7 +54,7 @@ class Door:
     errors: ErrorShape
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestHeaders:
     """The headers that an inference request can carry, and where it wants to be answered."""
 
@@ -76,14 +76,17 @@ class RequestHeaders:
 
     def check_encoding(self) -> None:
         """Raises MEDIA_TYPE for a compressed body."""
-        encoding = self.values.get(b"content-encoding", b"identity").strip().lower()
-        if encoding != b"identity":
+        encoding = self.values.get(b"content-encoding")
+        if encoding is not None and encoding.strip().lower() != b"identity":
             raise GatewayError(Cause.MEDIA_TYPE, "Content-Encoding: expected none; bodies are taken uncompressed only")
 
     def check_media_type(self) -> None:
         """Raises MEDIA_TYPE for anything but uncompressed JSON in UTF-8."""
         self.check_encoding()
-        media_type, _, parameters = self.values.get(b"content-type", b"").lower().partition(b";")
+        stated = self.values.get(b"content-type", b"")
+        if stated == b"application/json":
+            return
+        media_type, _, parameters = stated.lower().partition(b";")
         if media_type.strip() != b"application/json":
             raise GatewayError(
                 Cause.MEDIA_TYPE,
@@ -171,6 +174,9 @@ class InferenceEndpoint:
 
     async def _read(self, call: Call, body: Body, ticket: Ticket) -> bytes:
         left = self._edge.seconds_left(call)
+        arrived = body.arrived(ticket)
+        if arrived is not None:
+            return arrived
         try:
             return await body.read(ticket, min(left, self._edge.limits.body_timeout_s))
         except GatewayError as exc:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from statistics import median
 from typing import Any
 
 from gateway.core.contract import ModelContract
 from serving import probes
 from tests.benchmarks.gateway import processes, servers
-from tests.benchmarks.gateway.bench import PREDICT_BODY, Bench
+from tests.benchmarks.gateway.bench import PREDICT_BODY, Bench, cpu_per
 from tests.benchmarks.gateway.load import LoadError, Wrk
 from tests.benchmarks.gateway.servers import HOST, MODEL
 from tests.benchmarks.gateway.table import Goal, Result
@@ -33,27 +34,37 @@ def workers(bench: Bench) -> list[Result]:
         for count, (rest, grpc) in ports.items()
     ]
     used: list[float] = []
-    with bench.running(gateways):
+    cpu: dict[int, list[float]] = {count: [] for count in ports}
+    with bench.running(gateways) as pids:
 
         def rate(count: int) -> float:
             before, begin = processes.children_cpu_seconds(), time.perf_counter()
             url = servers.url(ports[count][0], f"/predict/{MODEL}")
-            load = wrk.run(url, connections=CONNECTIONS, seconds=bench.seconds)
+            micros, load = cpu_per(
+                pids[f"workers-{count}"],
+                partial(wrk.run, url, connections=CONNECTIONS, seconds=bench.seconds),
+                lambda load: load.requests,
+            )
             used.append((processes.children_cpu_seconds() - before) / (time.perf_counter() - begin))
+            cpu[count].append(micros)
             return load.per_second
 
         for count in ports:
             rate(count)
         used.clear()
+        for measured in cpu.values():
+            measured.clear()
         found = bench.interleaved(partial(rate, 2), partial(rate, 1))
+    one_us, two_us = (median(cpu[count]) for count in (1, 2))
     return [
         Result(
             "8",
             what,
             [two / one for two, one in found],
             goal,
-            note=f"The load generator used {max(used):.2f} cores at most.",
-            figures={"two": [two for two, _ in found], "one": [one for _, one in found]},
+            note=f"The load generator used {max(used):.2f} cores at most. A request took the gateway {one_us:.0f} µs "
+            f"of processor time with one worker, {two_us:.0f} µs with two.",
+            figures={"two": [two for two, _ in found], "one": [one for _, one in found], "cpu_us": cpu},
         )
     ]
 

@@ -134,8 +134,8 @@ async def test_a_start_that_fails_ends_the_gateway_with_the_workers_reason() -> 
 async def test_a_worker_that_dies_again_and_again_ends_the_gateway() -> None:
     """The others drain; the message says who, how and how often."""
     nursery = Nursery(lambda number: Script(dies=-6) if number == 2 else Script())
-    crew = Crew(Assignment(0, Configuration(settings(), {}), 1, 2), Registry())
-    workers = Workers(crew, FakeClock(), nursery.spawn, 2, lambda: Deaths((0.0, 0.0)))
+    crew = Crew(Assignment(0, Configuration(settings(), {}), 1, 2), Registry(), FakeClock())
+    workers = Workers(crew, nursery.spawn, 2, lambda: Deaths((0.0, 0.0)))
     with pytest.raises(SupervisorError, match="worker 2 ended by signal 6 soon after its start, 3 times in a row"):
         await asyncio.wait_for(workers.run(), 5)
     assert [worker.number for worker in nursery.born].count(2) == 3

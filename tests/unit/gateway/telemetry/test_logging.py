@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.core.errors import Cause
-from gateway.telemetry.logging import MAX_WAITING_LINES, JsonFormatter, LogWriter, configure, log_access
+from gateway.telemetry.logging import MAX_WAITING_LINES, Access, JsonFormatter, LogWriter, configure, log_access
 
 
 @pytest.fixture
@@ -91,6 +91,15 @@ def test_configured_logs_are_written_from_the_level_on(root: logging.Logger) -> 
         "ms": 12.3,
     }
     assert lines[2]["cause"] == "deadline"
+
+
+@pytest.mark.parametrize("always", [{}, {"worker": 3}])
+@pytest.mark.parametrize("model", ["digits", 'a"b\n', "\ud800"])
+def test_a_requests_line_is_as_any_other_records(always: dict[str, Any], model: str) -> None:
+    """It only takes a shorter way, with what every line of a worker bears."""
+    access = Access(1.5, "r", "predict", model, "tfserving", "tf", Cause.DEADLINE, 0.0123456)
+    whole = record("request", name="gateway.access", created=1.5, fields=access.fields())
+    assert access.line(always) == JsonFormatter(always).format(whole)
 
 
 def test_quiet_logs_have_no_line_for_each_request(root: logging.Logger) -> None:

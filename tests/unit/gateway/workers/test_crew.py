@@ -19,6 +19,7 @@ from gateway.telemetry.metrics import PrometheusObserver, render
 from gateway.workers.assignment import Assignment
 from gateway.workers.control import Control
 from gateway.workers.crew import Crew
+from tests.builders import FakeClock
 from tests.fakes.fake_worker import FakeWorker, Script
 
 
@@ -74,7 +75,7 @@ class World:
 @asynccontextmanager
 async def crew_of(*scripts: Script) -> AsyncIterator[World]:
     """A crew whose workers all take requests."""
-    world = World(Crew(Assignment(0, configuration(workers=len(scripts)), 1, 2), Registry()), {}, {})
+    world = World(Crew(Assignment(0, configuration(workers=len(scripts)), 1, 2), Registry(), FakeClock()), {}, {})
     for number, script in enumerate(scripts, start=1):
         await world.start(number, script)
     async with asyncio.timeout(5):
@@ -90,7 +91,7 @@ async def crew_of(*scripts: Script) -> AsyncIterator[World]:
 async def test_no_worker_opens_before_all_are_ready_to() -> None:
     """A gateway of which a part is open would answer less than it promises."""
     hold = asyncio.Event()
-    world = World(Crew(Assignment(0, configuration(), 1, 2), Registry()), {}, {})
+    world = World(Crew(Assignment(0, configuration(), 1, 2), Registry(), FakeClock()), {}, {})
     first = await world.start(1, Script(on_settled=hold.set))
     await hold.wait()
     with pytest.raises(TimeoutError):

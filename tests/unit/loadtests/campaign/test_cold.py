@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,15 +10,24 @@ import pytest
 
 from loadtests.analysis.cell import summarise
 from loadtests.campaign.cold import Asked, ask_after, cold_start, write_rows
-from loadtests.campaign.fleet import Restarted
+from loadtests.campaign.fleet import Fleet, Restarted
+from loadtests.campaign.folder import RunFolder, State
+from loadtests.campaign.gpu import GpuMeter
+from loadtests.campaign.ledger import key_of
+from loadtests.campaign.measure import Costs, Measurer
 from loadtests.campaign.plan import plan_of
+from loadtests.campaign.processes import ProcessMeter
 from loadtests.campaign.reading import campaign_of
 from loadtests.cell_spec import CellSpec
+from loadtests.cells import Addresses
 from loadtests.golden import load_golden
 from loadtests.raw import read_rows
 from loadtests.replies import Outcome
+from serving.local import LocalStack
+from serving.settings import LaunchSettings, Ports
 from tests.unit.loadtests.builders import write_toy
-from tests.unit.loadtests.campaign.worlds import campaign_text, target, toy_server
+from tests.unit.loadtests.campaign.worlds import FakeEngine, campaign_text, target, toy_server
+from tests.unit.serving.tiny import tiny
 
 
 def spec_at(address: str) -> CellSpec:
@@ -74,3 +84,37 @@ def test_a_cold_start_leaves_a_record_like_any_other_cell(tmp_path: Path) -> Non
         assert stream.schema.metadata == {b"t0_unix": b"123.0"}
     line = summarise(spec, rows, {"workers": [], "scheduled": len(answers)}, None, None)
     assert (line["kind"], line["outcomes"]["ok"]) == ("cold", len(answers))
+
+
+def test_after_a_cold_start_the_new_process_is_the_one_that_is_measured(tmp_path: Path) -> None:
+    """In its own cell, which lasts from readiness on, and in every cell after it."""
+    artifacts = write_toy(tmp_path)
+    port = Ports.free().gateway_rest_port
+    settings = LaunchSettings(artifacts=tmp_path / "run", start_timeout_s=20, stop_grace_s=2)
+    spec = spec_at(f"127.0.0.1:{port}")
+    folder = RunFolder.create(tmp_path / "runs", "c")
+    with LocalStack(settings, stages=[[tiny("torchserve", port)]]) as stack:
+        first = stack.children[0].pid
+        meter = ProcessMeter("torchserve", first)
+        measurer = Measurer(
+            folder=folder,
+            state=State((spec,)),
+            seams=FakeEngine().seams(),
+            artifacts=artifacts,
+            fleet=Fleet(Addresses(), pids={"torchserve": first}, stack=stack),
+            meters={key_of(spec.target): [meter]},
+            gpu=GpuMeter(None, "none here"),
+            parities={},
+            costs={key_of(spec.target): Costs()},
+            tier="quick",
+            stop=threading.Event(),
+            say=lambda _: None,
+        )
+        measurer.measure(spec)
+        assert meter.pid == stack.children[0].pid != first
+    (line,) = folder.lines()
+    (server,) = line["resources"]["servers"]
+    assert (server["status"], server["restarts"]) == ("measured", 0)
+    # The tiny server answers, but not the toy's questions.
+    assert line["cold"]["ready_s"] > 0
+    assert line["cold"]["first_answer_s"] is None

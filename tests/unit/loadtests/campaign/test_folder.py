@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from loadtests.campaign.folder import DiskFullError, RunFolder, State, read_json
 from loadtests.campaign.plan import plan_of
 from loadtests.campaign.reading import campaign_of
 from loadtests.errors import LoadTestError
+from serving.state import ProcessId
 from tests.unit.loadtests.campaign.worlds import campaign_text, target
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -44,6 +47,22 @@ def test_the_state_survives_json(tmp_path: Path) -> None:
     write_json(folder.path / "state.json", {"planned": []})
     with pytest.raises(LoadTestError, match="not the state of a run"):
         folder.state()
+
+
+def test_a_run_whose_process_was_killed_is_interrupted(tmp_path: Path) -> None:
+    """The record of its last cell does not count; a run that goes on is left alone."""
+    folder = RunFolder.create(tmp_path, "a", NOW)
+    running = State(PLAN.cells, ((0, "x"),), process=ProcessId.of(os.getpid()))
+    folder.save(running)
+    folder.mark_dead()
+    assert folder.state() == running
+    folder.save(replace(running, process=ProcessId(os.getpid(), "another time")))
+    folder.raw(0).mkdir(parents=True)
+    for slug in ("x", "y"):
+        (folder.raw(0) / f"{slug}.0.arrow").touch()
+    folder.mark_dead()
+    assert folder.state().status == "interrupted"
+    assert [path.name for path in folder.raw(0).iterdir()] == ["x.0.arrow"]
 
 
 def test_the_tries_of_a_search_are_cells_of_the_state() -> None:

@@ -65,9 +65,14 @@ def test_the_time_left_follows_the_pace_so_far() -> None:
     now = [0.0]
     with Bar(Console(file=io.StringIO(), width=80), 100, 20, lambda: now[0]) as bar:
         assert bar.left_s() == 80
+        bar.now("the first cell", 20)
         now[0] = 30.0
+        assert bar.left_s() == 60, "the cell takes longer than it was to"
         bar.add(20)
+        bar.now("the second cell", 20)
         assert bar.left_s() == 90
+        now[0] = 45.0
+        assert bar.left_s() == 75
 
 
 def test_the_exit_code_is_of_the_worst_cell() -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loadtests.campaign.reading import CampaignError, campaign_of, read_campaign
+from loadtests.campaign.settings import Campaign, ScenarioSettings, TargetSettings
 from loadtests.errors import LoadTestError
 
+FIELD_NAMES = sorted({*Campaign.model_fields, *ScenarioSettings.model_fields, *TargetSettings.model_fields})
 SHORT = """\
 models: [toy]
 scenarios:
@@ -104,6 +109,12 @@ def test_a_model_that_is_not_built_is_told_with_those_that_are() -> None:
     ]
 
 
+def test_an_unknown_model_is_told_beside_other_mistakes() -> None:
+    """All at once, as everything."""
+    text = SHORT.replace("kind: server", "kind: sever")
+    assert [text.partition(":")[0] for _, text in problems(text, ["toys"])] == ["models", "scenarios[0].kind"]
+
+
 def test_a_server_whose_answers_are_not_compared_may_have_a_model_of_its_own() -> None:
     """Nothing of it need be known here."""
     text = SHORT.replace("[torchserve-rest]", "[{protocol: predict, address: 'x:1', parity: off}]")
@@ -114,6 +125,41 @@ def test_all_is_short_for_every_configured_target() -> None:
     """Both stacks, both protocols, direct and through the gateway."""
     for text in ("all", "[all]"):
         assert len(campaign_of(SHORT.replace("[torchserve-rest]", text), "c").targets) == 8
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["all", "server"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELD_NAMES) | st.text(max_size=4), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.sampled_from(FIELD_NAMES), VALUES))
+def test_whatever_the_file_holds_is_a_campaign_or_its_mistakes_are_told(document: dict[str, object]) -> None:
+    """Never another error, and every line is one of the file's."""
+    text = yaml.safe_dump(document, allow_unicode=True)
+    told: list[tuple[int, str]] = []
+    try:
+        campaign_of(text, "c.yaml", built_models=["toy"])
+    except CampaignError as exc:
+        told = [*exc.problems]
+    assert all(1 <= line <= len(text.splitlines()) and words for line, words in told)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: &a [*a]", "a: &a {b: *a}", "? [1]\n: 2", "a: !!python/object:os.system {}", "\x00"]
+)
+def test_yaml_that_hides_something_is_told(text: str) -> None:
+    """Aliases that hold themselves or multiply, keys that are lists, tags that are programs."""
+    assert problems(text)
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+        f"{new}: &{new} [*{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}]"
+        for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    assert "more than 20,000 values" in problems(bomb)[0][1]
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -49,6 +51,30 @@ async def test_rest_and_grpc_share_one_limit() -> None:
             answer = await client.post("/predict", json={"model": "doubler", "inputs": [[1, 2]]})
             assert answer.status_code == 503
         assert {finished.cause for finished in world.observer.finished} == {Cause.OVERLOADED}
+
+
+async def test_a_connection_of_some_age_is_moved_on_and_its_calls_are_answered() -> None:
+    """The client opens another, by which another worker may get it; what was under way ends on the old one."""
+    world = await World.started()
+    server = create_server(
+        world.plane, limits=world.limits, observer=world.observer, clock=world.clock, max_connection_age_s=0.1
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    hold = asyncio.Event()
+    for backend in world.backends.values():
+        backend.hold = hold
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        under_way = asyncio.ensure_future(channel.unary_unary(INFER)(infer_request()))
+        await world.until_sent()
+        async with asyncio.timeout(5):
+            while (state := channel.get_state()) is grpc.ChannelConnectivity.READY:
+                await channel.wait_for_state_change(state)
+        assert not under_way.done()
+        hold.set()
+        await under_way
+        await channel.unary_unary(INFER)(infer_request())
+    await server.stop(0)
 
 
 @pytest.mark.parametrize("age", [None, 60.0])

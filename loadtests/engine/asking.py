@@ -10,6 +10,7 @@ from pathlib import Path
 
 from loadtests.cell_spec import Load, Target
 from loadtests.clients import Client, HttpClient
+from loadtests.engine.grpc_client import Http2GrpcClient
 from loadtests.engine.questions import questions_of
 from loadtests.engine.rows import NO_TIMINGS
 from loadtests.load import Questions
@@ -123,17 +124,12 @@ def asked(target: Target, load: Load, artifacts: Path) -> Asked:
 
     wire, pins, timeout = WIRES[target.protocol], dict(target.pins), load.timeout_seconds
     questions, bodies = questions_of(target, load.rows, artifacts)
+    path = wire.target(target.model)
     if wire.transport == "rest":
-        clients = Clients(lambda: HttpClient(target.address, wire.target(target.model), pins, timeout=timeout), None)
+        clients = Clients(lambda: HttpClient(target.address, path, pins, timeout=timeout), None)
     else:
-        # Only here: where no gRPC is spoken its threads need not exist.
-        from loadtests.engine.grpc_client import Mailbox, ThreadedGrpcClient  # noqa: PLC0415
-
-        mailbox, method = Mailbox(), wire.target(target.model)
-        clients = Clients(
-            lambda: ThreadedGrpcClient(mailbox, target.address, method, pins, timeout=timeout),
-            None if load.arrivals == "closed" else load.channels,
-        )
+        shared = None if load.arrivals == "closed" else load.channels
+        clients = Clients(lambda: Http2GrpcClient(target.address, path, pins, timeout=timeout), shared)
     return Asked(target, clients, [clients.prepared(body) for body in bodies], questions)
 
 

@@ -1,74 +1,99 @@
-"""gRPC for the generator: gRPC's own threads do the work, greenlets await it.
-
-gRPC's gevent mode hands every call under way to a thread of a small pool and collapses at hundreds of them; here no
-thread waits for a call. It needs a process whose standard library gevent has not patched (see `worker.py`).
-"""
+"""The generator's gRPC client: unary calls with raw bytes, any number at once over one connection."""
 
 from __future__ import annotations
 
+import struct
 import time
-from collections import deque
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
-import grpc
-from gevent import get_hub
-from gevent.event import AsyncResult
+import gevent
+from gevent.lock import BoundedSemaphore
 
-from loadtests.clients import CHANNEL_OPTIONS, grpc_reply
-from loadtests.replies import Reply
+from loadtests.clients import MARKS
+from loadtests.engine.http2 import Connection, LostError, Stream, request_block, status_of
+from loadtests.errors import LoadTestError
+from loadtests.replies import Outcome, Reply, outcome_of_code
 
-
-class Mailbox:
-    """Brings what other threads have to the greenlets that await it. One for each process."""
-
-    def __init__(self) -> None:
-        self._arrived: deque[tuple[AsyncResult, float]] = deque()
-        self._watcher = get_hub().loop.async_()
-        self._watcher.start(self._deliver)
-
-    def put(self, awaited: AsyncResult, ended: float) -> None:
-        """From any thread: it ended at `ended`."""
-        self._arrived.append((awaited, ended))
-        self._watcher.send()
-
-    def _deliver(self) -> None:
-        while self._arrived:
-            awaited, ended = self._arrived.popleft()
-            awaited.set(ended)
+_PREFIX = struct.Struct(">BI")  # compressed or not, the message's length
+_DETAIL_CHARACTERS = 200
 
 
-class ThreadedGrpcClient:
-    """Unary gRPC over a channel of its own, with raw bytes; any number of greenlets may call at once."""
+class Http2GrpcClient:
+    """One connection, opened when it is first needed and again after it was lost; nothing is retried. Plain text only.
 
-    def __init__(
-        self, mailbox: Mailbox, address: str, method: str, metadata: Mapping[str, str], *, timeout: float
-    ) -> None:
-        self._mailbox, self._timeout = mailbox, timeout
-        self._metadata = tuple(metadata.items())
-        target = urlsplit(address if "//" in address else f"//{address}").netloc
-        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
-        self._call: Any = self._channel.unary_unary(method)
-        self.opened = 1  # gRPC reconnects by itself and does not tell
+    `timeout` is in seconds and covers a call from connecting to the last byte.
+    """
+
+    def __init__(self, address: str, method: str, metadata: Mapping[str, str], *, timeout: float) -> None:
+        parts = urlsplit(address if "//" in address else f"//{address}")
+        if not parts.hostname or parts.port is None:
+            raise LoadTestError(f"'{address}': expected host:port")
+        self._host, self._port, self._timeout = parts.hostname, parts.port, timeout
+        self._block = request_block(method, parts.netloc, timeout, metadata)
+        self._connection: Connection | None = None
+        self._opening = BoundedSemaphore()
+        self.opened = 0
 
     def prepared(self, body: bytes) -> bytes:
-        """The serialised message itself."""
-        return body
+        """The message with its prefix."""
+        return _PREFIX.pack(0, len(body)) + body
 
     def send(self, request: bytes) -> Reply:
-        """One call; its time ends when gRPC's thread has the reply. The first one's includes the set-up."""
-        awaited = AsyncResult()
+        """One call; its time ends when the last byte was read. The first one's includes the connection's set-up."""
         started = time.perf_counter()
-        call = self._call.future(request, timeout=self._timeout, metadata=self._metadata)
-        call.add_done_callback(lambda _: self._mailbox.put(awaited, time.perf_counter()))
+        connection: Connection | None = None
+        number = 0
+        timer = gevent.Timeout.start_new(self._timeout)
         try:
-            ended = awaited.get()
+            connection = self._connected()
+            number, stream = connection.begin(self._block, request)
+            ended = stream.ended.get()
+        except gevent.Timeout as expired:
+            if expired is not timer:
+                raise
+            _abandon(connection, number)
+            return Reply(Outcome.TIMEOUT, time.perf_counter() - started, detail=f"no reply in {self._timeout:g} s")
+        except (OSError, LostError) as exc:
+            return Reply(Outcome.CONN_ERROR, time.perf_counter() - started, detail=str(exc) or type(exc).__name__)
         except BaseException:
-            call.cancel()
+            _abandon(connection, number)
             raise
-        return grpc_reply(call, ended - started)
+        finally:
+            timer.close()
+        return _reply(stream, ended - started)
 
     def close(self) -> None:
-        """Closes the channel."""
-        self._channel.close()
+        """Closes the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connected(self) -> Connection:
+        connection = self._connection
+        if connection is not None and connection.usable:
+            return connection
+        with self._opening:
+            if self._connection is None or not self._connection.usable:
+                self.opened += 1
+                self._connection = Connection(self._host, self._port, self._timeout)
+            return self._connection
+
+
+def _abandon(connection: Connection | None, number: int) -> None:
+    if connection is not None and number:
+        connection.abandon(number)
+
+
+def _reply(stream: Stream, seconds: float) -> Reply:
+    code, details = status_of(stream)
+    if code != "OK":
+        return Reply(outcome_of_code(code, details), seconds, detail=f"{code}: {details[:_DETAIL_CHARACTERS]}")
+    marks = {name: value for name in MARKS if (value := stream.headers.get(name))}
+    if len(stream.data) < _PREFIX.size:
+        return Reply(Outcome.WRONG_ANSWER, seconds, detail="the reply has no message", marks=marks)
+    compressed, length = _PREFIX.unpack_from(stream.data)
+    body = bytes(stream.data[_PREFIX.size :])
+    if compressed or length != len(body):
+        return Reply(Outcome.WRONG_ANSWER, seconds, detail="the reply is not one plain message", marks=marks)
+    return Reply(Outcome.OK, seconds, body, marks=marks)

@@ -86,9 +86,9 @@ class DataPlane:
 
         Raises GatewayError with the cause of whatever went wrong.
         """
-        resolved = self.resolve(request.model)
-        contract = self.contract(resolved.name, resolved.signature_name)
-        checked = contract.check_request(_with_spec(request, resolved))
+        route = self._router.route(request.model.name)
+        resolved = route.resolve(request.model)
+        checked = route.contract(resolved.signature_name).check_request(_with_spec(request, resolved))
         return await self._handler(checked, context)
 
     def models(self) -> tuple[str, ...]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import httptools
 
 from gateway.backends.errors import bad_reply, lost, too_late
 from gateway.core.errors import GatewayError
+from gateway.core.values import value_type
 
 # The parser has no limits of its own: this much may come that is no body, between two parts of the body too.
 MAX_FRAMING_BYTES = 256 << 10
@@ -45,7 +45,7 @@ class Headers(Mapping[str, str]):
         return sum(1 for _ in self)
 
 
-@dataclass(frozen=True, slots=True)
+@value_type(frozen=True, slots=True)
 class HttpReply:
     """A complete HTTP answer; `headers` ignores case."""
 
@@ -78,6 +78,7 @@ class HttpConnection(asyncio.Protocol):
         self._max_reply_bytes = max_reply_bytes
         self._opened = opened
         self._gone = gone
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[HttpReply] | None = None
@@ -101,10 +102,9 @@ class HttpConnection(asyncio.Protocol):
         However it fails, or is cancelled, the connection ends. Only for one that is `reusable`: nobody would tell of
         the end of one that has ended.
         """
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[HttpReply] = loop.create_future()
+        waiter: asyncio.Future[HttpReply] = self._loop.create_future()
         self._waiter = waiter
-        timer = loop.call_at(deadline, self._expire)
+        timer = self._loop.call_at(deadline, self._expire)
         self.answered = False
         self._framing = 0
         if body is None:

@@ -37,11 +37,8 @@ class _Place:
     secure: bool
     target: str
     authority: str
-
-    @property
-    def address(self) -> tuple[str, int, bool]:
-        """What connections are kept by."""
-        return self.host, self.port, self.secure
+    address: tuple[str, int, bool]
+    """What connections are kept by."""
 
 
 class HttpPool:
@@ -55,6 +52,7 @@ class HttpPool:
         self._connect_timeout_s = connect_timeout_s
         self._idle: dict[tuple[str, int, bool], deque[HttpConnection]] = {}
         self._open: set[HttpConnection] = set()
+        self._loop = asyncio.get_running_loop()
         self._room = asyncio.Semaphore(_CONNECTIONS)
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
@@ -81,8 +79,12 @@ class HttpPool:
         if headers:
             head += _fields(headers)
         head += b"\r\n" if body is None else b"Content-Length: %d\r\n\r\n" % len(body)
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        await self._enter(deadline)
+        deadline = self._loop.time() + timeout_s
+        if self._room.locked():
+            await self._wait_for_room(deadline)
+        else:
+            # Does not wait, so that no timer is needed.
+            await self._room.acquire()
         try:
             return await self._exchange(place, head, body, deadline, again=method == "GET")
         finally:
@@ -116,12 +118,8 @@ class HttpPool:
             self._keep(place, connection)
         return reply
 
-    async def _enter(self, deadline: float) -> None:
+    async def _wait_for_room(self, deadline: float) -> None:
         """Waits until fewer than the most requests are under way; raises DEADLINE."""
-        if not self._room.locked():
-            # Does not wait, so that no timer is needed.
-            await self._room.acquire()
-            return
         with translated(self._server):
             async with asyncio.timeout_at(deadline):
                 await self._room.acquire()
@@ -136,29 +134,29 @@ class HttpPool:
         return None
 
     def _keep(self, place: _Place, connection: HttpConnection) -> None:
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
-        self._idle.setdefault(place.address, deque()).append(connection)
+        connection.idle_since = self._loop.time()
+        kept = self._idle.get(place.address)
+        if kept is None:
+            kept = self._idle[place.address] = deque()
+        kept.append(connection)
         if self._sweep is None:
-            self._sweep = loop.call_later(_KEEPALIVE_S, self._close_old)
+            self._sweep = self._loop.call_later(_KEEPALIVE_S, self._close_old)
 
     def _close_old(self) -> None:
         """Closes what has not been used for a while; runs as long as anything is kept."""
-        loop = asyncio.get_running_loop()
-        oldest = loop.time() - _KEEPALIVE_S
+        oldest = self._loop.time() - _KEEPALIVE_S
         for kept in self._idle.values():
             while kept and kept[0].idle_since <= oldest:
                 kept.popleft().abort()
         waiting = [kept[0].idle_since for kept in self._idle.values() if kept]
-        self._sweep = loop.call_at(min(waiting) + _KEEPALIVE_S, self._close_old) if waiting else None
+        self._sweep = self._loop.call_at(min(waiting) + _KEEPALIVE_S, self._close_old) if waiting else None
 
     async def _connect(self, place: _Place, deadline: float) -> HttpConnection:
         """A new connection; raises UPSTREAM_UNREACHABLE, and DEADLINE where that is the shorter time."""
-        loop = asyncio.get_running_loop()
-        patience = loop.time() + self._connect_timeout_s
+        patience = self._loop.time() + self._connect_timeout_s
         try:
             async with asyncio.timeout_at(min(patience, deadline)):
-                _, connection = await loop.create_connection(
+                _, connection = await self._loop.create_connection(
                     self._connection, place.host, place.port, ssl=_tls() if place.secure else None
                 )
         except OSError as exc:
@@ -224,7 +222,8 @@ def _place(url: str) -> _Place:
     target = parts.path or "/"
     if parts.query:
         target = f"{target}?{parts.query}"
-    return _Place(parts.hostname, port or (443 if secure else 80), secure, target, parts.netloc)
+    port = port or (443 if secure else 80)
+    return _Place(parts.hostname, port, secure, target, parts.netloc, (parts.hostname, port, secure))
 
 
 def _no_url(url: str) -> GatewayError:

@@ -8,7 +8,7 @@ answer is true.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import quote
@@ -36,12 +36,25 @@ from gateway.core.messages import (
 _MAX_METADATA = 64
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How requests for one spec are sent: as which, with its version where there is one, where, and what they give."""
+
+    model: ModelSpec
+    url: str
+    outputs: tuple[TensorSpec, ...]
+
+
 @dataclass(slots=True)
 class _Known:
-    """What was last heard of one model: its versions, and the signatures of those asked for since they changed."""
+    """What was last heard of one model: its versions, and the signatures of those asked for since they changed.
+
+    `ways` is what follows from that, for the specs that were asked for.
+    """
 
     versions: tuple[int, ...]
     signatures: dict[ModelSpec, Mapping[str, ModelMetadata]]
+    ways: dict[ModelSpec, _Way] = field(default_factory=dict)
 
 
 class TfServingRest:
@@ -103,6 +116,7 @@ class TfServingRest:
             return ModelState(known.versions)
         if known.signatures.get(newest, signatures) != signatures:
             known.signatures.clear()
+            known.ways.clear()
         known.signatures[newest] = signatures
         return described(known.versions, signatures)
 
@@ -117,20 +131,28 @@ class TfServingRest:
         left = time_left(context, self._clock)
         model = request.model
         known = self._known.get(model.name) or await self._refresh(model.name, left)
+        way = known.ways.get(model) or await self._way(known, model, context)
+        if way.model is not model:
+            request = InferenceRequest(way.model, request.inputs, request.wanted, request.parameters, request.id)
+        reply = await self._http.request(
+            "POST",
+            way.url,
+            timeout_s=time_left(context, self._clock),
+            body=tfserving_json.encode_request(request),
+            content_type="application/json",
+        )
+        return tfserving_json.decode_response(_checked(reply).body, request, way.outputs)
+
+    async def _way(self, known: _Known, model: ModelSpec, context: CallContext) -> _Way:
+        """How to send requests for `model`; raises NOT_READY without a version, and as `_outputs`."""
+        addressed = model
         if model.version is None and model.label is None:
             if not known.versions:
                 raise GatewayError(Cause.NOT_READY, f"model '{model.name}' has no available version")
-            model = replace(model, version=known.versions[0])
-        outputs = await self._outputs(known, model, time_left(context, self._clock))
-        sent = replace(request, model=model)
-        reply = await self._http.request(
-            "POST",
-            f"{self._base_url}{_path(model)}:predict",
-            timeout_s=time_left(context, self._clock),
-            body=tfserving_json.encode_request(sent),
-            content_type="application/json",
-        )
-        return tfserving_json.decode_response(_checked(reply).body, sent, outputs)
+            addressed = replace(model, version=known.versions[0])
+        outputs = await self._outputs(known, addressed, time_left(context, self._clock))
+        way = known.ways[model] = _Way(addressed, f"{self._base_url}{_path(addressed)}:predict", outputs)
+        return way
 
     async def _refresh(self, model: str, timeout_s: float) -> _Known:
         versions = tfserving_json.decode_status((await self._get(_path(ModelSpec(model)), timeout_s)).body)
@@ -140,6 +162,7 @@ class TfServingRest:
         # A label may point elsewhere tomorrow without any version coming or going.
         for spec in [spec for spec in known.signatures if spec.label is not None]:
             del known.signatures[spec]
+        known.ways.clear()
         return known
 
     async def _outputs(self, known: _Known, model: ModelSpec, timeout_s: float) -> tuple[TensorSpec, ...]:
@@ -150,6 +173,7 @@ class TfServingRest:
             signatures = await self._fetch(addressed, timeout_s)
             if len(known.signatures) >= _MAX_METADATA:
                 known.signatures.clear()
+                known.ways.clear()
             known.signatures[addressed] = signatures
         signature = model.signature_name or DEFAULT_SIGNATURE
         if signature not in signatures:

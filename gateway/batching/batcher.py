@@ -148,7 +148,14 @@ class Batcher:
             # Nobody waits where a slot is free: every release hands its slot on.
             if self._busy < self._slots:
                 self._observer.queue_left(endpoint=self._endpoint, model=request.model.name, seconds=0.0)
-                return await self._at_once(line, request, context)
+                self._busy += 1
+                self._changed()
+                if not self._cancels:
+                    return await self._left_alone(line, request, context)
+                try:
+                    return await self._call(line, request, context)
+                finally:
+                    self._release()
             entry = self._enter(line, request, context)
             try:
                 return await entry.answer
@@ -158,15 +165,8 @@ class Batcher:
 
         return handle
 
-    async def _at_once(self, line: _Line, request: InferenceRequest, context: CallContext) -> InferenceResponse:
-        self._busy += 1
-        self._changed()
-        if self._cancels:
-            try:
-                return await self._call(line, request, context)
-            finally:
-                self._release()
-        # The server would go on: the call is a task of the batcher's, which a caller may leave.
+    async def _left_alone(self, line: _Line, request: InferenceRequest, context: CallContext) -> InferenceResponse:
+        """A call that the server would go on with: a task of the batcher's, which a caller may leave."""
         call = self._spawn(self._call(line, request, context))
         call.add_done_callback(lambda _: self._release())
         try:
@@ -244,7 +244,8 @@ class Batcher:
 
     def _release(self) -> None:
         self._busy -= 1
-        self._dispatch()
+        if len(self._queue):
+            self._dispatch()
         self._changed()
 
     def _dispatch(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from gateway.core.values import value_type
 
-@dataclass(frozen=True, slots=True)
+
+@value_type(frozen=True, slots=True)
 class BatchLimits:
     """The most that one batch may hold: rows of dimension 0, and bytes of all inputs."""
 

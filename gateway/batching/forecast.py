@@ -17,20 +17,21 @@ class Forecast:
     wrong guess would never correct it.
     """
 
-    __slots__ = ("_clock", "_last", "_seconds")
+    __slots__ = ("_clock", "_fresh_until", "_least", "_seconds")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
-        self._last = 0.0
+        self._least = 0.0
+        self._fresh_until = 0.0
 
     def took(self, seconds: float) -> None:
         """Remembers a call that was answered."""
         self._seconds.append(seconds)
-        self._last = self._clock.now()
+        # Asked for every request, and told once a call.
+        self._least = min(self._seconds)
+        self._fresh_until = self._clock.now() + _FRESH_S
 
     def at_least(self) -> float:
         """Seconds that the next call needs; 0 where nothing fresh is known."""
-        if not self._seconds or self._clock.now() - self._last > _FRESH_S:
-            return 0.0
-        return min(self._seconds)
+        return self._least if self._clock.now() <= self._fresh_until else 0.0

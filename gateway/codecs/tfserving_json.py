@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from gateway.codecs.json_document import JsonObject, JsonValue, parse_object, plain, read_object
-from gateway.codecs.json_tensors import elements, flatten, to_json_array
+from gateway.codecs.json_tensors import elements, flatten, written
 from gateway.codecs.replies import bad_reply, reading_reply
 from gateway.codecs.tfserving_proto import (
     DATATYPE_OF_NAME,
@@ -41,11 +41,15 @@ def encode_request(request: InferenceRequest) -> bytes:
 
     Raises UNSUPPORTED_DATATYPE for inputs that TF Serving's REST cannot carry.
     """
-    inputs = {tensor.name: _column(_exact(tensor)) for tensor in request.inputs}
+    inputs: dict[str, object] = {}
+    finite = True
+    for tensor in request.inputs:
+        inputs[tensor.name], digits = _column(tensor)
+        finite = finite and digits
     document: dict[str, Any] = {"inputs": inputs}
     if request.model.signature_name is not None:
         document["signature_name"] = request.model.signature_name
-    if all(all_finite(tensor) for tensor in request.inputs):
+    if finite:
         return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     # orjson writes null for NaN. TF Serving takes the bare tokens, as Python's json writes them.
     return json.dumps(document, default=_as_list).encode()
@@ -134,17 +138,8 @@ def _check_text(body: bytes, outputs: tuple[TensorSpec, ...]) -> None:
         ) from None
 
 
-def _exact(tensor: Tensor) -> Tensor:
-    """The tensor with digits that TF Serving takes for it.
-
-    It refuses what is beyond FP32 as a double, and the shortest digits of the largest FP32, 3.4028235e38, are.
-    """
-    if tensor.datatype != "FP32" or not (np.abs(tensor.array) == _LARGEST_FP32).any():
-        return tensor
-    return Tensor(tensor.name, "FP64", tensor.array.astype(np.float64))
-
-
-def _column(tensor: Tensor) -> object:
+def _column(tensor: Tensor) -> tuple[object, bool]:
+    """What is written as an input, with digits that TF Serving takes for it, and whether all of it is finite."""
     if tensor.datatype in _NOT_OVER_REST:
         raise GatewayError(
             Cause.UNSUPPORTED_DATATYPE,
@@ -158,8 +153,16 @@ def _column(tensor: Tensor) -> object:
     if tensor.datatype == "BYTES":
         coded = np.empty(tensor.array.size, dtype=object)
         coded[:] = [{"b64": base64.b64encode(item).decode()} for item in tensor.array.flat]
-        return coded.reshape(tensor.shape).tolist()
-    return tensor.array if not all_finite(tensor) else to_json_array(tensor)
+        return coded.reshape(tensor.shape).tolist(), True
+    if tensor.datatype == "FP32":
+        sizes = np.abs(tensor.array)
+        if b"\0" not in (sizes < _LARGEST_FP32).tobytes():
+            return written(tensor), True
+        if (sizes == _LARGEST_FP32).any():
+            # Refused is what is beyond FP32 as a double, as the shortest digits of its largest are, 3.4028235e38.
+            tensor = Tensor(tensor.name, "FP64", tensor.array.astype(np.float64))
+    finite = all_finite(tensor)
+    return (written(tensor) if finite else tensor.array), finite
 
 
 def _as_list(value: NDArray) -> object:

@@ -165,7 +165,7 @@ class ModelContract:
                     f"input '{spec.name}' is missing; model '{self.name}' expects {_described(spec)}",
                 )
         self._check_batch(request.inputs)
-        known = {spec.name for spec in self.outputs}
+        known = {spec.name for spec in self.outputs} if request.wanted else set[str]()
         for name in request.wanted:
             if name not in known:
                 expected = ", ".join(f"'{name}'" for name in sorted(known))
@@ -258,7 +258,7 @@ class ModelContract:
     def _check_batch(self, inputs: Sequence[Tensor]) -> None:
         if not self._counts_rows:
             return
-        rows = {tensor.shape[0] for tensor in inputs}
+        rows = {tensor.shape[0] for tensor in inputs} if len(inputs) > 1 else set[int]()
         if len(rows) > 1:
             raise GatewayError(Cause.INVALID_INPUT, f"inputs differ in rows: {sorted(rows)}; dimension 0 is the batch")
 

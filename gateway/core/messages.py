@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.core.errors import Cause
 from gateway.core.tensor import Tensor
-from gateway.core.values import value
+from gateway.core.values import value_type
 
 Parameter = bool | int | float | str
 
@@ -16,7 +16,7 @@ Parameter = bool | int | float | str
 DEFAULT_SIGNATURE = "serving_default"
 
 
-@value(frozen=True, slots=True)
+@value_type(frozen=True, slots=True)
 class ModelSpec:
     """Which model is asked for. Without version and label the server's own policy chooses."""
 
@@ -26,7 +26,7 @@ class ModelSpec:
     signature_name: str | None = None
 
 
-@value(frozen=True, slots=True)
+@value_type(frozen=True, slots=True)
 class Selection:
     """Where a client wants its request answered; a named stack or endpoint always wins over policy."""
 
@@ -39,7 +39,7 @@ class Selection:
 ANYWHERE = Selection()
 
 
-@value(frozen=True, slots=True, eq=False)
+@value_type(frozen=True, slots=True, eq=False)
 class InferenceRequest:
     """One inference. `wanted` names the outputs asked for; empty means all of them."""
 
@@ -51,7 +51,7 @@ class InferenceRequest:
     selection: Selection = ANYWHERE
 
 
-@value(frozen=True, slots=True)
+@value_type(frozen=True, slots=True)
 class ServedBy:
     """What gave an answer; `server` is the program that really ran, with its version."""
 
@@ -85,7 +85,7 @@ class Compared:
     agrees: bool = True
 
 
-@value(frozen=True, slots=True, eq=False)
+@value_type(frozen=True, slots=True, eq=False)
 class InferenceResponse:
     """The outputs of one inference. A backend leaves `served_by` out; the router sets it."""
 
@@ -130,9 +130,13 @@ class TensorSpec:
         """Whether a tensor of this shape is one of these."""
         if not self.ranked:
             return True
-        return len(shape) == len(self.shape) and all(
-            want in (-1, dim) for dim, want in zip(shape, self.shape, strict=True)
-        )
+        if len(shape) != len(self.shape):
+            return False
+        # A loop: of every request and reply, where a generator would take twice as long.
+        for dim, want in zip(shape, self.shape, strict=True):  # noqa: SIM110
+            if want not in (-1, dim):
+                return False
+        return True
 
     def agrees(self, other: TensorSpec) -> bool:
         """Whether both describe one tensor: what either side leaves open agrees with anything."""

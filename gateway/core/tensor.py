@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.values import value
+from gateway.core.values import value_type
 
 NDArray = npt.NDArray[Any]
 
@@ -46,7 +46,7 @@ MAX_RANK = 32
 MAX_ELEMENTS = 2**48
 
 
-@value(frozen=True, slots=True, eq=False)
+@value_type(frozen=True, slots=True, eq=False)
 class Tensor:
     """A named tensor. `array` is C-ordered and has exactly the dtype of `NUMPY_DTYPE[datatype]`."""
 

@@ -96,6 +96,8 @@ class CircuitBreaker:
 
     def enter(self) -> Admittance | None:
         """Lets a request through, or not (None); in the half-open state the one let through is the probe."""
+        if self._state is BreakerState.CLOSED:
+            return Admittance.ORDINARY
         if not self.allows:
             return None
         if self._state is not BreakerState.HALF_OPEN:
@@ -110,11 +112,11 @@ class CircuitBreaker:
 
     def record(self, cause: Cause | None) -> None:
         """One upstream call ended; None is an answer."""
-        failed = cause in COUNTED
-        if self.state is BreakerState.HALF_OPEN:
-            self._judge_probe(failed)
-        elif self._state is BreakerState.CLOSED:
+        failed = cause is not None and cause in COUNTED
+        if self._state is BreakerState.CLOSED:
             self._count(failed)
+        elif self.state is BreakerState.HALF_OPEN:
+            self._judge_probe(failed)
 
     def _judge_probe(self, failed: bool) -> None:
         self._probing = False

@@ -20,7 +20,8 @@ def deadline(clock: Clock) -> Middleware:
             if left <= 0:
                 raise GatewayError(Cause.DEADLINE, "the deadline had passed before the request could be sent")
             # As asyncio.timeout does it, at half its price.
-            task = asyncio.current_task()
+            loop = asyncio.get_running_loop()
+            task = asyncio.current_task(loop)
             assert task is not None  # noqa: S101 - a coroutine that runs has one
             before = task.cancelling()
             expired = False
@@ -30,7 +31,7 @@ def deadline(clock: Clock) -> Middleware:
                 expired = True
                 task.cancel()
 
-            timer = asyncio.get_running_loop().call_later(left, expire)
+            timer = loop.call_later(left, expire)
             try:
                 return await inner(request, context)
             except asyncio.CancelledError as exc:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from gateway.core.backend import Handler
 from gateway.core.context import CallContext
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
+from gateway.core.contract import ModelContract
+from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, InferenceResponse, ModelSpec
 from gateway.core.tensor import Tensor
 from gateway.routing.endpoint import Coalescing, Endpoint, Target
 from gateway.routing.table import Route
@@ -23,18 +24,23 @@ def upstream_call(endpoint: Endpoint, target: Target, route: Route) -> Handler:
             return tensors
         return tuple(Tensor(names.get(item.name, item.name), item.datatype, item.array) for item in tensors)
 
-    async def call(request: InferenceRequest, context: CallContext) -> InferenceResponse:
-        version = request.model.version if request.model.version is not None else target.version
+    def translated(request: InferenceRequest) -> InferenceRequest:
+        spec = request.model
+        version = spec.version if spec.version is not None else target.version
+        if not theirs and version == spec.version and target.model == spec.name:
+            return request
         # Made by hand, since dataclasses.replace costs twice as much, for every request.
-        sent = InferenceRequest(
-            ModelSpec(target.model, version, request.model.label, request.model.signature_name),
+        return InferenceRequest(
+            ModelSpec(target.model, version, spec.label, spec.signature_name),
             renamed(request.inputs, theirs),
             tuple([theirs.get(name, name) for name in request.wanted]),
             request.parameters,
             request.id,
             request.selection,
         )
-        response = await endpoint.backend.infer(sent, context)
+
+    async def call(request: InferenceRequest, context: CallContext) -> InferenceResponse:
+        response = await endpoint.backend.infer(translated(request), context)
         if ours:
             response = replace(response, outputs=renamed(response.outputs, ours))
         return route.contract(request.model.signature_name).check_response(request, response)
@@ -46,10 +52,10 @@ def coalescing(route: Route) -> Coalescing:
     """How much a request of `route` may travel with: as configured, capped by the contract of its signature."""
     batching = route.traffic.batching
 
-    def limits_of(request: InferenceRequest) -> tuple[int, int] | None:
-        cap = route.contract(request.model.signature_name).batch_cap
-        if batching is None or cap is None:
+    def limits_of(contract: ModelContract) -> tuple[int, int] | None:
+        if batching is None or contract.batch_cap is None:
             return None
-        return min(batching.max_rows, cap), batching.max_bytes
+        return min(batching.max_rows, contract.batch_cap), batching.max_bytes
 
-    return limits_of
+    limits = {signature: limits_of(contract) for signature, contract in route.contracts.items()}
+    return lambda request: limits[request.model.signature_name or DEFAULT_SIGNATURE]

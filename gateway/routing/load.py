@@ -43,9 +43,10 @@ class Load:
 
     def answered(self, seconds: float) -> None:
         """One request was answered after `seconds`."""
-        left = self._weight_left()
+        now = self._clock.now()
+        left = math.exp((self._at - now) / DECAY_S)
         self._average_s = max(seconds, self._average_s * left + seconds * (1 - left))
-        self._at = self._clock.now()
+        self._at = now
 
     def __call__(self, inner: Handler) -> Handler:
         """The middleware that counts. A failure tells no latency: a refusal is quick, and its endpoint not fast."""

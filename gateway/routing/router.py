@@ -15,7 +15,7 @@ from gateway.core.messages import ANYWHERE, InferenceRequest, InferenceResponse,
 from gateway.core.observer import NullObserver, Observer
 from gateway.routing.call import coalescing, upstream_call
 from gateway.routing.compare import Way, compared
-from gateway.routing.endpoint import Endpoint, Status, Target
+from gateway.routing.endpoint import Endpoint, Status, Target, Verdict
 from gateway.routing.health import HealthMonitor
 from gateway.routing.load import Load
 from gateway.routing.mirror import Mirror, MirrorReport
@@ -42,9 +42,13 @@ class _Path:
     health: HealthMonitor
     """What said how the target is when the path was made: a request that started by it asks nobody else."""
 
+    def verdict(self, model: str) -> Verdict:
+        """What the last check said of the target."""
+        return self.health.verdict(model, self.target)
+
     def fits(self, spec: ModelSpec) -> bool:
         """Whether the target can answer for `spec`."""
-        return _fits(self.health, spec, self.target)
+        return _answers(self.verdict(spec.name), spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +133,11 @@ class Router:
 
     def route(self, model: str) -> Route:
         """The route of a model; raises MODEL_NOT_FOUND, and NOT_READY where it is known or looked for."""
+        found = self._table.routes.get(model)
+        if found is not None:
+            return found
         try:
-            return self.table.route(model)
+            return self._table.route(model)
         except GatewayError as exc:
             if exc.cause is not Cause.MODEL_NOT_FOUND or not self._health.seek(model):
                 raise
@@ -211,14 +218,15 @@ class Router:
         refusal: GatewayError | None = None
         order = self._allowed(prepared.route.traffic, self._order(prepared, request, context))
         for path in order:
-            if path.endpoint.name in tried or not path.fits(request.model):
+            verdict = path.verdict(model)
+            if path.endpoint.name in tried or not _answers(verdict, request.model):
                 continue
             if failure is not None and not budget.withdraw():
                 self._observer.retried(model=model, outcome="budget")
                 raise failure
             before = context.served_by
             try:
-                return await self._ask(path, request, context)
+                return await _ask(path, verdict, request, context)
             except RefusedError as exc:
                 # This endpoint has not seen the request.
                 refusal, context.served_by = refusal or exc, before
@@ -236,29 +244,9 @@ class Router:
             raise failure
         raise refusal if refusal is not None else self._none_fit(request.model, [path.target for path in order])
 
-    async def _ask(self, path: _Path, request: InferenceRequest, context: CallContext) -> InferenceResponse:
-        endpoint = path.endpoint
-        verdict = path.health.verdict(request.model.name, path.target)
-        context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, None)
-        response = await path.handler(request, context)
-        # TensorFlow Serving's REST answers do not name their version: it is then the newest one, by its own policy.
-        stated = (response.version, request.model.version, *verdict.versions)
-        version = next(number for number in stated if number is not None)
-        # Both made by hand, since dataclasses.replace costs twice as much, for every request.
-        served_by = context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, version)
-        return InferenceResponse(
-            request.model.name,
-            version,
-            response.outputs,
-            response.parameters,
-            request.id,
-            served_by,
-            response.comparison,
-        )
-
     def _chosen(self, prepared: _Prepared, selection: Selection) -> list[_Path]:
         """The paths that a client's selection leaves, in listed order; raises as `eligible` does."""
-        if selection == ANYWHERE:
+        if selection is ANYWHERE or selection == ANYWHERE:
             return list(prepared.paths)
         route = prepared.route
         chosen = {target.key for target in eligible(route.main, route.targets, self._endpoints, selection)}
@@ -292,7 +280,7 @@ class Router:
 
         def asking(path: _Path) -> Handler:
             async def ask(asked: InferenceRequest, context: CallContext) -> InferenceResponse:
-                return await self._ask(path, asked, context)
+                return await _ask(path, path.verdict(asked.model.name), asked, context)
 
             return ask
 
@@ -378,9 +366,29 @@ class Router:
         )
 
 
+async def _ask(path: _Path, verdict: Verdict, request: InferenceRequest, context: CallContext) -> InferenceResponse:
+    """A target's answer, with what gave it; `context` knows of it also where it fails."""
+    endpoint, spec = path.endpoint, request.model
+    context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, None)
+    response = await path.handler(request, context)
+    version = response.version if response.version is not None else spec.version
+    if version is None:
+        # TensorFlow Serving's REST answers do not name their version: it is then the newest one, by its own policy.
+        version = verdict.versions[0]
+    # Both made by hand, since dataclasses.replace costs twice as much, for every request.
+    served_by = context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, version)
+    return InferenceResponse(
+        spec.name, version, response.outputs, response.parameters, request.id, served_by, response.comparison
+    )
+
+
 def _fits(health: HealthMonitor, spec: ModelSpec, target: Target) -> bool:
-    verdict = health.verdict(spec.name, target)
-    return verdict.status is Status.READY and spec.version in (None, *verdict.versions)
+    return _answers(health.verdict(spec.name, target), spec)
+
+
+def _answers(verdict: Verdict, spec: ModelSpec) -> bool:
+    """Whether a target with this verdict can answer for `spec`."""
+    return verdict.status is Status.READY and (spec.version is None or spec.version in verdict.versions)
 
 
 def _sticky_key(traffic: Traffic, request: InferenceRequest, context: CallContext) -> bytes:

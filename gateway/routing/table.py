@@ -98,6 +98,32 @@ class Route:
             )
         return found
 
+    def resolve(self, spec: ModelSpec) -> ModelSpec:
+        """`spec` with its label turned into a version, and without a signature where it is the default one.
+
+        Raises LABEL_NOT_FOUND, SIGNATURE_NOT_FOUND, INVALID_INPUT.
+        """
+        if spec.label is None and spec.signature_name is None:
+            return spec
+        if spec.signature_name:
+            self.contract(spec.signature_name)
+        signature = None if spec.signature_name in ("", DEFAULT_SIGNATURE) else spec.signature_name
+        if spec.label is None:
+            if signature is spec.signature_name:
+                return spec
+            return ModelSpec(spec.name, spec.version, None, signature)
+        if spec.label not in self.labels:
+            known = ", ".join(f"'{label}'" for label in self.labels) or "none"
+            raise GatewayError(
+                Cause.LABEL_NOT_FOUND, f"model '{spec.name}' has no label '{spec.label[:64]}'; its labels: {known}"
+            )
+        version = self.labels[spec.label]
+        if spec.version not in (None, version):
+            raise GatewayError(
+                Cause.INVALID_INPUT, f"version {spec.version} and label '{spec.label}' (version {version}) contradict"
+            )
+        return ModelSpec(spec.name, version, None, signature)
+
 
 @dataclass(frozen=True, slots=True)
 class RouteTable:
@@ -122,26 +148,5 @@ class RouteTable:
         raise GatewayError(Cause.MODEL_NOT_FOUND, f"unknown model '{model[:MAX_SHOWN_NAME]}'")
 
     def resolve(self, spec: ModelSpec) -> ModelSpec:
-        """`spec` with its label turned into a version, and without a signature where it is the default one.
-
-        Raises LABEL_NOT_FOUND, SIGNATURE_NOT_FOUND, INVALID_INPUT, and what `route` raises.
-        """
-        route = self.route(spec.name)
-        if spec.signature_name:
-            route.contract(spec.signature_name)
-        signature = None if spec.signature_name in ("", DEFAULT_SIGNATURE) else spec.signature_name
-        if spec.label is None:
-            if signature is spec.signature_name:
-                return spec
-            return ModelSpec(spec.name, spec.version, None, signature)
-        if spec.label not in route.labels:
-            known = ", ".join(f"'{label}'" for label in route.labels) or "none"
-            raise GatewayError(
-                Cause.LABEL_NOT_FOUND, f"model '{spec.name}' has no label '{spec.label[:64]}'; its labels: {known}"
-            )
-        version = route.labels[spec.label]
-        if spec.version not in (None, version):
-            raise GatewayError(
-                Cause.INVALID_INPUT, f"version {spec.version} and label '{spec.label}' (version {version}) contradict"
-            )
-        return ModelSpec(spec.name, version, None, signature)
+        """What its model's route makes of `spec`; raises what `route` and `Route.resolve` raise."""
+        return self.route(spec.name).resolve(spec)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
@@ -21,6 +22,14 @@ BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 OK = "ok"
 RELOAD_OUTCOMES = (OK, "invalid")
+
+
+@dataclass(slots=True)
+class _Slots:
+    """How busy an endpoint is now: it changes with every request, and is looked at once a scrape."""
+
+    busy: int = 0
+    queued: int = 0
 
 
 class PrometheusObserver:
@@ -153,9 +162,7 @@ class PrometheusObserver:
         for outcome in RELOAD_OUTCOMES:
             self._reloads.labels(outcome)
         self._last_reload.set(1)
-        # Finding a time series by its labels costs more than counting in it.
-        self._slots_busy = cache(self._busy.labels)
-        self._slots_queued = cache(self._queued.labels)
+        self._slots: dict[str, _Slots] = {}
         self._seen: dict[str, tuple[str, str, str, str]] = {}
 
     def watch_in_flight(self, requests: Callable[[], float], size: Callable[[], float]) -> None:
@@ -200,8 +207,12 @@ class PrometheusObserver:
 
     def slots_changed(self, *, endpoint: str, busy: int, queued: int) -> None:
         """Shows how busy an endpoint is."""
-        self._slots_busy(endpoint).set(busy)
-        self._slots_queued(endpoint).set(queued)
+        slots = self._slots.get(endpoint)
+        if slots is None:
+            slots = self._slots[endpoint] = _Slots()
+            self._busy.labels(endpoint).set_function(partial(getattr, slots, "busy"))
+            self._queued.labels(endpoint).set_function(partial(getattr, slots, "queued"))
+        slots.busy, slots.queued = busy, queued
 
     def queue_left(self, *, endpoint: str, model: str, seconds: float) -> None:
         """Counts one request's wait for a slot."""
@@ -241,8 +252,7 @@ class PrometheusObserver:
         self._seen.pop(endpoint, None)
         for gauge in (self._endpoint_info, self._verified, self._busy, self._queued, self._breaker_open):
             gauge.remove_by_labels({"endpoint": endpoint})
-        self._slots_busy.cache_clear()
-        self._slots_queued.cache_clear()
+        self._slots.pop(endpoint, None)
 
     def config_reloaded(self, *, outcome: str) -> None:
         """Counts one reading of the configuration."""

@@ -21,8 +21,7 @@ def attempt_metrics(observer: Observer, clock: Clock, *, endpoint: str, stack: s
             begin = perf_counter()
             cause: Cause | None = Cause.INTERNAL
             try:
-                with context.timings.phase("upstream"):
-                    response = await inner(request, context)
+                response = await inner(request, context)
                 cause = None
             except GatewayError as exc:
                 cause = exc.cause
@@ -31,12 +30,10 @@ def attempt_metrics(observer: Observer, clock: Clock, *, endpoint: str, stack: s
                 cause = context.cancelled_for(clock.now())
                 raise
             finally:
+                seconds = perf_counter() - begin
+                context.timings.add("upstream", seconds)
                 observer.attempt_finished(
-                    model=request.model.name,
-                    endpoint=endpoint,
-                    stack=stack,
-                    cause=cause,
-                    seconds=perf_counter() - begin,
+                    model=request.model.name, endpoint=endpoint, stack=stack, cause=cause, seconds=seconds
                 )
             return response
 

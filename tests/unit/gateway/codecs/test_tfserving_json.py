@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.codecs import tfserving_json
@@ -150,6 +150,46 @@ def test_replies_that_break_the_protocol_are_the_servers_fault(body: bytes, spec
     with pytest.raises(GatewayError) as caught:
         tfserving_json.decode_response(body, REQUEST, specs)
     assert caught.value.cause is Cause.UPSTREAM_BAD_REPLY
+
+
+FRAGMENTS = [
+    '"',
+    '"outputs"',
+    '"out puts"',
+    '"1"',
+    "[",
+    "]",
+    "{",
+    "}",
+    "[[1.5]]",
+    "[1,2]",
+    "1e999",
+    "-0",
+    "123456789012345678901",
+]
+FRAGMENTS += ["true", "null", "NaN", "01", ":", ",", " ", "3.4028235e38", "1e-60", "[]"]
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=6).map("".join))
+@example('{"outputs":[[1.5,2]],"outputs":[[1,2]]}')
+@example('{"out puts":[[1.5,2]]}')
+@example('{"outputs":[[1.5],[1,2]]}')
+@example('{"outputs":[[true,2]]}')
+@example('{"outputs":[[1e39,-1e39]]}')
+@example('{"outputs":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}')
+def test_a_short_answer_is_read_as_a_long_one(text: str) -> None:
+    """What is read by the quicker of two ways is, or is wrong, as it would be by the other."""
+    for body in (text, f'{{"outputs":{text}}}'):
+        assert told(body.encode()) == told(body.encode() + b" " * 2000)
+
+
+def told(body: bytes) -> object:
+    """What a reply to a model with one FP32 output is read as: its tensor, or the cause of its failure."""
+    try:
+        (output,) = tfserving_json.decode_response(body, REQUEST, (Y,)).outputs
+    except GatewayError as exc:
+        return exc.cause
+    return output.name, output.datatype, output.array.dtype, output.shape, output.array.tobytes()
 
 
 def metadata(**signatures: object) -> bytes:

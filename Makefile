@@ -46,7 +46,7 @@ down:  ## Stop what `make up` started
 test: setup  ## All tests, real servers included (the models are built first where they are missing)
 	@$(BIN)/pytest -q -m 'not docker and not clients and not faults'
 
-test-clients: setup  ## Third-party clients and servers, each in an environment of its own
+test-clients: setup  ## Third-party clients and servers, each in an environment of its own, and the whole protocol matrix
 	@for name in $(CLIENT_NAMES); do PYTHON="$(PYTHON)" bash tests/integration/clients/environment.sh $$name "$(CLIENTS)/$$name" || exit 1; done
 	@TWINSERVE_CLIENTS="$(abspath $(CLIENTS))" $(BIN)/pytest -q -m clients -rs
 

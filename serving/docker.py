@@ -19,14 +19,16 @@ from typing import Any
 import docker
 import yaml
 
-from serving.processes import LaunchError
-from serving.settings import LaunchSettings, Ports
+from serving.processes import LaunchError, PortTaken
+from serving.settings import LaunchSettings, Ports, is_free
 
 Report = Callable[[str], None]
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = "twinserve"
 STAND_IN_IMAGE = "twinserve/savedmodel-server"
+# What is published, and where unless told otherwise; docker-compose.yml and .env.example.
+_PUBLISHED = {"GATEWAY_REST_PORT": 8000, "GATEWAY_GRPC_PORT": 8001, "PROMETHEUS_PORT": 9090, "GRAFANA_PORT": 3000}
 # Services whose image is only pulled, and that are watched, not served: without them the rest still is what it is.
 OPTIONAL = frozenset({"grafana", "prometheus"})
 _POLL_S = 0.5
@@ -87,6 +89,7 @@ class DockerStack:
         What is neither here nor to be pulled is left out by name; TensorFlow Serving's image is replaced by the
         stand-in's then, and that is said. Raises LaunchError where a service does not become healthy in time.
         """
+        self._check_ports()
         services = self._services()
         wanted = self._obtainable(services)
         self._report(f"Starting {', '.join(wanted)}.")
@@ -147,6 +150,14 @@ class DockerStack:
     def _containers(self, client: docker.DockerClient) -> list[Any]:
         label = f"com.docker.compose.project={self._project}"
         return list(client.containers.list(all=True, filters={"label": label}))
+
+    def _check_ports(self) -> None:
+        """Raises PortTaken where another program has a port; containers of this project that run already may."""
+        if self._states():
+            return
+        for name, published in _PUBLISHED.items():
+            if not is_free(port := int(self._environment.get(name, published))):
+                raise PortTaken(f"port {port} is in use; set {name} to another one, in the environment or in .env")
 
     def _services(self) -> Mapping[str, Mapping[str, Any]]:
         """The services without a profile, as compose reads its file here."""

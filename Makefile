@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models up down matrix test test-clients test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway clean
+.PHONY: help setup demo models up down images matrix test test-clients test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -37,11 +37,17 @@ demo: setup  ## The main job: train, convert, export, verify, serve, predict, lo
 models: setup  ## Train and export the models into artifacts/models
 	@$(BIN)/twinserve models build
 
+# RUNTIME=docker runs the containers of docker-compose.yml instead of processes.
+RUNTIME ?= local
 up: setup  ## Start TorchServe, TF Serving (or its stand-in) and the gateway in the background
-	@$(BIN)/twinserve up --detach
+	@$(BIN)/twinserve up --detach --runtime $(RUNTIME)
 
 down:  ## Stop what `make up` started
-	@[ ! -x $(BIN)/twinserve ] || $(BIN)/twinserve down
+	@[ ! -x $(BIN)/twinserve ] || $(BIN)/twinserve down --runtime $(RUNTIME)
+
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+images:  ## Build every image of docker-compose.yml
+	@$(COMPOSE) --profile stand-in --profile load build
 
 test: setup  ## All tests, real servers included (the models are built first where they are missing)
 	@$(BIN)/pytest -q -m 'not docker and not clients and not faults'

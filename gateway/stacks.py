@@ -89,4 +89,6 @@ class EndpointStack:
         def changed(state: BreakerState) -> None:
             self._observer.breaker_changed(endpoint=self._name, model=model, state=state.value)
 
+        # Shown from the start: a dashboard has to tell a closed breaker from none.
+        changed(BreakerState.CLOSED)
         return CircuitBreaker(self._clock, self._limits, changed)

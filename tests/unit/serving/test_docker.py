@@ -37,17 +37,20 @@ def container(status: str, code: int = 0, **more: Any) -> Any:
     ],
 )
 def test_a_container_that_ended_well_has_done_its_work(given: Any, state: str, health: str) -> None:
+    """A one-shot service may end, any other may not."""
     found = _state(given)
     assert (found.state, found.health) == (state, health)
 
 
 def test_memory_is_told_without_the_page_cache_and_processor_time_in_seconds() -> None:
+    """As `docker stats` counts."""
     assert _stats(container("running")) == ContainerStats(
         "torchserve", "running", "none", "twinserve/torchserve", 2.5, 200
     )
 
 
 def test_built_models_are_mounted_and_a_volume_is_used_where_there_are_none(tmp_path: Path) -> None:
+    """What the environment says goes before both."""
     settings, ports = LaunchSettings(artifacts=tmp_path), Ports()
     assert "MODELS" not in _as_environment(settings, ports, {})
     (tmp_path / "models").mkdir()
@@ -71,6 +74,7 @@ def test_every_service_is_bounded_hardened_and_its_logs_rotate() -> None:
 
 
 def test_the_model_servers_are_on_a_network_without_a_way_out() -> None:
+    """And publish nothing."""
     document = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
     assert document["networks"]["backends"] == {"internal": True}
     for name in ("torchserve", "tfserving"):
@@ -79,6 +83,7 @@ def test_the_model_servers_are_on_a_network_without_a_way_out() -> None:
 
 
 def test_the_file_for_gpus_only_adds_devices_and_says_that_it_was_not_run() -> None:
+    """Its form is what can be tested without one."""
     text = (ROOT / "docker-compose.gpu.yml").read_text("utf-8")
     assert "Not run on a GPU" in text
     services = yaml.safe_load(text)["services"]
@@ -88,6 +93,7 @@ def test_the_file_for_gpus_only_adds_devices_and_says_that_it_was_not_run() -> N
 
 
 def test_whatever_compose_reads_from_the_environment_is_explained() -> None:
+    """In .env.example."""
     text = (ROOT / "docker-compose.yml").read_text("utf-8")
     explained = {line.partition("=")[0] for line in (ROOT / ".env.example").read_text("utf-8").splitlines()}
     assert set(re.findall(r"\$\{([A-Z_]+)", text)) <= explained

@@ -132,10 +132,11 @@ def _containers(settings: LaunchSettings) -> None:
     if not found:
         typer.echo("No containers run.")
         raise typer.Exit(3)
-    titles = ("Service", "State", "Health", "CPU s", "Memory", "Image")
-    table = Table(*[Column(title, no_wrap=True) for title in titles], box=None, padding=(0, 2, 0, 0))
+    # Only the images wrap: eighty columns are enough.
+    whole = [Column(title, no_wrap=True) for title in ("Service", "State", "Health", "CPU s", "MiB")]
+    table = Table(*whole, Column("Image", overflow="fold"), box=None, padding=(0, 2, 0, 0))
     for one in found:
-        memory = f"{one.memory_bytes / 2**20:.0f} MiB"
+        memory = f"{one.memory_bytes / 2**20:.0f}"
         table.add_row(one.service, one.state, one.health, f"{one.cpu_seconds:.1f}", memory, one.image)
     Console().print(table)
 

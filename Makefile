@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models up down images matrix test test-clients test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway clean
+.PHONY: help setup demo models up down images matrix test test-clients test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-faults clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -59,6 +59,7 @@ test-clients: setup  ## Third-party clients and servers, each in an environment 
 matrix: setup models  ## Ask every door, backend and datatype on real servers, and write docs/protocol-matrix.md
 	@TWINSERVE_CLIENTS=$(abspath $(CLIENTS)) $(BIN)/python -m tests.matrix
 
+# FAULTS_SEED=N repeats a run whose chance began with N; every test prints what it began with where it fails.
 test-faults: setup  ## What must hold while things break: killed servers, overload, reloads, a million nonces (10 minutes)
 	@$(BIN)/pytest -q -m faults -rs
 
@@ -88,6 +89,10 @@ bench-codecs: setup  ## Every codec beside what one would write by hand; takes 3
 # ROWS=5,7 runs some rows, QUICK=1 few short rounds, SOAK=50000 fewer requests in row 10.
 bench-gateway: setup  ## The gateway beside TorchServe, Envoy and bare servers; needs wrk and nginx, takes 25 minutes
 	@$(BIN)/python -m tests.benchmarks.gateway $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick) $(if $(SOAK),--soak $(SOAK))
+
+# ROWS=drain,overload runs some rows, QUICK=1 few short rounds.
+bench-faults: setup  ## The times of what `make test-faults` counts: refusals, ejection, return, drain, goodput (6 minutes)
+	@$(BIN)/python -m tests.benchmarks.faults $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick)
 
 clean: down  ## Remove the virtual environment, the artifacts and every cache
 	@rm -rf $(VENV) artifacts build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

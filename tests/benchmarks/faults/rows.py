@@ -75,7 +75,8 @@ async def _capacity(bench: Bench, seconds: float) -> float:
     async def call() -> None:
         nonlocal answered
         while time.perf_counter() < begin + seconds:
-            answered += await bench.asking("double")() == OK
+            outcome = await bench.asking("double")()
+            answered += outcome == OK
 
     await asyncio.gather(*(call() for _ in range(3 * SLOTS)))
     return answered / (time.perf_counter() - begin)

@@ -118,9 +118,7 @@ def plan_text(campaign: Campaign, plan: Plan) -> list[str]:
     if searches:
         lines.append(f"  A search tries about ten rates, so {searches} of the cells of a round may take more or less.")
     if campaign.tier == "run" and campaign.rounds < 6:
-        lines.append(
-            f"  {campaign.rounds} rounds give no verdict: no p-value below 0.05 is possible with fewer than 6."
-        )
+        lines.append(f"  No verdict can come of rounds: {campaign.rounds}; with fewer than 6 no p-value is below 0.05.")
     return lines
 
 

@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models up down images matrix test test-clients test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-faults clean
+.PHONY: help setup demo models up down images matrix test test-clients test-harness test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-faults bench-validate clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -50,7 +50,7 @@ images:  ## Build every image of docker-compose.yml
 	@$(COMPOSE) --profile stand-in --profile load build
 
 test: setup  ## All tests, real servers included (the models are built first where they are missing)
-	@$(BIN)/pytest -q -m 'not docker and not clients and not faults'
+	@$(BIN)/pytest -q -m 'not docker and not clients and not faults and not harness'
 
 test-clients: setup  ## Third-party clients and servers, each in an environment of its own, and the whole protocol matrix
 	@for name in $(CLIENT_NAMES); do PYTHON="$(PYTHON)" bash tests/integration/clients/environment.sh $$name "$(CLIENTS)/$$name" || exit 1; done
@@ -58,6 +58,9 @@ test-clients: setup  ## Third-party clients and servers, each in an environment 
 
 matrix: setup models  ## Ask every door, backend and datatype on real servers, and write docs/protocol-matrix.md
 	@TWINSERVE_CLIENTS=$(abspath $(CLIENTS)) $(BIN)/python -m tests.matrix
+
+test-harness: setup  ## The load tests against servers whose latency law is known (3 minutes)
+	@$(BIN)/pytest -q -m harness -rs
 
 # FAULTS_SEED=N repeats a run whose chance began with N; every test prints what it began with where it fails.
 test-faults: setup  ## What must hold while things break: killed servers, overload, reloads, a million nonces (10 minutes)
@@ -93,6 +96,9 @@ bench-gateway: setup  ## The gateway beside TorchServe, Envoy and bare servers; 
 # ROWS=drain,overload runs some rows, QUICK=1 few short rounds.
 bench-faults: setup  ## The times of what `make test-faults` counts: refusals, ejection, return, drain, goodput (6 minutes)
 	@$(BIN)/python -m tests.benchmarks.faults $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick)
+# QUICK=1 takes a quarter of the time. Exit code 1: a figure outside its limit; 3: the machine was too busy.
+bench-validate: setup  ## The load tests against known laws, at length: docs/benchmarking-validation.md (15 minutes, idle machine)
+	@$(BIN)/python -m tests.harness.validate $(if $(QUICK),--quick)
 
 clean: down  ## Remove the virtual environment, the artifacts and every cache
 	@rm -rf $(VENV) artifacts build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

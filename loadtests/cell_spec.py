@@ -82,6 +82,8 @@ class Load:
     max_in_flight: int = 2000
     timeout_seconds: float = 10.0
     workers: int = 1
+    # Connections of each worker over gRPC; over REST each request under way has one of its own.
+    channels: int = 4
 
     @property
     def seconds(self) -> float:
@@ -106,6 +108,8 @@ class CellSpec:
     round: int = 0
     order_in_round: int = 0
     slo_ms: float | None = None
+    # Asked beside `target` in a cell of mixed models, each arrival by an equal draw.
+    others: tuple[Target, ...] = ()
     # The A/A control measures one target twice under two names; `control` holds the other's slug.
     control: str = ""
 
@@ -119,6 +123,7 @@ class CellSpec:
         try:
             load = dict(document["load"])
             load["steps"] = tuple(Step(**step) for step in load["steps"])
-            return cls(**{**document, "target": Target(**document["target"]), "load": Load(**load)})
+            targets = Target(**document["target"]), tuple(Target(**other) for other in document.get("others", ()))
+            return cls(**{**document, "target": targets[0], "others": targets[1], "load": Load(**load)})
         except (KeyError, TypeError) as exc:
             raise LoadTestError(f"{source}: not a cell: {exc}") from exc

@@ -62,7 +62,8 @@ class Cell:
 
     `server` is the program expected to answer; what the answers themselves name wins over it. A gateway cell pins
     an `endpoint` (matched) or only the stack (default); `transports` then tells, for a default cell, which
-    upstream transport the endpoint that answered stands for.
+    upstream transport the endpoint that answered stands for. `door` is the protocol spoken to the gateway where it is
+    not the one that it offers first.
     """
 
     model: str
@@ -75,12 +76,13 @@ class Cell:
     upstream_protocol: Transport | None = None
     endpoint: str | None = None
     transports: Mapping[str, Transport] = field(default_factory=dict)
+    door: str = ""
 
     @property
     def wire(self) -> str:
         """The protocol that the client speaks, in the glossary's words: `predict`, `oip-grpc`, `tfserving-rest`, ..."""
         if self.path == "gateway":
-            return _GATEWAY_WIRE[self.protocol]
+            return self.door or _GATEWAY_WIRE[self.protocol]
         return f"{self.stack}-{self.protocol}"
 
     @property

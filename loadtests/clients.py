@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import gevent
@@ -23,13 +23,23 @@ from loadtests.wires import WIRES
 if TYPE_CHECKING:
     import grpc
 
-MARKS = ("x-served-by", "x-server")
+MARKS = ("x-served-by", "x-server", "server-timing")
+CHANNEL_OPTIONS = (
+    # Without it all users would share one TCP connection, unlike over REST.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
 _READ_BYTES = 64 * 1024
 _DETAIL_CHARACTERS = 200
 
 
 class Client(Protocol):
-    """What a user needs of a transport."""
+    """What a user needs of a transport. `opened` counts the connections that it has made."""
+
+    opened: int
 
     def prepared(self, body: bytes) -> bytes:
         """The bytes that `send` takes for a request body; made once, outside every timer."""
@@ -63,6 +73,7 @@ class HttpClient:
         self._host, self._port = parts.hostname, parts.port or 80
         self._timeout = timeout
         self._socket: Any = None
+        self.opened = 0
         lines = {
             "Host": parts.netloc,
             "Content-Type": "application/json",
@@ -107,7 +118,10 @@ class HttpClient:
             self._socket = None
 
     def _exchange(self, request: bytes) -> tuple[int, bytes, dict[str, str]]:
+        if self._socket is not None and self._left():
+            self.close()
         if self._socket is None:
+            self.opened += 1
             self._socket = socket.create_connection((self._host, self._port))
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.sendall(request)
@@ -117,6 +131,19 @@ class HttpClient:
             self.close()
         marks = {name: value for name in MARKS if isinstance(value := response.get(name), str)}
         return int(response.status_code), body, marks
+
+    def _left(self) -> bool:
+        """Whether the server closed the idle connection (or wrote what nobody asked for): it carries no request."""
+        self._socket.settimeout(0.0)
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            self._socket.settimeout(None)
+        return True
 
 
 class GrpcClient:
@@ -128,20 +155,14 @@ class GrpcClient:
         from grpc.experimental import gevent as grpc_gevent  # noqa: PLC0415
 
         grpc_gevent.init_gevent()
+        self.opened = 1  # gRPC reconnects by itself and does not tell
         self._error = grpc.RpcError
         self._timeout = timeout
         self._metadata = tuple(metadata.items())
         parts = urlsplit(address if "//" in address else f"//{address}")
         self._channel = grpc.insecure_channel(
             parts.netloc,
-            options=[
-                # Without it all users would share one TCP connection, unlike over REST.
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.enable_retries", 0),
-                ("grpc.enable_http_proxy", 0),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-            ],
+            options=CHANNEL_OPTIONS,
         )
         self._call: Any = self._channel.unary_unary(method)
 
@@ -155,15 +176,21 @@ class GrpcClient:
         try:
             body, call = self._call.with_call(request, timeout=self._timeout, metadata=self._metadata)
         except self._error as error:
-            seconds = time.perf_counter() - started
-            code, details = error.code().name, error.details() or ""
-            return Reply(outcome_of_code(code, details), seconds, detail=f"{code}: {details[:_DETAIL_CHARACTERS]}")
+            return grpc_reply(error, time.perf_counter() - started)
         seconds = time.perf_counter() - started
         return Reply(Outcome.OK, seconds, body, marks=_marks(call))
 
     def close(self) -> None:
         """Closes the channel."""
         self._channel.close()
+
+
+def grpc_reply(call: grpc.Call, seconds: float) -> Reply:
+    """The reply of a call that has ended after `seconds`; it is a future or the error that it raised."""
+    code, details = call.code().name, call.details() or ""
+    if code != "OK":
+        return Reply(outcome_of_code(code, details), seconds, detail=f"{code}: {details[:_DETAIL_CHARACTERS]}")
+    return Reply(Outcome.OK, seconds, cast(Any, call).result(), marks=_marks(call))
 
 
 def _marks(call: grpc.Call) -> dict[str, str]:

@@ -38,9 +38,12 @@ class Questions:
         for pinned, seen in ((cell.endpoint, origin.endpoint), (cell.stack, origin.stack)):
             if cell.path == "gateway" and pinned and seen and pinned != seen:
                 return Outcome.WRONG_ANSWER, f"answered by '{seen}'; '{pinned}' was asked for"
-        return self._judged(question, reply)
+        return self.judged(question, reply)
 
-    def _judged(self, question: int, reply: Reply) -> tuple[Outcome, str]:
+    def judged(self, question: int, reply: Reply) -> tuple[Outcome, str]:
+        """The outcome of a reply by its answer alone, and why it failed."""
+        if reply.outcome is not Outcome.OK:
+            return reply.outcome, reply.detail
         known = self._right.setdefault(question, set())
         if reply.body in known:
             return Outcome.OK, ""

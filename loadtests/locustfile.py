@@ -1,8 +1,9 @@
 """Locust's entry: `locust -f loadtests/locustfile.py` for the web UI, or headless for one cell (see `run.py`).
 
-In the web UI, or on the command line, pick user classes by name; all six protocols run side by side otherwise. The
-options (model, addresses, pins) are explained in the web UI's form; `options.py` lists them with their variables, as
-Locust's own --help knows only Locust's.
+In the web UI, or on the command line, pick user classes by name; all of them run side by side otherwise: seven
+protocols, four of them both at the server and at the gateway's door of that name. The options (model, addresses, pins)
+are explained in the web UI's form; `options.py` lists them with their variables, as Locust's own --help knows only
+Locust's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ from loadtests.load import LOADS, Load
 from loadtests.options import add_options
 from loadtests.results import SCHEMA
 from loadtests.users import (
+    GatewayTfServingGrpcUser,
+    GatewayTfServingRestUser,
+    GatewayTorchServeGrpcUser,
+    GatewayTorchServeRestUser,
     OipGrpcUser,
+    OipRestUser,
     PredictUser,
     TfServingGrpcUser,
     TfServingRestUser,
@@ -36,7 +42,12 @@ from loadtests.users import (
 )
 
 __all__ = [
+    "GatewayTfServingGrpcUser",
+    "GatewayTfServingRestUser",
+    "GatewayTorchServeGrpcUser",
+    "GatewayTorchServeRestUser",
     "OipGrpcUser",
+    "OipRestUser",
     "PredictUser",
     "TfServingGrpcUser",
     "TfServingRestUser",

@@ -14,13 +14,15 @@ _ADDRESSES = Addresses()
 # The user class of each protocol, by name, so that a cell can be run without importing Locust here.
 USER_CLASS = {
     "predict": "PredictUser",
+    "oip-rest": "OipRestUser",
     "oip-grpc": "OipGrpcUser",
     "torchserve-rest": "TorchServeRestUser",
     "torchserve-grpc": "TorchServeGrpcUser",
     "tfserving-rest": "TfServingRestUser",
     "tfserving-grpc": "TfServingGrpcUser",
 }
-_GATEWAY_WIRES = ("predict", "oip-grpc")
+# Protocols that the servers behind the gateway do not speak themselves.
+_GATEWAY_WIRES = ("predict", "oip-rest", "oip-grpc")
 
 
 def add_options(parser: LocustArgumentParser) -> None:
@@ -38,8 +40,12 @@ def add_options(parser: LocustArgumentParser) -> None:
     option("endpoint", "", "gateway users: pin this endpoint of the gateway by name; wins over the stack")
     option("rows", 1, "golden rows in each request")
     option("request-timeout", 10.0, "seconds after which a request counts as a timeout")
-    option("gateway-rest", _ADDRESSES.gateway_rest, "the gateway's REST address (PredictUser)")
-    option("gateway-grpc", _ADDRESSES.gateway_grpc, "the gateway's gRPC address (OipGrpcUser)")
+    option(
+        "gateway-rest",
+        _ADDRESSES.gateway_rest,
+        "the gateway's REST address (PredictUser, OipRestUser, Gateway...RestUser)",
+    )
+    option("gateway-grpc", _ADDRESSES.gateway_grpc, "the gateway's gRPC address (OipGrpcUser, Gateway...GrpcUser)")
     option("torchserve-rest", _ADDRESSES.torchserve_rest, "TorchServe's inference address (TorchServeRestUser)")
     option("torchserve-grpc", _ADDRESSES.torchserve_grpc, "TorchServe's gRPC address (TorchServeGrpcUser)")
     option("tfserving-rest", _ADDRESSES.tfserving_rest, "TF Serving's REST address (TfServingRestUser)")
@@ -50,9 +56,9 @@ def add_options(parser: LocustArgumentParser) -> None:
     option("measure", 3.0, "with --cell: seconds during which requests are sent and count", in_ui=False)
 
 
-def cell_of_options(options: Namespace, wire: str) -> Cell:
-    """The cell that a user of `wire` stands for where no cell file is given."""
-    through_gateway = wire in _GATEWAY_WIRES
+def cell_of_options(options: Namespace, wire: str, *, door: bool = False) -> Cell:
+    """The cell that a user of `wire` stands for without a cell file; with `door`, the gateway's of that name."""
+    through_gateway = door or wire in _GATEWAY_WIRES
     protocol = "grpc" if wire.endswith("grpc") else "rest"
     address = getattr(options, f"gateway_{protocol}" if through_gateway else wire.replace("-", "_"))
     return Cell(
@@ -63,4 +69,5 @@ def cell_of_options(options: Namespace, wire: str) -> Cell:
         server="",
         address=address,
         endpoint=options.endpoint or None if through_gateway else None,
+        door=wire if through_gateway else "",
     )

@@ -6,11 +6,16 @@ file with the columns `round` and `cell` in front of them.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
+
+from loadtests.errors import LoadTestError
 
 SCHEMA_VERSION = 1
 
-# Times are seconds since the cell's T0, on the generator's monotonic clock; T0 as wall time is in the metadata.
+# Times are seconds since the cell's T0, the beginning of its first measured step, on the generator's monotonic clock:
+# those of the warm-up are negative. T0 as wall time is in the file's metadata (`t0_unix`).
 _SECONDS = pa.float64()
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 
@@ -37,5 +42,36 @@ RAW_SCHEMA = pa.schema(
         pa.field("gw_encode_ms", pa.float32()),
         pa.field("gw_total_ms", pa.float32()),
         pa.field("detail", _LABEL),  # why it failed, in words
+        pa.field("model", _LABEL),  # which one was asked, where a cell asks several; else null
     ]
 )
+
+
+def read_rows(path: Path) -> pa.Table:
+    """The rows of one worker's Arrow stream, up to the last whole batch where its end is torn off or not written yet.
+
+    Raises LoadTestError for a file that is no such stream.
+    """
+    batches: list[pa.RecordBatch] = []
+    schema = RAW_SCHEMA
+    with path.open("rb") as source:
+        try:
+            reader = pa.ipc.open_stream(source)
+            schema = reader.schema
+            batches.extend(iter(reader.read_next_batch, None))
+        except StopIteration:
+            pass
+        except (pa.ArrowInvalid, OSError) as exc:
+            if schema is RAW_SCHEMA and path.stat().st_size > 0 and not _torn_schema(path):
+                raise LoadTestError(f"{path}: not a stream of measured rows: {exc}") from exc
+    if not schema.equals(RAW_SCHEMA):
+        raise LoadTestError(f"{path}: its columns are not those of this version; measured by another one?")
+    return pa.Table.from_batches(batches, schema).unify_dictionaries()
+
+
+def _torn_schema(path: Path) -> bool:
+    """Whether the file begins as an Arrow stream does and ends within its first message."""
+    with path.open("rb") as source:
+        head = source.read(8)
+    mark, length = head[:4], int.from_bytes(head[4:8], "little")
+    return mark == b"\xff" * len(mark) and (len(head) < 8 or path.stat().st_size < 8 + length)

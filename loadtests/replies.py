@@ -14,8 +14,10 @@ class Outcome(StrEnum):
     WRONG_ANSWER = "wrong_answer"
     HTTP_4XX = "http_4xx"
     HTTP_5XX = "http_5xx"
+    SHED = "shed"  # refused for load: 429 or 503
     TIMEOUT = "timeout"
     CONN_ERROR = "conn_error"
+    DROPPED_BY_CLIENT = "dropped_by_client"  # never sent: too many were under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,14 @@ _CLIENT_CODES = frozenset(
         "ALREADY_EXISTS",
         "PERMISSION_DENIED",
         "UNAUTHENTICATED",
-        "RESOURCE_EXHAUSTED",
         "FAILED_PRECONDITION",
         "ABORTED",
         "OUT_OF_RANGE",
     }
 )
+# Refusals for load: the server may well answer the next request.
+_SHED_STATUSES = frozenset({429, 503})
+_SHED_CODES = frozenset({"RESOURCE_EXHAUSTED", "UNAVAILABLE"})
 # UNAVAILABLE is what a server answers with and what gRPC's core says of a lost connection; only the text differs.
 _LOST = (
     "failed to connect",
@@ -80,6 +84,8 @@ def outcome_of_status(status: int) -> Outcome:
     """The outcome of an HTTP status. A redirect, or any other 2xx, is no answer to an inference request."""
     if status == 200:
         return Outcome.OK
+    if status in _SHED_STATUSES:
+        return Outcome.SHED
     if 400 <= status < 500:
         return Outcome.HTTP_4XX
     return Outcome.HTTP_5XX if status >= 500 else Outcome.WRONG_ANSWER
@@ -93,4 +99,6 @@ def outcome_of_code(code: str, details: str) -> Outcome:
         return Outcome.TIMEOUT
     if code == "UNAVAILABLE" and any(mark in details.lower() for mark in _LOST):
         return Outcome.CONN_ERROR
+    if code in _SHED_CODES:
+        return Outcome.SHED
     return Outcome.HTTP_4XX if code in _CLIENT_CODES else Outcome.HTTP_5XX

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from loadtests.cells import Cell
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
 from loadtests.options import USER_CLASS
+from loadtests.processes import run_bounded, tail
 from loadtests.results import CellResult
 
 _LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 # Beyond the measured time: Locust's start on a busy machine, and its end.
 _START_ALLOWANCE_S = 30.0
-_KILL_GRACE_S = 3.0
-_LOG_TAIL_LINES = 15
 
 
 def run_cell(
@@ -60,67 +54,18 @@ def run_cell(
     code = run_bounded(command, log, cwd=out_dir, timeout=bound + request_timeout + _START_ALLOWANCE_S)
     if code is None:
         raise LoadTestError(
-            f"{cell.label}: Locust did not end in time and was stopped; its log is {log}\n{_tail(log)}\n"
+            f"{cell.label}: Locust did not end in time and was stopped; its log is {log}\n{tail(log)}\n"
             "Is the machine out of CPU or memory? Try fewer users."
         )
     if code != 0 or not samples.exists():
         raise LoadTestError(
-            f"{cell.label}: Locust failed with exit code {code}; its log is {log}\n{_tail(log)}\n"
+            f"{cell.label}: Locust failed with exit code {code}; its log is {log}\n{tail(log)}\n"
             "The last lines name the reason. If a module is missing, run `make setup`."
         )
     result = CellResult.load(samples)
     if result.requests == 0:
         raise LoadTestError(
-            f"{cell.label}: no request was sent in {seconds:g} s; Locust's log is {log}\n{_tail(log)}\n"
+            f"{cell.label}: no request was sent in {seconds:g} s; Locust's log is {log}\n{tail(log)}\n"
             "Is the machine out of CPU? Try more seconds or fewer users."
         )
     return result
-
-
-def run_bounded(command: list[str], log: Path, *, cwd: Path, timeout: float) -> int | None:
-    """The exit code of a command, None where its time was up; output goes to `log`.
-
-    Its process group was ended when this returns or raises, an interrupt included.
-    """
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603  # our own interpreter and file, no shell
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=cwd,
-            env=_environment(),
-            start_new_session=True,
-        )
-        with _ended(process):
-            try:
-                return process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                return None
-
-
-@contextlib.contextmanager
-def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        # On an interrupt as well: in a group of its own, Locust does not see the terminal's Ctrl-C.
-        for number, grace in ((signal.SIGTERM, _KILL_GRACE_S), (signal.SIGKILL, None)):
-            if process.poll() is not None:
-                break
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(grace)
-
-
-def _environment() -> dict[str, str]:
-    """Ours without LOCUST_* (they would change the run) and with this package importable from anywhere."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
-    paths = [str(Path(__file__).resolve().parents[1]), kept.get("PYTHONPATH", "")]
-    return {**kept, "PYTHONPATH": os.pathsep.join(path for path in paths if path), "PYTHONUNBUFFERED": "1"}
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text("utf-8", "replace").splitlines()
-    return "\n".join(f"  | {line[:300]}" for line in lines[-_LOG_TAIL_LINES:]) or "  | (the log is empty)"

@@ -36,13 +36,14 @@ class GoldenUser(User):
 
     abstract = True
     wire: ClassVar[str]
+    door: ClassVar[bool] = False  # whether to speak it to the gateway rather than to the server whose it is
     wait_time = constant(0)
 
     def on_start(self) -> None:
         """Connects nothing yet: prepares the client and the questions."""
         load = self._load
         try:
-            self._cell: Cell = load.cell or cell_of_options(self.environment.parsed_options, self.wire)
+            self._cell: Cell = load.cell or cell_of_options(self.environment.parsed_options, self.wire, door=self.door)
             self._questions: Questions = load.questions(self._cell)
             self._client: Client = client_for(self._cell, timeout=load.timeout_s)
         except LoadTestError as exc:
@@ -92,6 +93,12 @@ class PredictUser(GoldenUser):
     wire = "predict"
 
 
+class OipRestUser(GoldenUser):
+    """The gateway's Open Inference Protocol over REST."""
+
+    wire = "oip-rest"
+
+
 class OipGrpcUser(GoldenUser):
     """The gateway's Open Inference Protocol over gRPC."""
 
@@ -120,3 +127,27 @@ class TfServingGrpcUser(GoldenUser):
     """TF Serving directly, over gRPC."""
 
     wire = "tfserving-grpc"
+
+
+class GatewayTorchServeRestUser(TorchServeRestUser):
+    """The gateway's TorchServe door, over REST."""
+
+    door = True
+
+
+class GatewayTorchServeGrpcUser(TorchServeGrpcUser):
+    """The gateway's TorchServe door, over gRPC."""
+
+    door = True
+
+
+class GatewayTfServingRestUser(TfServingRestUser):
+    """The gateway's TF Serving door, over REST."""
+
+    door = True
+
+
+class GatewayTfServingGrpcUser(TfServingGrpcUser):
+    """The gateway's TF Serving door, over gRPC."""
+
+    door = True

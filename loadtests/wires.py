@@ -73,6 +73,36 @@ def encode_predict(model: str, tensors: Sequence[Tensor]) -> bytes:
     return _json({"model": model, "inputs": _rows(tensors)})
 
 
+def encode_oip(model: str, tensors: Sequence[Tensor]) -> bytes:
+    """The body of an Open Inference Protocol infer request: flat data, all outputs."""
+    del model  # the path names it
+    inputs = [
+        {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape, "data": tensor.array.ravel()}
+        for tensor in tensors
+    ]
+    return _json({"inputs": inputs})
+
+
+def decode_oip(body: bytes, specs: Sequence[TensorSpec]) -> dict[str, NDArray]:
+    """The outputs of an Open Inference Protocol reply: a list of objects, their data flat or nested."""
+    outputs = _parsed(body).get("outputs")
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        raise BadReplyError("the reply has no list `outputs`")
+    found = {output.get("name"): output for output in outputs}
+    answer = {}
+    for spec in specs:
+        output = found.get(spec.name)
+        if output is None:
+            continue
+        if output.get("datatype") != spec.datatype:
+            raise BadReplyError(f"output '{spec.name}' is not of datatype {spec.datatype}")
+        try:
+            answer[spec.name] = _array(output.get("data"), spec).reshape(output.get("shape"))
+        except (TypeError, ValueError) as exc:
+            raise BadReplyError(f"output '{spec.name}' does not fit its own shape") from exc
+    return answer
+
+
 def encode_inputs(model: str, tensors: Sequence[Tensor]) -> bytes:
     """`{"inputs": {name: rows}}`: our TorchServe handler's JSON, and TF Serving's column form."""
     del model  # the path names it
@@ -114,6 +144,7 @@ def _fixed(target: str) -> Callable[[str], str]:
 
 WIRES: dict[str, Wire] = {
     "predict": Wire("rest", _fixed("/predict"), encode_predict, decode_outputs),
+    "oip-rest": Wire("rest", lambda model: f"/v2/models/{quote(model, safe='')}/infer", encode_oip, decode_oip),
     "oip-grpc": Wire(
         "grpc",
         _fixed("/inference.GRPCInferenceService/ModelInfer"),

@@ -60,7 +60,7 @@ def test_unreadable_replies_are_wrong_answers_and_inner_errors_keep_their_class(
     # field 1 of PredictionResponse, length-delimited
     body = b'{"code": 503, "message": "no"}'
     refused = Reply(Outcome.OK, 0.001, b"\x0a" + bytes([len(body)]) + body)
-    assert load.questions(over_grpc).verdict(over_grpc, 0, refused, NOBODY) == (Outcome.HTTP_5XX, "503: no")
+    assert load.questions(over_grpc).verdict(over_grpc, 0, refused, NOBODY) == (Outcome.SHED, "503: no")
 
 
 def test_an_answer_from_elsewhere_is_wrong(load: Load) -> None:

@@ -60,3 +60,13 @@ def test_gateway_users_can_be_pinned(parser: FakeParser) -> None:
     options.endpoint = "tf-rest"
     assert cell_of_options(options, "oip-grpc").pins == {"x-endpoint": "tf-rest"}
     assert cell_of_options(options, "torchserve-rest").pins == {}
+
+
+@pytest.mark.parametrize("wire", ["tfserving-rest", "tfserving-grpc", "torchserve-rest", "torchserve-grpc"])
+def test_the_gateway_has_the_servers_doors_too(wire: str, parser: FakeParser) -> None:
+    """The same protocol, but the gateway's address and its pins."""
+    options = parser.defaults()
+    options.endpoint = "tf"
+    cell = cell_of_options(options, wire, door=True)
+    assert (cell.wire, cell.path, cell.pins) == (wire, "gateway", {"x-endpoint": "tf"})
+    assert cell.address == (options.gateway_grpc if wire.endswith("grpc") else options.gateway_rest)

@@ -14,9 +14,9 @@ from loadtests.replies import Outcome, outcome_of_code, outcome_of_status
         (204, Outcome.WRONG_ANSWER),
         (302, Outcome.WRONG_ANSWER),
         (404, Outcome.HTTP_4XX),
-        (429, Outcome.HTTP_4XX),
+        (429, Outcome.SHED),
         (500, Outcome.HTTP_5XX),
-        (503, Outcome.HTTP_5XX),
+        (503, Outcome.SHED),
     ],
 )
 def test_http_statuses(status: int, outcome: Outcome) -> None:
@@ -31,7 +31,8 @@ def test_http_statuses(status: int, outcome: Outcome) -> None:
         ("INVALID_ARGUMENT", "input 'x' is missing", Outcome.HTTP_4XX),
         ("NOT_FOUND", "", Outcome.HTTP_4XX),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", Outcome.TIMEOUT),
-        ("UNAVAILABLE", "Prediction failed", Outcome.HTTP_5XX),
+        ("UNAVAILABLE", "Prediction failed", Outcome.SHED),
+        ("RESOURCE_EXHAUSTED", "", Outcome.SHED),
         ("UNAVAILABLE", "failed to connect to all addresses; last error: refused", Outcome.CONN_ERROR),
         ("UNAVAILABLE", "recvmsg:Connection reset by peer", Outcome.CONN_ERROR),
         ("INTERNAL", "Connection reset by the model server", Outcome.HTTP_5XX),

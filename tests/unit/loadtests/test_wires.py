@@ -32,6 +32,7 @@ def test_every_cell_has_a_protocol_and_a_user() -> None:
     ("wire", "target"),
     [
         ("predict", "/predict"),
+        ("oip-rest", "/v2/models/a%2Fb%20c/infer"),
         ("torchserve-rest", "/predictions/a%2Fb%20c"),
         ("tfserving-rest", "/v1/models/a%2Fb%20c:predict"),
         ("oip-grpc", "/inference.GRPCInferenceService/ModelInfer"),
@@ -60,7 +61,7 @@ def test_tf_serving_omits_the_name_of_a_single_output() -> None:
     assert several["label"].dtype == np.int64
 
 
-@pytest.mark.parametrize("wire", ["predict", "torchserve-rest", "tfserving-rest"])
+@pytest.mark.parametrize("wire", ["predict", "oip-rest", "torchserve-rest", "tfserving-rest"])
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{}", b'{"error": "x"}', b'{"outputs": {"y": [[1], [1, 2]]}}', b'{"outputs": {"y": "a"}}']
 )
@@ -68,6 +69,31 @@ def test_a_reply_that_is_no_answer_is_a_bad_reply(wire: str, body: bytes) -> Non
     """Whatever a server sends, decoding raises nothing but BadReplyError."""
     with pytest.raises(BadReplyError):
         WIRES[wire].decode(body, ONE)
+
+
+def test_open_inference_data_is_flat_and_may_come_back_nested() -> None:
+    """The protocol allows both; shape and datatype are the answer's own."""
+    assert json.loads(WIRES["oip-rest"].encode("m", INPUT)) == {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1.0, 0.1, -3.5]}]
+    }
+    for data in ([1, 2], [[1, 2]]):
+        reply = {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": data}, {"name": "other"}]}
+        assert WIRES["oip-rest"].decode(json.dumps(reply).encode(), ONE)["y"].tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"name": "y", "datatype": "INT64", "shape": [1, 2], "data": [1, 2]},
+        {"name": "y", "datatype": "FP32", "shape": [1, 3], "data": [1, 2]},
+        {"name": "y", "datatype": "FP32", "shape": "wide", "data": [1, 2]},
+        {"name": "y", "datatype": "FP32", "shape": [1, 2]},
+    ],
+)
+def test_an_open_inference_output_must_fit_itself(output: dict[str, object]) -> None:
+    """Another datatype, or data that does not fill the shape, is no answer."""
+    with pytest.raises(BadReplyError):
+        WIRES["oip-rest"].decode(json.dumps({"outputs": [output]}).encode(), ONE)
 
 
 def test_torchserve_grpc_carries_json_under_the_key_data() -> None:

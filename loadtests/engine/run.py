@@ -1,0 +1,125 @@
+"""Runs one cell: the generator processes, the recorder beside them, and one T0 for all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from loadtests.cell_spec import CellSpec
+from loadtests.engine.arrivals import check_load
+from loadtests.engine.conduct import Conductor, Player
+from loadtests.engine.questions import questions_of, targets_of
+from loadtests.errors import LoadTestError
+from loadtests.processes import ended, environment, tail
+
+# After the last worker is gone the recorder has one batch left to write.
+_RECORDER_S = 30.0
+
+
+def run_cell(
+    spec: CellSpec, *, artifacts: Path, raw: Path, health: Path, log: Path, stop: threading.Event | None = None
+) -> None:
+    """Measures a cell. Blocks for its warm-up, its steps, and at most its time limit more for stragglers.
+
+    Leaves `raw/SLUG.W.arrow`, one for each worker, and writes the generator's own account into the file `health`; what
+    the generator printed is in the file `log`. Where `stop` is set the run ends within seconds: what was recorded so
+    far stays, and the account says `stopped`. Raises LoadTestError where the cell cannot be measured, with the words
+    for the user; a failed request is a figure.
+    """
+    check(spec, artifacts)
+    for folder in (raw, health.parent, log.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="twinserve-cell-") as folder, log.open("wb") as output:
+        source, errors = Path(folder) / "cell.json", Path(folder) / "recorder.log"
+        source.write_text(json.dumps(spec.to_json()), "utf-8")
+        with contextlib.ExitStack() as processes:
+            recorder, players = _started(spec, raw, source, artifacts, output, errors, processes)
+            conductor = Conductor(spec, players, stop or threading.Event(), lambda: recorder.poll() is None)
+            try:
+                conductor.conduct()
+            except LoadTestError as exc:
+                _finish(recorder, errors, spec)  # where the recorder failed, its reason is the reason
+                raise LoadTestError(f"{spec.slug}: {exc}; the generator's log is {log}\n{tail(log)}") from exc
+            _finish(recorder, errors, spec)
+    part = health.with_suffix(".part")
+    part.write_text(json.dumps(conductor.account()), "utf-8")
+    part.replace(health)
+
+
+def check(spec: CellSpec, artifacts: Path) -> None:
+    """Raises LoadTestError where the cell's load cannot be sent or its questions cannot be made."""
+    check_load(spec.load)
+    for target in targets_of(spec):
+        questions_of(target, spec.load.rows, artifacts)
+
+
+def _started(
+    spec: CellSpec,
+    raw: Path,
+    source: Path,
+    artifacts: Path,
+    output: IO[bytes],
+    errors: Path,
+    processes: contextlib.ExitStack,
+) -> tuple[subprocess.Popen[bytes], list[Player]]:
+    """The recorder and the workers; all are ended with `processes`."""
+    pipes = [os.pipe() for _ in range(spec.load.workers)]
+    with _closed_after(fd for pipe in pipes for fd in pipe):
+        files = [f"{read}={(raw / f'{spec.slug}.{index}.arrow').resolve()}" for index, (read, _) in enumerate(pipes)]
+        log = processes.enter_context(errors.open("wb"))
+        recorder = _process(["loadtests.engine.recorder", *files], [read for read, _ in pipes], log, processes)
+        players = []
+        for index, (_, write) in enumerate(pipes):
+            player, theirs = Player.pair(index)
+            processes.callback(player.close)
+            with theirs:
+                arguments = [str(source), str(index), str(artifacts.resolve()), str(theirs.fileno()), str(write)]
+                _process(["loadtests.engine.worker", *arguments], [theirs.fileno(), write], output, processes)
+            players.append(player)
+    return recorder, players
+
+
+def _process(
+    arguments: list[str], fds: list[int], output: IO[bytes], processes: contextlib.ExitStack
+) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(  # noqa: S603  # our own interpreter and modules, no shell
+        [sys.executable, "-m", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        pass_fds=fds,
+        env=environment() | {"LOCUST_SKIP_MONKEY_PATCH": "1"},
+        # A Ctrl-C in the terminal is for the campaign alone.
+        start_new_session=True,
+    )
+    processes.enter_context(ended(process))
+    return process
+
+
+def _finish(recorder: subprocess.Popen[bytes], errors: Path, spec: CellSpec) -> None:
+    """Waits until everything is on the disk; raises LoadTestError where it is not."""
+    try:
+        code = recorder.wait(_RECORDER_S)
+    except subprocess.TimeoutExpired:
+        raise LoadTestError(f"{spec.slug}: the recorder did not end in {_RECORDER_S:g} s; is the disk stuck?") from None
+    if code != 0:
+        words = errors.read_text("utf-8", "replace").strip().splitlines() or [f"exit code {code}"]
+        raise LoadTestError(f"{spec.slug}: the rows could not be recorded: {words[-1]}")
+
+
+@contextlib.contextmanager
+def _closed_after(fds: Iterator[int]) -> Iterator[None]:
+    fds = list(fds)
+    try:
+        yield
+    finally:
+        for fd in fds:
+            os.close(fd)

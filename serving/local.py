@@ -56,6 +56,8 @@ class LocalStack:
         self._stages = stages
         self._report = report
         self._exit = ExitStack()
+        self._servers: dict[str, Server] = {}
+        self._descriptions: dict[str, str] = {}
         self._launcher = ProcessId.of(os.getpid())
         self._interrupts = Interrupts()
         self._processes = Processes(
@@ -134,6 +136,20 @@ class LocalStack:
             self.check()
             time.sleep(5 * POLL_S)
 
+    def stop_server(self, name: str) -> None:
+        """Ends one server, for `start_server` to start it again; until then nobody misses it."""
+        self._processes.stop([child for child in self._processes.children if child.server.name == name])
+
+    def start_server(self, name: str) -> Child:
+        """Starts a server again by its own command; does not wait for it. Raises LaunchError where there is no such."""
+        server = self._servers.get(name)
+        if server is None:
+            raise LaunchError(f"no server '{name}' was started; there are: {', '.join(self._servers)}")
+        child = self._processes.start(server)
+        child.description = self._descriptions.get(name, "")
+        self._save_state("ready")
+        return child
+
     def _save_state(self, status: Literal["starting", "ready"]) -> None:
         servers = [
             ServerState(
@@ -170,6 +186,7 @@ class LocalStack:
         waiting: dict[str, Child] = {}
         for server in stage:
             waiting[server.name] = self._processes.start(server)
+            self._servers[server.name] = server
             self._report(" ".join(filter(None, (f"starting {server.name}", server.note))))
         self._save_state("starting")
         next_report = began + STILL_WAITING_S
@@ -179,7 +196,7 @@ class LocalStack:
                 self.check()
                 lacks = child.server.waiting_for()
                 if lacks is None:
-                    child.description = child.server.describe()
+                    child.description = self._descriptions[name] = child.server.describe()
                     self._report(f"{name} is ready after {time.monotonic() - began:.1f} s: {child.description}")
                     del waiting[name]
                 else:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+import loadtests.cli
 import models.cli
 import serving.cli
 import twinserve.routes
@@ -29,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(models.cli.app, name="models", help="Train, export, verify and list the models.")
+app.add_typer(loadtests.cli.app, name="bench", help="Load tests: campaigns, their reports, comparisons.")
 app.add_typer(twinserve.routes.app, name="routes", help="Show where a running gateway sends requests, and why.")
 serving.cli.register(app)
 

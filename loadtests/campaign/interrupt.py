@@ -1,0 +1,66 @@
+"""Ctrl-C once finishes the round, twice stops; SIGTERM stops at once."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from serving.interrupts import SAME_SIGNAL_S
+
+
+class StoppedError(Exception):
+    """Raised where a run was told to stop in the middle of a cell; the cell does not count."""
+
+
+class TwoStage:
+    """Inside the block, signals raise nothing: the first Ctrl-C sets `finish`, another one, or SIGTERM, sets `stop`.
+
+    `tell` is given a line for the user. Does nothing outside the main thread, where Python handles no signals.
+    """
+
+    def __init__(
+        self, tell: Callable[[str], None] = lambda _: None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.finish = False
+        self.stop = threading.Event()
+        self._tell, self._clock = tell, clock
+        self._last = float("-inf")
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: the terminal may go
+                numbers.append(signal.SIGHUP)
+            self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            with contextlib.suppress(TypeError):  # a handler that was not set from Python
+                signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raises StoppedError once `stop` is set."""
+        if self.stop.is_set():
+            raise StoppedError
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        now = self._clock()
+        if now - self._last < SAME_SIGNAL_S:  # the same signal to the process and to its group
+            return
+        self._last = now
+        if number == signal.SIGINT and not self.finish:
+            self.finish = True
+            self._tell("Ctrl-C: finishing this round, then the report. Again: stop now.")
+        elif not self.stop.is_set():
+            self.finish = True
+            self.stop.set()
+            self._tell("Stopping: the cell under way does not count, everything before it is kept.")

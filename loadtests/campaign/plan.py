@@ -1,0 +1,211 @@
+"""Which cells a campaign measures, in which order, and how long that takes. Nothing here is run."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from loadtests.campaign.settings import WARM_UP_S, Campaign, ScenarioSettings
+from loadtests.cell_spec import Arrivals, CellSpec, Kind, Load, Step, Target
+
+# What a cell takes beside its load: the generator's start, the stragglers, the files.
+OVERHEAD_S = 1.5
+# A search doubles from a first guess and bisects to 5 %: about so many rates are tried.
+TRIES = 10
+# What a p99 needs, with a few late ones among them: MLPerf's early stopping asks 838 with two.
+TRY_REQUESTS = 850
+COLD_S = 20.0
+COOL_DOWN_S = 5.0
+# A quick campaign's targets are warm after its first round: later ones only open their connections.
+QUICK_AGAIN_S = 1.0
+MULTI_STREAM_ROWS = 8
+_CONTROLLED: frozenset[Kind] = frozenset(
+    {"single_stream", "multi_stream", "server", "offline", "curve", "overload", "burst", "mixed"}
+)
+# Of a rate: a light load, the rate itself, overload, and a light load to recover in.
+_OVERLOAD = (0.5, 1.0, 1.5, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`cells` in the order of measuring; a search is one cell here, whose rate is yet to be found."""
+
+    cells: tuple[CellSpec, ...]
+    seconds: float
+    rounds: int
+
+    @property
+    def per_round(self) -> int:
+        """Cells in a round."""
+        return len(self.round(0))
+
+    def round(self, number: int) -> tuple[CellSpec, ...]:
+        """The cells of a round, in order."""
+        return tuple(cell for cell in self.cells if cell.round == number)
+
+
+def plan_of(campaign: Campaign, targets: Mapping[str, Sequence[Target]]) -> Plan:
+    """The plan of a campaign; `targets` are those of each model. The same campaign gives the same plan.
+
+    The order within a round is random, by the seed; every scenario has an A/A control, one target under a second
+    name, except where that would double hours and another scenario has one.
+    """
+    distinct = _cells(campaign, targets)
+    cells: list[CellSpec] = []
+    for number in range(campaign.rounds):
+        order = list(distinct)
+        random.Random(f"{campaign.seed} {number}").shuffle(order)  # noqa: S311 - an order, no secret
+        cells += [
+            replace(cell, round=number, order_in_round=place, load=_load_in(campaign, cell, number))
+            for place, cell in enumerate(order)
+        ]
+    return Plan(tuple(cells), sum(seconds_of(campaign, cell) for cell in cells), campaign.rounds)
+
+
+def is_search(cell: CellSpec) -> bool:
+    """Whether the cell stands for a search: its rate is yet to be found."""
+    return cell.load.kind == "server" and all(step.rate == 0 for step in cell.load.steps)
+
+
+def at_rate(cell: CellSpec, rate: float, attempt: int) -> CellSpec:
+    """One try of a search; at a low rate it lasts longer, so that its requests suffice to tell."""
+    steps = tuple(Step(rate, max(step.seconds, TRY_REQUESTS / rate)) for step in cell.load.steps)
+    return replace(cell, slug=f"{cell.slug}-try{attempt:02}", load=replace(cell.load, steps=steps))
+
+
+def seconds_of(campaign: Campaign, cell: CellSpec) -> float:
+    """About how long a cell takes."""
+    cool_down, load = cool_down_of(campaign), cell.load
+    if load.kind == "cold":
+        return COLD_S + load.seconds + cool_down
+    if is_search(cell):
+        return TRIES * (load.warm_up_seconds + load.seconds + OVERHEAD_S + cool_down)
+    rate = next((step.rate for step in load.steps if step.rate), 0.0)
+    warm_up = max(load.warm_up_seconds, load.warm_up_requests / rate if rate else 0.0)
+    return warm_up + load.seconds + OVERHEAD_S + cool_down
+
+
+def cool_down_of(campaign: Campaign) -> float:
+    """Seconds between two cells."""
+    if campaign.cool_down_s is not None:
+        return campaign.cool_down_s
+    return 0.0 if campaign.tier == "quick" else COOL_DOWN_S
+
+
+def _cells(campaign: Campaign, targets: Mapping[str, Sequence[Target]]) -> list[CellSpec]:
+    slugs: set[str] = set()
+    cells: list[CellSpec] = []
+    kinds = {scenario.kind for scenario in campaign.scenarios}
+    index = 0
+    for scenario in campaign.scenarios:
+        for rows in _rows(scenario):
+            name = scenario.name if len(_rows(scenario)) == 1 else f"{scenario.name} rows={rows}"
+            load = _load(campaign, scenario, rows)
+            made = [
+                CellSpec(
+                    slug=_slug((_models_of(group), name, group[0].name), slugs),
+                    target=group[0],
+                    others=group[1:],
+                    scenario=name,
+                    load=load,
+                    campaign_seed=campaign.seed,
+                    scenario_index=index,
+                    slo_ms=campaign.slo_of(scenario),
+                )
+                for group in _asked_at_once(scenario, targets)
+            ]
+            cells += made
+            if made and (scenario.kind in _CONTROLLED or not kinds & _CONTROLLED):
+                cells.append(_control(made[0], slugs))
+            index += 1
+    return cells
+
+
+def _models_of(group: Sequence[Target]) -> str:
+    return "+".join(target.model for target in group)
+
+
+def _asked_at_once(scenario: ScenarioSettings, targets: Mapping[str, Sequence[Target]]) -> Iterator[tuple[Target, ...]]:
+    """What a cell asks: one target, and in a mixed scenario the same target for every model."""
+    every = [target for of_model in targets.values() for target in of_model]
+    if scenario.kind == "cold":
+        yield from ((target,) for target in every if _restartable(target))
+    elif scenario.kind != "mixed":
+        yield from ((target,) for target in every)
+    else:
+        for name in dict.fromkeys(target.name for target in every):
+            group = tuple(target for target in every if target.name == name)
+            if len(group) > 1:
+                yield group
+
+
+def _restartable(target: Target) -> bool:
+    return target.path == "direct" and target.stack in ("torchserve", "tfserving")
+
+
+def _rows(scenario: ScenarioSettings) -> tuple[int, ...]:
+    if scenario.rows is None:
+        return (MULTI_STREAM_ROWS,) if scenario.kind == "multi_stream" else (1,)
+    return scenario.rows if isinstance(scenario.rows, tuple) else (scenario.rows,)
+
+
+def _control(cell: CellSpec, slugs: set[str]) -> CellSpec:
+    target = replace(cell.target, name=f"{cell.target.name} (A/A)")
+    return replace(cell, slug=_slug((cell.slug, "AA"), slugs), target=target, control=cell.slug)
+
+
+def _slug(parts: tuple[str, ...], taken: set[str]) -> str:
+    """A file name without suffix, distinct in the campaign; whatever else a name holds becomes `_`."""
+    slug = "-".join(re.sub(r"[^A-Za-z0-9_.=]+", "_", part)[:60].strip("_.") or "_" for part in parts)
+    base, number = slug, 1
+    while slug.lower() in taken:
+        number += 1
+        slug = f"{base}-{number}"
+    taken.add(slug.lower())
+    return slug
+
+
+def _load(campaign: Campaign, scenario: ScenarioSettings, rows: int) -> Load:
+    seconds = campaign.duration_of(scenario)
+    quick = campaign.tier == "quick"
+    warm_up = scenario.warm_up_s if scenario.warm_up_s is not None else WARM_UP_S[campaign.tier]
+    requests = scenario.warm_up_requests if scenario.warm_up_requests is not None else (1 if quick else 1000)
+    return Load(
+        kind=scenario.kind,
+        arrivals=_arrivals(scenario),
+        steps=_steps(scenario, seconds),
+        warm_up_seconds=warm_up,
+        warm_up_requests=requests,
+        concurrency=scenario.concurrency if scenario.kind == "offline" else 1,
+        rows=rows,
+        cv=scenario.cv if scenario.kind == "burst" else 1.0,
+        max_in_flight=scenario.max_in_flight,
+        timeout_seconds=scenario.timeout_s,
+        workers=scenario.workers,
+    )
+
+
+def _arrivals(scenario: ScenarioSettings) -> Arrivals:
+    if scenario.kind in ("single_stream", "multi_stream", "offline", "cold"):
+        return "closed"
+    return scenario.arrivals or ("gamma" if scenario.kind == "burst" else "poisson")
+
+
+def _steps(scenario: ScenarioSettings, seconds: float) -> tuple[Step, ...]:
+    rate = scenario.rate or 0.0
+    match scenario.kind:
+        case "curve":
+            up = list(scenario.rates or ())
+            return tuple(Step(each, seconds) for each in (*up, *up[-2::-1]))
+        case "overload":
+            return tuple(Step(rate * factor, seconds) for factor in _OVERLOAD)
+        case _:
+            return (Step(rate, seconds),)
+
+
+def _load_in(campaign: Campaign, cell: CellSpec, number: int) -> Load:
+    if campaign.tier == "quick" and number > 0:
+        return replace(cell.load, warm_up_seconds=min(cell.load.warm_up_seconds, QUICK_AGAIN_S))
+    return cell.load

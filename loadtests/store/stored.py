@@ -1,0 +1,201 @@
+"""Where the files of a run are, and how the small ones are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from loadtests.campaign.plan import at_rate
+from loadtests.cell_spec import CellSpec
+from loadtests.errors import LoadTestError
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """`runs/ID`: one campaign, begun, interrupted or done."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The run's name: its folder's."""
+        return self.path.resolve().name
+
+    @property
+    def raw(self) -> Path:
+        """Where the rounds' Parquet files are, and the streams of a round under way."""
+        return self.path / "raw"
+
+    @property
+    def cells_file(self) -> Path:
+        """One line a cell and round."""
+        return self.path / "cells.jsonl"
+
+    def checked(self) -> StoredRun:
+        """Itself; raises LoadTestError where the folder is no run."""
+        if not (self.path / "state.json").is_file():
+            raise LoadTestError(f"{self.path}: not a run: it holds no state.json. `twinserve bench run` makes one")
+        return self
+
+    def manifest(self) -> dict[str, Any]:
+        """Environment, seeds and versions; empty where it was not written."""
+        return read_object(self.path / "manifest.json")
+
+    def ledger(self) -> dict[str, Any]:
+        """The fairness ledger: the entry of each target by `MODEL/NAME`; empty where it was not written."""
+        return _by_target(read_object(self.path / "ledger.json"))
+
+    def parity(self) -> dict[str, Any]:
+        """What the parity gate found, by `MODEL/NAME`; empty where it did not run."""
+        return _by_target(read_object(self.path / "parity.json"))
+
+    def state(self) -> dict[str, Any]:
+        """What was planned and what is done."""
+        return read_object(self.path / "state.json")
+
+    def campaign(self) -> dict[str, Any]:
+        """The campaign file as it was given; empty where it is missing or no mapping."""
+        try:
+            document = yaml.safe_load((self.path / "campaign.yaml").read_text("utf-8"))
+        except (OSError, yaml.YAMLError):
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    @property
+    def tier(self) -> str:
+        """Whose limits the run's cells keep to: `quick` or `run`."""
+        return str(self.manifest().get("tier") or self.campaign().get("tier") or "run")
+
+    def specs(self) -> dict[tuple[int, str], CellSpec]:
+        """Every cell of the plan by (round, slug), and every try of its searches.
+
+        Raises LoadTestError where the state is not one.
+        """
+        source, state = self.path / "state.json", self.state()
+        planned, tries = state.get("planned", []), state.get("tries", [])
+        if not isinstance(planned, list) or not isinstance(tries, list):
+            raise LoadTestError(f"{source}: `planned` is not a list of cells")
+        cells = [CellSpec.from_json(item, f"{source}: cell {number}") for number, item in enumerate(planned + tries)]
+        found = {(cell.round, cell.slug): cell for cell in cells}
+        return found | self._tries(found, state)
+
+    def _tries(
+        self, planned: Mapping[tuple[int, str], CellSpec], state: Mapping[str, Any]
+    ) -> dict[tuple[int, str], CellSpec]:
+        """The tries of searches: their rates are in the state, that of one after which a crash came in cells.jsonl."""
+        rates = {
+            (int(number), f"{slug}-try{attempt:02}"): float(rate)
+            for key, tried in (state.get("searches") or {}).items()
+            for number, _, slug in [str(key).partition("/")]
+            for attempt, (rate, _) in enumerate(tried, 1)
+        }
+        for line in self.cells():
+            if _TRY.search(str(line["cell"])) and line.get("rate_offered"):
+                rates.setdefault((int(line["round"]), str(line["cell"])), float(line["rate_offered"]))
+        found = {}
+        for (number, slug), rate in rates.items():
+            match = _TRY.search(slug)
+            base = planned.get((number, _TRY.sub("", slug)))
+            if match and base is not None:
+                found[number, slug] = at_rate(base, rate, int(match[1]))
+        return found
+
+    def health(self, number: int, slug: str) -> dict[str, Any]:
+        """The generator's own account of a cell; empty where there is none."""
+        return read_object(self.path / "health" / str(number) / f"{slug}.json")
+
+    def resources(self, number: int, slug: str) -> dict[str, Any] | None:
+        """What the servers used during a cell; None where nobody measured it."""
+        return read_object(self.path / "resources" / str(number) / f"{slug}.json") or None
+
+    def sealed_rounds(self) -> dict[int, Path]:
+        """The Parquet file of each round that has one, by number."""
+        found = {int(path.stem): path for path in self.raw.glob("*.parquet") if path.stem.isdigit()}
+        return dict(sorted(found.items()))
+
+    def open_rounds(self) -> list[int]:
+        """Rounds whose streams are not yet Parquet: a round under way, or one that a crash interrupted."""
+        if not self.raw.is_dir():
+            return []
+        return sorted(int(item.name) for item in self.raw.iterdir() if item.is_dir() and item.name.isdigit())
+
+    def cells(self) -> list[dict[str, Any]]:
+        """The lines of cells.jsonl; a torn last line is left out."""
+        return list(read_lines(self.cells_file))
+
+
+# The name of a search's try is that of its cell and a number.
+_TRY = re.compile(r"-try(\d+)$")
+
+
+def target_key(model: str, name: str) -> str:
+    """A target's name in ledger.json and parity.json; an A/A twin has the entry of the target that it is.
+
+    Of a cell of several models it is that of the first.
+    """
+    return f"{model.partition(' + ')[0]}/{name.removesuffix(' (A/A)')}"
+
+
+def _by_target(document: dict[str, Any]) -> dict[str, Any]:
+    targets = document.get("targets", document)
+    return dict(targets) if isinstance(targets, dict) else {}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file is missing. Raises LoadTestError where it is there and is none."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as exc:
+        raise LoadTestError(f"{path}: {exc}; it should hold a JSON object") from exc
+    if not isinstance(document, dict):
+        raise LoadTestError(f"{path}: it should hold a JSON object")
+    return document
+
+
+def read_lines(path: Path) -> Iterable[dict[str, Any]]:
+    """The objects of a file of JSON lines. The last line may be torn by a crash; any other one raises LoadTestError."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            document = json.loads(line)
+        except ValueError as exc:
+            if number == len(lines):
+                return
+            raise LoadTestError(f"{path}, line {number}: not JSON: {exc}") from exc
+        if not isinstance(document, dict):
+            raise LoadTestError(f"{path}, line {number}: not a JSON object")
+        yield document
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as exc:
+        part.unlink(missing_ok=True)
+        raise LoadTestError(f"{path}: {exc}; the file that was there before is unchanged") from exc
+
+
+def write_lines(path: Path, documents: Iterable[Mapping[str, Any]]) -> None:
+    """Writes JSON lines, all of them or none."""
+    write_whole(path, "".join(json.dumps(document, allow_nan=False) + "\n" for document in documents))

@@ -1,0 +1,160 @@
+"""A cell's line: figures of a known law, and VALID only where every limit is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from loadtests.analysis.cell import summarise
+from loadtests.analysis.validity import limits_of
+from loadtests.cell_spec import CellSpec, Load, Step
+from loadtests.errors import LoadTestError
+from tests.unit.loadtests.synthetic import Law, health_of, parity_of, resources_of, rows_of, server_load, target
+
+SPEC = CellSpec("server-ts", target("ts"), "server", server_load(200, 60), slo_ms=50.0)
+
+
+def _line(law: Law | None = None, spec: CellSpec = SPEC, tier: str = "run", **health: Any) -> dict[str, Any]:
+    rows = rows_of(spec, law or Law())
+    line = summarise(spec, rows, health_of(spec, rows, **health), resources_of(spec), parity_of(spec.target), tier=tier)
+    return dict(json.loads(json.dumps(line, allow_nan=False)))
+
+
+def test_a_sound_cell_is_valid_and_its_sums_agree() -> None:
+    """Rates, outcomes and attainment are of what was scheduled."""
+    line = _line()
+    assert (line["valid"], line["reasons"], line["meets_slo"], line["stable"]) == (True, [], True, True)
+    assert sum(line["outcomes"].values()) == line["scheduled"]
+    assert line["achieved"] == pytest.approx(line["outcomes"]["ok"] / 60)
+    assert line["goodput"] == pytest.approx(line["achieved"] * line["attainment"])
+    assert (line["L"]["p999"], line["stand_in"], line["topology"]) == (None, False, "TS-REST")
+
+
+def test_latency_runs_from_the_scheduled_instant_and_service_from_the_send() -> None:
+    """L = D + S, in milliseconds."""
+    line = _line(Law(lag_ms=0.1))
+    assert line["L"]["mean"] == pytest.approx(line["S"]["mean"] + 0.1, abs=0.01)
+    assert line["D"]["p50"] == pytest.approx(0.1 * np.log(2), rel=0.1)
+
+
+def test_a_stall_is_in_the_response_time_of_all_who_waited() -> None:
+    """One stall of 1.4 s in 60 s at 200 a second: p99 is near 1.4 s - 1 % of 60 s."""
+    line = _line(Law(stall=(30.0, 1.4)))
+    assert line["L"]["p99"] == pytest.approx(800, rel=0.1)
+    assert line["L"]["p50"] < 5
+
+
+def test_the_parts_of_a_gateway_s_reply_add_up() -> None:
+    """Means of client, network, gateway and upstream make the whole; the overhead is request by request."""
+    spec = replace(SPEC, target=target("gw", path="gateway"))
+    line = _line(Law(gateway_ms=0.8), spec)
+    parts = line["parts"]
+    whole = sum(parts[name]["mean"] for name in ("client", "net", "decode", "queue", "encode", "compute"))
+    assert whole == pytest.approx(line["L"]["mean"], rel=1e-4)
+    assert parts["overhead"]["p50"] == pytest.approx(0.83, rel=0.1)
+    assert _line()["parts"]["gw"] is None
+
+
+def test_failures_are_counted_and_never_timed() -> None:
+    """A tenth refused is a tenth of the objective missed; the percentiles are those of the rest."""
+    line = _line(Law(refused_share=0.1))
+    assert line["attainment"] == pytest.approx(0.9, abs=0.01)
+    assert line["L"]["p50"] == pytest.approx(_line()["L"]["p50"], rel=0.05)
+    assert (line["meets_slo"], line["failures"]) == (False, {"503 overloaded": line["outcomes"]["http_5xx"]})
+
+
+def test_each_step_of_a_curve_has_its_own_figures() -> None:
+    """Offered and achieved follow the steps."""
+    load = Load("curve", "poisson", (Step(100, 30), Step(300, 30), Step(0, 5), Step(100, 30)))
+    line = _line(spec=replace(SPEC, load=load))
+    assert [round(step["offered"], -1) for step in line["steps"]] == [100, 300, 0, 100]
+    assert line["steps"][2]["L"]["p50"] is None
+    assert (line["valid"], line["stable"]) == (True, None)
+
+
+def test_a_closed_loop_ends_with_its_last_answer() -> None:
+    """The window of a closed loop is as long as the last answer took."""
+    line = _line(spec=replace(SPEC, load=Load("single_stream", "closed", (Step(0, 60),))))
+    assert line["T"] >= 60
+    assert (line["rate_offered"], line["concurrency"], line["valid"]) == (None, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"cpu_max": 0.97}, "client: busiest second of a worker 0.97 of a core, limit at most 0.8 of a core"),
+        ({"throttled": 3}, "client: throttled periods 3, limit at most 0"),
+        ({"clock_step_ms": -7.5}, "client: clock step 7.5 ms, limit at most 5 ms"),
+        ({"in_flight": [[t / 10, 9] for t in range(600)]}, "record: Little's law, N against X R"),
+    ],
+)
+def test_a_breach_of_the_generator_is_named_with_its_limit(change: dict[str, Any], reason: str) -> None:
+    """One reason, the value beside the limit, and the objective is not met by such a cell."""
+    line = _line(**change)
+    assert (line["valid"], len(line["reasons"]), line["meets_slo"]) == (False, 1, False)
+    assert line["reasons"][0].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("law", "reason"),
+    [
+        (Law(lag_ms=0.5), "client: dispatch lag p99"),
+        (Law(wrong_share=0.01), "server: wrong answers"),
+        (Law(stall=(45.0, 9.0)), "server: median over three windows"),
+    ],
+)
+def test_a_breach_of_the_record_is_named(law: Law, reason: str) -> None:
+    """Late sends, wrong answers, a server that is not steady."""
+    assert any(found.startswith(reason) for found in _line(law)["reasons"])
+
+
+def test_rows_that_are_missing_are_noticed() -> None:
+    """Neither the count nor the numbering of a torn record adds up."""
+    rows = rows_of(SPEC, Law())
+    torn = pa.concat_tables([rows.slice(0, 5000), rows.slice(5004)])
+    line = summarise(SPEC, torn, health_of(SPEC, rows), None, None)
+    assert line["reasons"] == ["record: requests without a record 4, limit at most 0"]
+
+
+def test_a_short_cell_is_valid_for_a_quick_look_only() -> None:
+    """Each tier has its own limits."""
+    spec = replace(SPEC, load=server_load(200, 5, warm_up_seconds=3))
+    assert _line(spec=spec, tier="quick")["valid"]
+    reasons = _line(spec=spec)["reasons"]
+    assert reasons[0] == "server: measured time 5 s, limit at least 60 s"
+    with pytest.raises(LoadTestError, match="quick, run"):
+        limits_of("slow")
+
+
+def test_a_stand_in_is_marked_by_what_answered_or_by_what_was_expected() -> None:
+    """Over gRPC no reply names its server; the target does."""
+    own = target("tf", stack="tfserving", server="savedmodel-server 1.0 (stand-in)")
+    assert _line(spec=replace(SPEC, target=own))["stand_in"] is True
+    rows = rows_of(replace(SPEC, target=own), Law()).drop_columns(["server"])
+    blank = rows.append_column("server", pa.nulls(rows.num_rows, pa.string()))
+    line = summarise(replace(SPEC, target=own), blank, {}, None, None)
+    assert (line["stand_in"], line["server"]) == (True, own.server)
+
+
+def test_a_cell_without_one_answer_is_a_line_all_the_same() -> None:
+    """A server that never answers gives nulls, counts and reasons."""
+    line = _line(Law(refused_share=1.0))
+    assert (line["achieved"], line["L"]["p50"], line["valid"]) == (0.0, None, False)
+    rows = rows_of(SPEC, Law()).slice(0, 0)
+    empty = summarise(SPEC, rows, {}, None, None)
+    assert (empty["scheduled"], empty["valid"]) == (0, False)
+
+
+def test_an_overload_says_what_was_kept_and_how_long_it_took_to_recover() -> None:
+    """Capacity 500/s, offered 200, 400, 600, 200: most of the good answers are lost, and the queue takes its time."""
+    load = Load("overload", "poisson", (Step(200, 20), Step(400, 20), Step(600, 20), Step(200, 40)))
+    found = _line(Law(median_ms=2.0, sigma=0.05), replace(SPEC, load=load))["overload"]
+    assert found["retention"] < 0.5
+    # 600 - 500 a second for 20 s leave 2,000 that are worked off at 300 a second.
+    assert found["recovery_s"] == pytest.approx(7, abs=3)
+    assert _line()["overload"] is None

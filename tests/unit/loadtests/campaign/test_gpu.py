@@ -1,0 +1,95 @@
+"""What is made of the readings of GPUs: recorded ones, as a machine without any has none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from loadtests.campaign.gpu import GpuMeter, Reading, gpu_meter, summary
+
+# A card under load for a second: power in watts, energy in joules since the driver's start.
+RECORDED = (
+    Reading(0.0, 0.0, 530_907_136, 67.2, 81_203.4),
+    Reading(0.25, 0.41, 3_221_225_472, 180.5, 81_234.9),
+    Reading(0.5, 0.97, 3_489_660_928, 254.1, 81_289.2),
+    Reading(0.75, 0.95, 3_489_660_928, 251.8, 81_352.4),
+    Reading(1.0, 0.32, 3_489_660_928, 120.0, 81_398.6),
+)
+
+
+class RecordedGpus:
+    """Gives recorded readings one after another."""
+
+    names: Sequence[str] = ("NVIDIA L4",)
+    driver = "550.90.07"
+
+    def __init__(self, readings: Sequence[Reading]) -> None:
+        self._left = list(readings)
+
+    def read(self) -> Sequence[Reading]:
+        """The next reading."""
+        return [self._left.pop(0)]
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+def test_the_energy_is_the_drivers_own_counter_where_it_has_one() -> None:
+    """And the rest are means and peaks."""
+    meter = GpuMeter(RecordedGpus(RECORDED))
+    meter.begin()
+    for _ in RECORDED[2:]:
+        meter.sample()
+    found = meter.end()
+    (device,) = found["devices"]
+    assert (found["status"], found["driver"], device["name"]) == ("measured", "550.90.07", "NVIDIA L4")
+    assert (device["energy"], device["energy_j"]) == ("measured", pytest.approx(195.2))
+    assert found["energy_j"] == device["energy_j"]
+    assert device["utilisation_mean"] == pytest.approx(0.53)
+    assert (device["utilisation_max"], device["memory_peak"]) == (0.97, 3_489_660_928)
+    assert device["power_w_mean"] == pytest.approx(174.72)
+    assert device["power_w_max"] == 254.1
+
+
+def test_without_a_counter_the_energy_is_estimated_from_the_power() -> None:
+    """By trapezoids over the time between the readings; a counter that went back is none."""
+    for lost in (None, 0.0):
+        without = [
+            Reading(each.at, each.utilisation, each.memory, each.power_w, lost if place else 5.0 if lost == 0 else None)
+            for place, each in enumerate(RECORDED)
+        ]
+        (device,) = summary(["card"], "1", [[each] for each in without])["devices"]
+        assert device["energy"] == "estimated"
+        assert device["energy_j"] == pytest.approx(0.25 * (67.2 / 2 + 180.5 + 254.1 + 251.8 + 120 / 2), abs=1e-3)
+
+
+def test_what_a_gpu_does_not_tell_is_not_measured() -> None:
+    """Never zero."""
+    silent = [[Reading(at, None, None, None, None)] for at in (0.0, 1.0)]
+    (device,) = summary(["card"], "1", silent)["devices"]
+    assert (device["energy"], device["energy_j"], device["utilisation_mean"], device["memory_peak"]) == (
+        "not measured",
+        None,
+        None,
+        None,
+    )
+
+
+def test_the_energy_of_several_gpus_adds_up() -> None:
+    """One that does not tell is left out."""
+    pair = [
+        [Reading(at, 0.5, 1, 100.0, energy), Reading(at, None, None, None, None)]
+        for at, energy in ((0.0, 10.0), (1.0, 110.0))
+    ]
+    assert summary(["a", "b"], "1", pair)["energy_j"] == 100.0
+
+
+def test_a_machine_without_gpus_says_why_nothing_was_measured() -> None:
+    """The library's own words; where there is one, a figure."""
+    meter = gpu_meter(lambda: 0.0)
+    meter.begin()
+    meter.sample()
+    found = meter.end()
+    assert found["status"] in ("measured", "not measured")
+    assert found["status"] == "measured" or found["why"]

@@ -1,0 +1,234 @@
+"""A campaign from its text to its report, with an engine that takes no time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from loadtests.campaign import session
+from loadtests.campaign.folder import RunFolder
+from loadtests.campaign.lock import sole_campaign
+from loadtests.campaign.outcome import INVALID, SLO_MISSED, VALID, Outcome
+from loadtests.campaign.reading import CampaignError
+from loadtests.cell_spec import CellSpec
+from loadtests.errors import LoadTestError
+from tests.unit.loadtests.builders import toy_model, write_toy
+from tests.unit.loadtests.campaign.worlds import FakeEngine, campaign_text, toy_server
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """A server of the toy model."""
+    with toy_server() as listening:
+        yield listening
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> session.Options:
+    """A folder of its own for everything, the lock too."""
+    artifacts = write_toy(tmp_path / "artifacts")
+    return session.Options(artifacts, tmp_path / "runs", ("twinserve", "bench", "run", "c.yaml"), tmp_path / "lock")
+
+
+def run(
+    text: str, options: session.Options, engine: FakeEngine | None = None, console: Console | None = None
+) -> Outcome:
+    """Runs a campaign."""
+    return session.run(text, "c", "c.yaml", options, console or Console(quiet=True), (engine or FakeEngine()).seams())
+
+
+def lines_of(outcome: Outcome) -> list[dict[str, Any]]:
+    """The lines of its cells.jsonl."""
+    assert outcome.run is not None
+    return RunFolder(outcome.run).lines()
+
+
+def document(run: Path | None, name: str) -> dict[str, Any]:
+    """A JSON file of a run."""
+    assert run is not None
+    return dict(json.loads((run / name).read_text()))
+
+
+def test_a_whole_campaign_leaves_everything_that_its_figures_are_made_of(
+    address: str, options: session.Options
+) -> None:
+    """Lines, sealed rounds, health, resources, manifest, ledger, parity and a state that says complete."""
+    outcome = run(campaign_text(address), options)
+    assert outcome.run is not None
+    lines = lines_of(outcome)
+    assert [(line["round"], line["order_in_round"]) for line in lines] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert {line["target"] for line in lines} == {"a", "a (A/A)"}
+    assert all(line["valid"] and line["campaign"] == outcome.run.name for line in lines), lines[0]["reasons"]
+    assert outcome.code == VALID
+    state = RunFolder(outcome.run).state()
+    assert (state.status, state.sealed, len(state.done)) == ("complete", (0, 1), 4)
+    assert pq.read_table(outcome.run / "raw" / "1.parquet").num_rows == 1000
+    manifest = document(outcome.run, "manifest.json")
+    assert manifest["command"] == "twinserve bench run c.yaml"
+    assert (manifest["tier"], manifest["seed"], manifest["rounds"]) == ("quick", 7, 2)
+    assert list(document(outcome.run, "ledger.json")["targets"]) == ["toy/a"]
+    parity = document(outcome.run, "parity.json")["targets"]["toy/a"]
+    assert (parity["checked"], parity["bad"]) == (64, 0)
+    assert json.loads((outcome.run / "campaign.yaml").read_text())["seed"] == 7
+
+
+def test_the_servers_use_of_the_machine_is_in_every_line(address: str, options: session.Options) -> None:
+    """The toy server is a thread of this process: its CPU time and memory are those of the process."""
+    line = lines_of(run(campaign_text(address, rounds=1), options))[0]
+    (server,) = line["resources"]["servers"]
+    assert (server["kind"], server["status"]) == ("process", "measured")
+    assert server["rss_peak"] > 10_000_000
+    assert server["cpu_s_per_1k"] is not None
+    assert line["resources"]["gpu"]["status"] in ("measured", "not measured")
+
+
+def test_nothing_is_left_where_a_server_is_down(options: session.Options) -> None:
+    """It stops before anything is measured, and says which and what to do."""
+    engine = FakeEngine()
+    with pytest.raises(LoadTestError, match=r"nothing answers at 127\.0\.0\.1:1 .*start the server"):
+        run(campaign_text("127.0.0.1:1"), options, engine)
+    assert (engine.measured, options.runs.exists()) == ([], False)
+
+
+def test_nothing_is_left_where_a_server_has_not_the_model(options: session.Options) -> None:
+    """What it answers is told."""
+    with toy_server(status=404) as address, pytest.raises(LoadTestError, match="has no model 'toy': HTTP 404"):
+        run(campaign_text(address), options)
+    assert not options.runs.exists()
+
+
+def test_a_model_that_is_not_built_stops_before_anything_is_asked(address: str, options: session.Options) -> None:
+    """With the line and the models that there are."""
+    with pytest.raises(CampaignError, match="no built model 'toyy' .did you mean 'toy'.*built are: toy"):
+        run(campaign_text(address, models=["toyy"]), options)
+
+
+def test_wrong_answers_make_every_cell_of_the_target_invalid(options: session.Options) -> None:
+    """It is told at once, measured all the same, and never compared."""
+    with toy_server(lambda x: toy_model(x) + 1) as address:
+        console = Console(record=True, quiet=False, file=open(os.devnull, "w"), width=200)  # noqa: SIM115
+        outcome = run(campaign_text(address, rounds=1), options, console=console)
+        console.file.close()
+    assert outcome.code == INVALID
+    assert "64 of 64 golden answers differ" in console.export_text()
+    assert all("golden answers that differ" in line["reasons"][0] for line in lines_of(outcome))
+
+
+def test_a_missed_objective_has_an_exit_code_of_its_own(address: str, options: session.Options) -> None:
+    """Valid figures, and too slow."""
+    outcome = run(campaign_text(address, slo_ms=1, rounds=1), options)
+    assert (outcome.code, "was missed in 2, by: " in outcome.text) == (SLO_MISSED, True)
+
+
+def test_a_search_tries_rates_until_it_knows(address: str, options: session.Options) -> None:
+    """Doubling and bisecting; the next round begins where the last one ended."""
+    engine = FakeEngine(latency=lambda spec: 0.001 if spec.load.steps[0].rate <= 300 else 0.1)
+    search = [{"name": "s", "kind": "server", "duration_s": 5, "warm_up_s": 3}]
+    outcome = run(campaign_text(address, slo_ms=10, scenarios=search), options, engine)
+    lines = [line for line in lines_of(outcome) if line["target"] == "a"]
+    first = [line["rate_offered"] for line in lines if line["round"] == 0]
+    assert first[:4] == [50, 100, 200, 400]
+    best = max(line["rate_offered"] for line in lines if line["meets_slo"])
+    assert 285 <= best <= 300
+    assert next(line["rate_offered"] for line in lines if line["round"] == 1) == pytest.approx(best, rel=0.05)
+    assert outcome.code == VALID
+    assert RunFolder(outcome.run or Path()).state().status == "complete"
+
+
+def test_ctrl_c_once_finishes_the_round_and_reports(address: str, options: session.Options) -> None:
+    """The run can be resumed, and then measures only what is left."""
+    reported: list[Path] = []
+    engine = FakeEngine(before=_interrupt_in(0, 0))
+    outcome = session.run(
+        campaign_text(address, rounds=3), "c", "c", options, Console(quiet=True), engine.seams(reported)
+    )
+    assert {line["round"] for line in lines_of(outcome)} == {0}
+    assert outcome.run is not None
+    state = RunFolder(outcome.run).state()
+    assert (state.status, state.sealed, len(reported)) == ("interrupted", (0,), 1)
+    again = FakeEngine()
+    done = session.resume(outcome.run.name, options, Console(quiet=True), again.seams())
+    assert [spec.round for spec in again.measured] == [1, 1, 2, 2]
+    assert RunFolder(outcome.run).state().status == "complete"
+    assert len(lines_of(done)) == 6
+    assert document(outcome.run, "manifest.json")["resumed"][0]["changed"] == []
+
+
+def test_a_second_ctrl_c_stops_and_the_cell_under_way_does_not_count(address: str, options: session.Options) -> None:
+    """What came before it is sealed and reported; a resumed run measures it anew."""
+    engine = FakeEngine(before=_interrupt_in(1, 1, SIGTERM=True))
+    outcome = run(campaign_text(address, rounds=3), options, engine)
+    assert outcome.run is not None
+    assert [(line["round"], line["order_in_round"]) for line in lines_of(outcome)] == [(0, 0), (0, 1), (1, 0)]
+    assert pq.read_table(outcome.run / "raw" / "1.parquet").num_rows == 500
+    again = FakeEngine()
+    session.resume(outcome.run.name, options, Console(quiet=True), again.seams())
+    assert [(spec.round, spec.order_in_round) for spec in again.measured] == [(1, 1), (2, 0), (2, 1)]
+    assert pq.read_table(outcome.run / "raw" / "1.parquet").num_rows == 1000
+
+
+def test_a_run_that_was_killed_between_a_line_and_its_state_measures_that_cell_again(
+    address: str, options: session.Options
+) -> None:
+    """And has one line of it in the end."""
+
+    def die(spec: CellSpec) -> None:
+        if spec.round == 1:
+            raise SystemExit(9)
+
+    with pytest.raises(SystemExit):
+        run(campaign_text(address), options, FakeEngine(before=die))
+    folder = RunFolder(next(options.runs.iterdir()))
+    assert folder.state().status == "failed"
+    torn = folder.lines()[0] | {"round": 1}
+    folder.append_line(torn)
+    with folder.cells.open("a") as file:
+        file.write('{"torn')
+    outcome = session.resume(str(folder.path), options, Console(quiet=True), FakeEngine().seams())
+    assert [(line["round"], line["order_in_round"]) for line in lines_of(outcome)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def test_a_generator_that_fails_leaves_a_run_that_can_go_on(address: str, options: session.Options) -> None:
+    """The error says how."""
+
+    def fail(spec: CellSpec) -> None:
+        if spec.round == 1:
+            raise LoadTestError("the generator did not start")
+
+    with pytest.raises(LoadTestError, match="did not start(.|\n)*--resume"):
+        run(campaign_text(address), options, FakeEngine(before=fail))
+    state = RunFolder(next(options.runs.iterdir())).state()
+    assert (state.status, len(state.done)) == ("failed", 2)
+
+
+def test_two_campaigns_on_one_host_refuse_each_other(address: str, options: session.Options) -> None:
+    """The second says who is first; a lock that a dead process left behind stops nobody."""
+    with sole_campaign("first", options.lock), pytest.raises(LoadTestError, match=rf"process {os.getpid()}, run first"):
+        run(campaign_text(address), options)
+    options.lock.write_text('{"pid": 1, "run": "dead", "since": "long ago"}')
+    assert run(campaign_text(address, rounds=1), options).code == VALID
+
+
+def test_a_complete_run_is_not_resumed(address: str, options: session.Options) -> None:
+    """Its report can be made anew."""
+    outcome = run(campaign_text(address, rounds=1), options)
+    with pytest.raises(LoadTestError, match="is complete; `twinserve bench report"):
+        session.resume(str(outcome.run), options, Console(quiet=True), FakeEngine().seams())
+    with pytest.raises(LoadTestError, match="'nothing' is no run"):
+        session.resume("nothing", options, Console(quiet=True), FakeEngine().seams())
+
+
+def _interrupt_in(number: int, place: int, *, SIGTERM: bool = False) -> Any:  # noqa: N803 - the signal's name
+    def before(spec: CellSpec) -> None:
+        if (spec.round, spec.order_in_round) == (number, place):
+            os.kill(os.getpid(), signal.SIGTERM if SIGTERM else signal.SIGINT)
+
+    return before

@@ -1,0 +1,89 @@
+"""What the targets of a campaign mean."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from loadtests.campaign.reading import campaign_of
+from loadtests.campaign.targets import needed_stacks, targets_of
+from loadtests.cell_spec import Target
+from loadtests.cells import Addresses, Endpoints
+from loadtests.errors import LoadTestError
+from tests.unit.loadtests.campaign.worlds import campaign_text
+
+VARIANTS = {"toy": {"torchscript": "torchserve", "savedmodel": "tfserving"}}
+SERVERS = {"torchserve": "TorchServe 0.12.0", "tfserving": "savedmodel-server 1.0 (stand-in)"}
+
+
+def made(targets: Any, **changes: Any) -> list[Target]:
+    """The targets of the toy."""
+    text = campaign_text("x:1", targets=targets, **changes)
+    found = targets_of(campaign_of(text, "c"), VARIANTS, Addresses(), SERVERS, endpoints=Endpoints())
+    return [target for target, _ in found["toy"]]
+
+
+def test_a_stack_is_asked_by_its_own_protocol_or_by_the_gateways() -> None:
+    """The gateway is told which endpoint, so that the upstream protocol is known."""
+    direct, through = made(["tfserving-grpc", "gateway/tfserving-grpc"])
+    assert (direct.protocol, direct.address, direct.path, direct.pins) == (
+        "tfserving-grpc",
+        "127.0.0.1:8500",
+        "direct",
+        {},
+    )
+    assert (direct.stack, direct.variant, direct.server) == ("tfserving", "savedmodel", SERVERS["tfserving"])
+    assert (through.protocol, through.address, through.path) == ("oip-grpc", "127.0.0.1:8001", "gateway")
+    assert (through.upstream_protocol, through.pins) == ("tfserving-grpc", {"x-endpoint": "tf"})
+
+
+def test_the_gateway_may_be_asked_by_any_of_its_doors() -> None:
+    """The name says so."""
+    (target,) = made([{"stack": "torchserve", "path": "gateway", "protocol": "tfserving-grpc"}])
+    assert (target.protocol, target.address) == ("tfserving-grpc", "127.0.0.1:8001")
+    assert target.name == "gateway/torchserve-rest by tfserving-grpc"
+
+
+def test_variants_leave_the_stacks_that_serve_them() -> None:
+    """Where none is left it is told which there are."""
+    assert [target.name for target in made(["all"], variants=["torchscript"])] == [
+        "torchserve-rest",
+        "torchserve-grpc",
+        "gateway/torchserve-rest",
+        "gateway/torchserve-grpc",
+    ]
+    with pytest.raises(LoadTestError, match="its own are torchscript on torchserve, savedmodel on tfserving"):
+        made(["torchserve-rest"], variants=["onnx"])
+
+
+def test_any_address_is_a_target_and_parity_may_differ_there() -> None:
+    """The single variant of a campaign is that of an address which names none."""
+    server = {"name": "mine", "protocol": "oip-rest", "address": "h:1", "server": "Mine 1", "parity": False}
+    (target,) = made([server], variants=["torchscript"])
+    assert (target.name, target.address, target.server, target.parity) == ("mine", "h:1", "Mine 1", False)
+    assert (target.stack, target.variant) == ("oip", "torchscript")
+    assert made([server | {"parity": True}], parity=False)[0].parity
+
+
+def test_a_gateway_of_ones_own_is_asked_for_each_variant() -> None:
+    """By a header, under a name of its own."""
+    gateway = {"name": "g", "protocol": "predict", "address": "h:1", "path": "gateway"}
+    found = made([gateway], variants=["torchscript", "savedmodel"])
+    assert [(target.name, target.pins) for target in found] == [
+        ("g torchscript", {"x-variant": "torchscript"}),
+        ("g savedmodel", {"x-variant": "savedmodel"}),
+    ]
+    assert made([gateway])[0].pins == {}
+
+
+@pytest.mark.parametrize(
+    ("targets", "stacks"),
+    [(["torchserve-rest"], ("torchserve",)), (["gateway/tfserving-rest"], ("gateway", "tfserving"))],
+)
+def test_the_stacks_that_must_run_are_known(targets: list[str], stacks: tuple[str, ...]) -> None:
+    """An address needs none."""
+    assert needed_stacks(campaign_of(campaign_text("x:1", targets=targets), "c")) == stacks
+    assert needed_stacks(campaign_of(campaign_text("x:1"), "c")) == ()
+    assert json.loads(campaign_text("x:1"))["targets"][0]["address"] == "x:1"

@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models up down matrix test test-clients test-harness test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-validate images bench-faults clean
+.PHONY: help setup demo models up down images matrix test test-clients test-harness test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-faults bench-validate clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -93,13 +93,12 @@ bench-codecs: setup  ## Every codec beside what one would write by hand; takes 3
 bench-gateway: setup  ## The gateway beside TorchServe, Envoy and bare servers; needs wrk and nginx, takes 25 minutes
 	@$(BIN)/python -m tests.benchmarks.gateway $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick) $(if $(SOAK),--soak $(SOAK))
 
-# QUICK=1 takes a quarter of the time. Exit code 1: a figure outside its limit; 3: the machine was too busy.
-bench-validate: setup  ## The load tests against known laws, at length: docs/benchmarking-validation.md (15 minutes, idle machine)
-	@$(BIN)/python -m tests.harness.validate $(if $(QUICK),--quick)
-
 # ROWS=drain,overload runs some rows, QUICK=1 few short rounds.
 bench-faults: setup  ## The times of what `make test-faults` counts: refusals, ejection, return, drain, goodput (6 minutes)
 	@$(BIN)/python -m tests.benchmarks.faults $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick)
+# QUICK=1 takes a quarter of the time. Exit code 1: a figure outside its limit; 3: the machine was too busy.
+bench-validate: setup  ## The load tests against known laws, at length: docs/benchmarking-validation.md (15 minutes, idle machine)
+	@$(BIN)/python -m tests.harness.validate $(if $(QUICK),--quick)
 
 clean: down  ## Remove the virtual environment, the artifacts and every cache
 	@rm -rf $(VENV) artifacts build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

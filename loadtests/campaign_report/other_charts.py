@@ -64,11 +64,11 @@ def forest_chart(found: Sequence[Comparison], title: str) -> Chart | None:
         if not math.isnan(interval.low):
             plot.line([(interval.low, y), (interval.high, y)], colour)
         plot.point(interval.value, y, colour, shape=1, title=told)
-        plot.label_left(y, f"{place + 1}")
+        plot.label_left(y, cut(f"{place + 1}. {item.scenario}"))
     return Chart(
         title,
         f"Each row is B divided by A over rounds, with its 95 % interval; the band is ±{share(margin)}: "
-        "5 %, or what the A/A control cannot tell apart. Rows are numbered as in the table.",
+        "5 %, or what the A/A control cannot tell apart. Rows are numbered as in the table below.",
         plot.svg(y_labels=False),
         ("", "what", "A", "B", "figure", "B / A (95 % interval)", "p, adjusted", "verdict"),
         tuple(
@@ -110,7 +110,7 @@ def outcome_chart(group: Sequence[Series]) -> Chart | None:
                 plot.bar(start, y - 0.34, start + part, y + 0.34, colour, f"{own.target}: {title} {share(part)}")
                 seen.add(name)
             start += part
-        plot.label_left(y, _cut(own.target))
+        plot.label_left(y, cut(own.target))
         failed = ", ".join(f"{title} {counts[name]:,}" for name, title, _ in _OUTCOMES[1:] if counts.get(name))
         lines = own.lines()
         rates = [_mean(lines, name) for name in ("offered", "achieved", "goodput", "attainment")]
@@ -161,7 +161,7 @@ def breakdown_chart(group: Sequence[Series]) -> Chart | None:
                 plot.bar(start, y - 0.34, start + value, y + 0.34, colour, f"{own.target}: {title} {value:.3g} ms")
                 start += value
                 seen.add(name)
-        plot.label_left(y, _cut(own.target))
+        plot.label_left(y, cut(own.target))
         overhead = [_part(own, "overhead", name) for name in ("p50", "p99")]
         rows.append((own.target, *(number(parts.get(name)) for name, _, _ in known), *(number(v) for v in overhead)))
     through = [(own.target, _part(own, "overhead", "p50")) for own, _ in bars if _part(own, "overhead", "p50")]
@@ -259,7 +259,7 @@ def protocol_chart(pairs: Sequence[Comparison], styles: dict[str, Style]) -> Cha
             rows.append(
                 (f"{pair.model}, {pair.scenario}", own.target, *(number(v.value if v else None) for v in (p50, p99)))
             )
-        plot.label_left(y, _cut(f"{pair.scenario}: {pair.a.identity}"))
+        plot.label_left(y, cut(f"{pair.scenario}: {pair.a.identity}"))
     return Chart(
         "REST and gRPC",
         "From the median (circle) to p99 (square) of each, the same server behind both. Encoding the request is "
@@ -284,5 +284,6 @@ def _mean(lines: Sequence[Line], name: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _cut(name: str, most: int = 22) -> str:
+def cut(name: str, most: int = 22) -> str:
+    """A name short enough to stand beside a chart."""
     return name if len(name) <= most else f"{name[: most - 1]}…"

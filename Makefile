@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models up down matrix test test-clients test-harness test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-validate clean
+.PHONY: help setup demo models up down images matrix test test-clients test-harness test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-faults bench-validate clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -37,16 +37,22 @@ demo: setup  ## The main job: train, convert, export, verify, serve, predict, lo
 models: setup  ## Train and export the models into artifacts/models
 	@$(BIN)/twinserve models build
 
+# RUNTIME=docker runs the containers of docker-compose.yml instead of processes.
+RUNTIME ?= local
 up: setup  ## Start TorchServe, TF Serving (or its stand-in) and the gateway in the background
-	@$(BIN)/twinserve up --detach
+	@$(BIN)/twinserve up --detach --runtime $(RUNTIME)
 
 down:  ## Stop what `make up` started
-	@[ ! -x $(BIN)/twinserve ] || $(BIN)/twinserve down
+	@[ ! -x $(BIN)/twinserve ] || $(BIN)/twinserve down --runtime $(RUNTIME)
+
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+images:  ## Build every image of docker-compose.yml
+	@$(COMPOSE) --profile stand-in --profile load build
 
 test: setup  ## All tests, real servers included (the models are built first where they are missing)
 	@$(BIN)/pytest -q -m 'not docker and not clients and not faults and not harness'
 
-test-clients: setup  ## Third-party clients and servers, each in an environment of its own
+test-clients: setup  ## Third-party clients and servers, each in an environment of its own, and the whole protocol matrix
 	@for name in $(CLIENT_NAMES); do PYTHON="$(PYTHON)" bash tests/integration/clients/environment.sh $$name "$(CLIENTS)/$$name" || exit 1; done
 	@TWINSERVE_CLIENTS="$(abspath $(CLIENTS))" $(BIN)/pytest -q -m clients -rs
 
@@ -56,6 +62,7 @@ matrix: setup models  ## Ask every door, backend and datatype on real servers, a
 test-harness: setup  ## The load tests against servers whose latency law is known (3 minutes)
 	@$(BIN)/pytest -q -m harness -rs
 
+# FAULTS_SEED=N repeats a run whose chance began with N; every test prints what it began with where it fails.
 test-faults: setup  ## What must hold while things break: killed servers, overload, reloads, a million nonces (10 minutes)
 	@$(BIN)/pytest -q -m faults -rs
 
@@ -86,6 +93,9 @@ bench-codecs: setup  ## Every codec beside what one would write by hand; takes 3
 bench-gateway: setup  ## The gateway beside TorchServe, Envoy and bare servers; needs wrk and nginx, takes 25 minutes
 	@$(BIN)/python -m tests.benchmarks.gateway $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick) $(if $(SOAK),--soak $(SOAK))
 
+# ROWS=drain,overload runs some rows, QUICK=1 few short rounds.
+bench-faults: setup  ## The times of what `make test-faults` counts: refusals, ejection, return, drain, goodput (6 minutes)
+	@$(BIN)/python -m tests.benchmarks.faults $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick)
 # QUICK=1 takes a quarter of the time. Exit code 1: a figure outside its limit; 3: the machine was too busy.
 bench-validate: setup  ## The load tests against known laws, at length: docs/benchmarking-validation.md (15 minutes, idle machine)
 	@$(BIN)/python -m tests.harness.validate $(if $(QUICK),--quick)

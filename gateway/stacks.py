@@ -7,6 +7,7 @@ request, below it once per upstream call.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cache
 
 from gateway.batching.batcher import Batcher
 from gateway.batching.fair_queue import BatchLimits
@@ -57,9 +58,11 @@ class EndpointStack:
         if breaker is None:
             breaker = self._breakers[model] = self._new_breaker(model)
 
+        made = cache(BatchLimits)
+
         def batch_limits(request: InferenceRequest) -> BatchLimits | None:
             limits = limits_of(request)
-            return None if limits is None else BatchLimits(*limits)
+            return None if limits is None else made(*limits)
 
         return (
             gate(breaker, endpoint=self._name),
@@ -89,4 +92,6 @@ class EndpointStack:
         def changed(state: BreakerState) -> None:
             self._observer.breaker_changed(endpoint=self._name, model=model, state=state.value)
 
+        # Shown from the start: a dashboard has to tell a closed breaker from none.
+        changed(BreakerState.CLOSED)
         return CircuitBreaker(self._clock, self._limits, changed)

@@ -113,7 +113,7 @@ async def supervise(
         crew = Crew(Assignment(0, Configuration(settings, contracts), rest_port, grpc_port), registry, clock)
         cleanup.push_async_callback(crew.close)
         workers = Workers(crew, spawn, server.workers)
-        async with _kept(workers, stop, 2 * server.drain_seconds + DRAIN_EXTRA_SECONDS) as ended:
+        async with kept(workers, stop, 2 * server.drain_seconds + DRAIN_EXTRA_SECONDS) as ended:
             if await _first(crew.all_listening(), ended, stop.drain.wait()) != 0:
                 return
             reloader = Reloader(crew, source or Source(lambda: settings), observer)
@@ -220,7 +220,7 @@ class Workers:
 
 
 @asynccontextmanager
-async def _kept(workers: Workers, stop: Stop, drain_seconds: float) -> AsyncIterator[asyncio.Task[None]]:
+async def kept(workers: Workers, stop: Stop, drain_seconds: float) -> AsyncIterator[asyncio.Task[None]]:
     """The workers' task, while the block runs; after it they drain, for so many seconds or until they have to end.
 
     Raises what the workers raised, and SupervisorError where they had to be killed.
@@ -230,12 +230,15 @@ async def _kept(workers: Workers, stop: Stop, drain_seconds: float) -> AsyncIter
         yield task
     finally:
         workers.stop()
-        if await _first(task, stop.at_once.wait(), asyncio.sleep(drain_seconds)) != 0:
+        why = await _first(task, stop.at_once.wait(), asyncio.sleep(drain_seconds))
+        if why != 0:
             workers.kill()
         await asyncio.wait({task})
     await task
-    if stop.at_once.is_set():
+    if why == 1:
         raise SupervisorError("the workers were ended at once, with what they had in flight")
+    if why == 2:
+        raise SupervisorError(f"the workers had not drained after {drain_seconds:g} s, and were ended")
 
 
 @contextmanager

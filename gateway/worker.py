@@ -124,6 +124,7 @@ class Worker:
 
             def listening() -> None:
                 settle_garbage_collector()
+                _say_ready(control, gateway.data_plane.ready_here())
                 control.tell("listening")
 
             with gateway.doors(metrics, share=True) as doors:
@@ -159,7 +160,7 @@ class Worker:
         while True:
             ready = data_plane.ready_here()
             if ready is not last:
-                control.tell("ready", b"1" if ready else b"0")
+                _say_ready(control, ready)
                 last = ready
             await asyncio.sleep(READY_SECONDS)
 
@@ -208,6 +209,10 @@ class Worker:
         if self._view is None:
             raise ControlError("this worker still starts")
         return self._view
+
+
+def _say_ready(control: Control, ready: bool) -> None:
+    control.tell("ready", b"1" if ready else b"0")
 
 
 async def _metrics(control: Control) -> bytes:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from serving.settings import LaunchSettings
+    from serving.docker import DockerStack
+    from serving.settings import LaunchSettings, Ports
     from serving.state import RunState
 
 ArtifactsOption = Annotated[
     Path | None,
     typer.Option("--artifacts", help="Where models and logs are kept. Default: TWINSERVE_ARTIFACTS, else ./artifacts."),
+]
+RuntimeOption = Annotated[
+    Literal["local", "docker"],
+    typer.Option(help="local: processes of this machine; docker: the containers of docker-compose.yml."),
 ]
 PORTS_PANEL = "Ports (each also TWINSERVE_<NAME> in the environment)"
 
@@ -30,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def up(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when all is ready; go on running.")] = False,
-    runtime: Annotated[str, typer.Option(help="How to run the servers: local (processes of this machine).")] = "local",
+    runtime: RuntimeOption = "local",
     artifacts: ArtifactsOption = None,
     brief: Annotated[bool, typer.Option("--brief", hidden=True, help="No summary when all is ready.")] = False,
     gateway_rest_port: Annotated[int | None, _port("The gateway over REST", 8000)] = None,
@@ -49,15 +54,15 @@ def up(
     Builds the models first where there are none.
     """
     given = dict(locals())
-    if runtime != "local":
-        raise typer.BadParameter(f"'{runtime}' is not known; local is", param_hint="--runtime")
     from serving.processes import LaunchError
     from serving.run import run_attached, run_detached
     from serving.settings import Ports
 
     ports = Ports(**{name: given[name] for name in Ports.model_fields if given[name] is not None})
     try:
-        if detach:
+        if runtime == "docker":
+            _up_in_docker(_settings(artifacts), ports, detach)
+        elif detach:
             state = run_detached(_settings(artifacts), ports, typer.echo)
             typer.echo(_summary(state))
             typer.echo("`twinserve status` shows them, `twinserve logs` what they say, `twinserve down` stops them.")
@@ -75,16 +80,72 @@ def up(
         raise typer.Exit(130) from None
 
 
-def down(artifacts: ArtifactsOption = None) -> None:
+def _up_in_docker(settings: LaunchSettings, ports: Ports, detach: bool) -> None:
+    from serving.docker import DockerStack
+
+    stack = DockerStack(settings, ports, report=typer.echo)
+    stack.up()
+    typer.echo(
+        f"Ready: the gateway is http://127.0.0.1:{ports.gateway_rest_port}, gRPC 127.0.0.1:{ports.gateway_grpc_port}."
+    )
+    if detach:
+        typer.echo(
+            "`twinserve status --runtime docker` shows the containers, `twinserve down --runtime docker` stops them."
+        )
+        return
+    typer.echo("Ctrl-C ends them all.")
+    try:
+        stack.watch()
+    finally:
+        stack.down()
+
+
+def down(artifacts: ArtifactsOption = None, runtime: RuntimeOption = "local") -> None:
     """Stop what `up` started, and wait until it has ended."""
+    settings = _settings(artifacts)
+    if runtime == "docker":
+        _docker(settings).down()
+        typer.echo("Stopped the containers; volumes stay.")
+        return
     from serving.run import stop
 
-    settings = _settings(artifacts)
     typer.echo(stop(settings) or f"Nothing runs (no run is recorded in {settings.run_dir}).")
 
 
-def status(artifacts: ArtifactsOption = None) -> None:
+def _docker(settings: LaunchSettings) -> DockerStack:
+    from serving.docker import DockerStack
+    from serving.processes import LaunchError
+    from serving.settings import Ports
+
+    try:
+        return DockerStack(settings, Ports(), report=typer.echo)
+    except LaunchError as exc:
+        typer.echo(f"twinserve: {exc}", err=True)
+        raise typer.Exit(1) from exc
+
+
+def _containers(settings: LaunchSettings) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    found = _docker(settings).stats()
+    if not found:
+        typer.echo("No containers run.")
+        raise typer.Exit(3)
+    # Only the images wrap: eighty columns are enough.
+    whole = [Column(title, no_wrap=True) for title in ("Service", "State", "Health", "CPU s", "MiB")]
+    table = Table(*whole, Column("Image", overflow="fold"), box=None, padding=(0, 2, 0, 0))
+    for one in found:
+        memory = f"{one.memory_bytes / 2**20:.0f}"
+        table.add_row(one.service, one.state, one.health, f"{one.cpu_seconds:.1f}", memory, one.image)
+    Console().print(table)
+
+
+def status(artifacts: ArtifactsOption = None, runtime: RuntimeOption = "local") -> None:
     """Show what runs: each server, whether it is ready, its process, its ports and its memory."""
+    if runtime == "docker":
+        _containers(_settings(artifacts))
+        return
     from rich.console import Console
     from rich.table import Column, Table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
@@ -47,12 +48,10 @@ class TorchServeRest(TorchServe):
     async def _predict(
         self, model: ModelSpec, payload: Payload, body: bytes, timeout_s: float, authorization: Authorization
     ) -> bytes:
-        path = f"/predictions/{quote(model.name, safe='')}"
-        if (version := await self._spelling(model, timeout_s)) is not None:
-            path = f"{path}/{quote(version, safe='')}"
+        version = await self._spelling(model, timeout_s)
         reply = await self._http.request(
             "POST",
-            self._base_url + path,
+            self._base_url + _path(model.name, version),
             timeout_s=timeout_s,
             body=body,
             content_type=payload.content_type,
@@ -61,3 +60,9 @@ class TorchServeRest(TorchServe):
         if reply.status != HTTPStatus.OK:
             raise http_error(reply)
         return reply.body
+
+
+@lru_cache(maxsize=1024)
+def _path(model: str, version: str | None) -> str:
+    path = f"/predictions/{quote(model, safe='')}"
+    return path if version is None else f"{path}/{quote(version, safe='')}"

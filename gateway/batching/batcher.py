@@ -52,6 +52,8 @@ class _Entry:
 
     request: InferenceRequest
     context: CallContext
+    caller: str
+    """The connection's peer."""
     line: _Line
     key: Hashable
     rows: int
@@ -61,19 +63,15 @@ class _Entry:
     answer: asyncio.Future[InferenceResponse]
     batch: _Batch | None = None
 
-    @property
-    def caller(self) -> str:
-        """The connection's peer."""
-        return self.context.caller
-
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """Entries under way together, and how many of them somebody still waits for."""
+    """Entries under way together, how many of them somebody still waits for, and whether they have a slot."""
 
     members: list[_Entry]
     wanted: int
     task: asyncio.Task[None] | None = None
+    holds_slot: bool = True
 
 
 class Batcher:
@@ -188,9 +186,11 @@ class Batcher:
 
     def _enter(self, line: _Line, request: InferenceRequest, context: CallContext) -> _Entry:
         now = self._clock.now()
-        self._check_deadline(line, context, now)
+        if context.deadline - now <= line.forecast.at_least(now):
+            raise self._no_time()
+        caller = context.caller
         if len(self._queue) >= self._places:
-            self._make_room(context.caller)
+            self._make_room(caller)
         # Shared with nobody, unless it may travel in company.
         key: Hashable = object()
         limits = line.limits_of(request)
@@ -201,17 +201,16 @@ class Batcher:
         else:
             key = (id(line), batch_key(request))
         answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
-        entry = _Entry(request, context, line, key, rows, bytes_of(request), limits, now, answer)
+        entry = _Entry(request, context, caller, line, key, rows, bytes_of(request), limits, now, answer)
         self._queue.push(entry)
         self._changed()
         return entry
 
-    def _check_deadline(self, line: _Line, context: CallContext, now: float) -> None:
-        if context.deadline - now <= line.forecast.at_least():
-            raise GatewayError(
-                Cause.DEADLINE,
-                f"endpoint '{self._endpoint}' is busy and could not answer within the time left; nothing was sent",
-            )
+    def _no_time(self) -> GatewayError:
+        return GatewayError(
+            Cause.DEADLINE,
+            f"endpoint '{self._endpoint}' is busy and could not answer within the time left; nothing was sent",
+        )
 
     def _make_room(self, caller: str) -> None:
         """Gives a place of the caller that has most to one that would still have fewer; raises OVERLOADED."""
@@ -266,7 +265,7 @@ class Batcher:
             batch.task.add_done_callback(partial(self._ended, batch))
 
     def _in_time(self, entry: _Entry, now: float) -> bool:
-        if entry.context.deadline - now > entry.line.forecast.at_least():
+        if entry.context.deadline - now > entry.line.forecast.at_least(now):
             return True
         _fail(
             entry,
@@ -276,8 +275,15 @@ class Batcher:
 
     def _ended(self, batch: _Batch, _task: asyncio.Task[None]) -> None:
         for entry in batch.members:
-            _fail(entry, self._shutting_down())
-        self._release()
+            if not entry.answer.done():
+                _fail(entry, self._shutting_down())
+        self._let_go(batch)
+
+    def _let_go(self, batch: _Batch) -> None:
+        """Hands a batch's slot on, once."""
+        if batch.holds_slot:
+            batch.holds_slot = False
+            self._release()
 
     async def _run(self, batch: _Batch) -> None:
         members = batch.members
@@ -289,6 +295,8 @@ class Batcher:
             whole = members[0].request if len(members) == 1 else joined([entry.request for entry in members])
             response = await line.inner(whole, context)
             line.forecast.took(self._clock.now() - started)
+            # Before its members go on with their answers: they are many, and the server need not wait for that.
+            self._let_go(batch)
             self._deliver(members, response, context)
         except GatewayError as exc:
             if len(members) > 1 and exc.cause in BLAMES_A_MEMBER:

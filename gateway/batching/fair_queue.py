@@ -78,13 +78,16 @@ class FairQueue(Generic[T]):
 
     def push(self, entry: T) -> None:
         """Adds an entry behind its caller's others."""
-        lanes = self._by_caller.setdefault(entry.caller, OrderedDict())
-        lane = lanes.get(entry.key)
+        caller, key = entry.caller, entry.key
+        lanes = self._by_caller.get(caller)
+        if lanes is None:
+            lanes = self._by_caller[caller] = OrderedDict()
+        lane = lanes.get(key)
         if lane is None:
-            lane = lanes[entry.key] = OrderedDict()
-            self._by_key.setdefault(entry.key, OrderedDict())[entry.caller] = lane
+            lane = lanes[key] = OrderedDict()
+            self._by_key.setdefault(key, OrderedDict())[caller] = lane
         lane[id(entry)] = entry
-        self._count_of[entry.caller] = self.count_of(entry.caller) + 1
+        self._count_of[caller] = self._count_of.get(caller, 0) + 1
         self._size += 1
 
     def discard(self, entry: T) -> bool:
@@ -128,7 +131,8 @@ class FairQueue(Generic[T]):
             rows, nbytes = rows + entry.rows, nbytes + entry.nbytes
             if rows > limits.max_rows or nbytes > limits.max_bytes:
                 return
-            sharers.move_to_end(caller)
+            if len(sharers) > 1:
+                sharers.move_to_end(caller)
             yield self._pop(lane)
 
     def _pop(self, lane: Lane[T]) -> T:
@@ -138,16 +142,12 @@ class FairQueue(Generic[T]):
 
     def _removed(self, entry: T, lane: Lane[T]) -> None:
         self._size -= 1
-        left = self._count_of[entry.caller] - 1
-        if left:
-            self._count_of[entry.caller] = left
-        else:
-            del self._count_of[entry.caller]
+        self._count_of[entry.caller] -= 1
         if lane:
             return
         lanes, sharers = self._by_caller[entry.caller], self._by_key[entry.key]
         del lanes[entry.key], sharers[entry.caller]
         if not lanes:
-            del self._by_caller[entry.caller]
+            del self._by_caller[entry.caller], self._count_of[entry.caller]
         if not sharers:
             del self._by_key[entry.key]

@@ -32,6 +32,6 @@ class Forecast:
         self._least = min(self._seconds)
         self._fresh_until = self._clock.now() + _FRESH_S
 
-    def at_least(self) -> float:
-        """Seconds that the next call needs; 0 where nothing fresh is known."""
-        return self._least if self._clock.now() <= self._fresh_until else 0.0
+    def at_least(self, now: float) -> float:
+        """Seconds that the next call needs, at this time of the clock; 0 where nothing fresh is known."""
+        return self._least if now <= self._fresh_until else 0.0

@@ -5,9 +5,10 @@ Contents are typed, in one repeated field by datatype, or raw, in one entry for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -17,7 +18,7 @@ from gateway.codecs.fields import input_name, parameter, wanted_outputs
 from gateway.codecs.json_tensors import SHORT_FLOATS
 from gateway.codecs.oip_parameters import refuse_reserved
 from gateway.codecs.selection import split_parameters, version_number
-from gateway.codecs.wire import MAX_FIELDS, check_counts, check_sizes, fields
+from gateway.codecs.wire import MAX_FIELDS, check_counts, check_sizes, fields, varint
 from gateway.core.contract import ContractOf
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Parameter, TensorSpec
@@ -54,8 +55,21 @@ _WIDENED: dict[str, np.dtype[Any]] = {
 }
 
 
+# What stands before each of the raw contents: field and wire type, as all lengths have it.
+_RAW_CONTENTS = bytes([oip_pb2.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
+_NO_CONTENTS = oip_pb2.InferTensorContents()
+
 # Both are described alike.
 AnyTensor = oip_pb2.ModelInferRequest.InferInputTensor | oip_pb2.ModelInferResponse.InferOutputTensor
+
+
+class _Described(NamedTuple):
+    """What a tensor's message says of it, read once: each look into a message costs as much as a call."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    contents: oip_pb2.InferTensorContents | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,21 +96,24 @@ def decode_request(data: bytes, contract_of: ContractOf | None = None) -> OipGrp
     if not message.model_name:
         raise GatewayError(Cause.INVALID_INPUT, "field 'model_name' is empty; expected the name of a model")
     version = version_number(message.model_version, message.model_name) if message.model_version else None
-    _check_parameters(message)
+    inputs = [_described(tensor) for tensor in message.inputs]
+    _check_outputs(message)
     model, selection, parameters = split_parameters(
         ModelSpec(message.model_name, version), _parameters(message.parameters)
     )
     if contract_of is not None:
         signature = model.signature_name
         contract = contract_of(model.name) if signature is None else contract_of(model.name, signature)
-        for tensor in message.inputs:
-            contract.check_declared(input_name(tensor.name), tensor.datatype, tensor.shape)
+        for tensor in inputs:
+            contract.check_declared(tensor.name, tensor.datatype, tensor.shape)
     raw = len(message.raw_input_contents) > 0
     return OipGrpcRequest(
         InferenceRequest(
             model=model,
-            inputs=_raw_inputs(message) if raw else tuple(typed_tensor(tensor) for tensor in message.inputs),
-            wanted=wanted_outputs(output.name for output in message.outputs),
+            inputs=_raw_inputs(inputs, message.raw_input_contents)
+            if raw
+            else tuple([_typed(tensor) for tensor in inputs]),
+            wanted=wanted_outputs([output.name for output in message.outputs]) if message.outputs else (),
             parameters=parameters,
             id=message.id,
             selection=selection,
@@ -120,6 +137,8 @@ def _check_wire(data: bytes) -> None:
 def encode_response(response: InferenceResponse, *, raw: bool) -> bytes:
     """A serialised ModelInferResponse, with raw contents if `raw` or where an output is a 16-bit float."""
     raw = raw or any(tensor.datatype in SHORT_FLOATS for tensor in response.outputs)
+    if raw and not response.parameters:
+        return _raw_response(response)
     message = oip_pb2.ModelInferResponse(model_name=response.model, id=response.id)
     if response.version is not None:
         message.model_version = str(response.version)
@@ -136,6 +155,30 @@ def encode_response(response: InferenceResponse, *, raw: bool) -> bytes:
     return message.SerializeToString()
 
 
+def _raw_response(response: InferenceResponse) -> bytes:
+    """The same of raw contents alone: what describes them, which many answers share, and then the contents.
+
+    Written by hand, so that they are copied once. Messages that stand one behind the other are one message, with the
+    fields of all (protobuf.dev/programming-guides/encoding).
+    """
+    described = tuple([(tensor.name, tensor.datatype, tensor.shape) for tensor in response.outputs])
+    parts: list[bytes | memoryview] = [_description(response.model, response.version, described)]
+    if response.id:
+        parts.append(oip_pb2.ModelInferResponse(id=response.id).SerializeToString())
+    for tensor in response.outputs:
+        raw = to_raw(tensor)
+        parts += (_RAW_CONTENTS, varint(len(raw)), raw)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=1024)
+def _description(model: str, version: int | None, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
+    message = oip_pb2.ModelInferResponse(model_name=model, model_version="" if version is None else str(version))
+    for name, datatype, shape in outputs:
+        message.outputs.add(name=name, datatype=datatype, shape=shape)
+    return message.SerializeToString()
+
+
 def encode_model_metadata(metadata: ModelMetadata) -> bytes:
     """A serialised ModelMetadataResponse; variable dimensions are -1."""
     message = oip_pb2.ModelMetadataResponse(
@@ -149,10 +192,21 @@ def encode_model_metadata(metadata: ModelMetadata) -> bytes:
     return message.SerializeToString()
 
 
-def _check_parameters(message: oip_pb2.ModelInferRequest) -> None:
-    """Raises INVALID_INPUT where a tensor's parameter is no scalar, or of an extension that is not spoken."""
-    for tensor in message.inputs:
-        refuse_reserved(f"input '{input_name(tensor.name)}'", _parameters(tensor.parameters))
+def _described(tensor: AnyTensor) -> _Described:
+    """An input; raises INVALID_INPUT where a parameter is no scalar, or of an extension that is not spoken."""
+    described = _described_as(tensor)
+    if tensor.parameters:
+        refuse_reserved(f"input '{described.name}'", _parameters(tensor.parameters))
+    return described
+
+
+def _described_as(tensor: AnyTensor) -> _Described:
+    contents = tensor.contents if tensor.HasField("contents") else None
+    return _Described(input_name(tensor.name), tensor.datatype, tuple(tensor.shape), contents)
+
+
+def _check_outputs(message: oip_pb2.ModelInferRequest) -> None:
+    """Raises INVALID_INPUT as `_described` does."""
     for output in message.outputs:
         refuse_reserved("an item of 'outputs'", _parameters(output.parameters))
 
@@ -161,32 +215,37 @@ def _metadata(spec: TensorSpec) -> oip_pb2.ModelMetadataResponse.TensorMetadata:
     return oip_pb2.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
 
 
-def _raw_inputs(message: oip_pb2.ModelInferRequest) -> tuple[Tensor, ...]:
-    if len(message.raw_input_contents) != len(message.inputs):
+def _raw_inputs(inputs: Sequence[_Described], contents: Sequence[bytes]) -> tuple[Tensor, ...]:
+    if len(contents) != len(inputs):
         raise GatewayError(
             Cause.INVALID_INPUT,
-            f"the number of inputs ({len(message.inputs)}) does not match the number of raw input contents "
-            f"({len(message.raw_input_contents)}); expected one for each input, in order",
+            f"the number of inputs ({len(inputs)}) does not match the number of raw input contents "
+            f"({len(contents)}); expected one for each input, in order",
         )
-    return tuple(
-        raw_tensor(tensor, raw) for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True)
-    )
+    return tuple([_raw(tensor, raw) for tensor, raw in zip(inputs, contents, strict=True)])
 
 
 def raw_tensor(tensor: AnyTensor, raw: bytes) -> Tensor:
     """A tensor by its description and its raw contents; raises INVALID_INPUT where they do not fit."""
-    name = input_name(tensor.name)
-    if tensor.contents.ByteSize():
+    return _raw(_described_as(tensor), raw)
+
+
+def _raw(tensor: _Described, raw: bytes) -> Tensor:
+    if tensor.contents is not None and tensor.contents.ByteSize():
         raise GatewayError(
             Cause.INVALID_INPUT,
-            f"input '{name}': contents field must not be specified when using raw_input_contents",
+            f"input '{tensor.name}': contents field must not be specified when using raw_input_contents",
         )
-    return from_raw(name, tensor.datatype, tuple(tensor.shape), raw)
+    return from_raw(tensor.name, tensor.datatype, tensor.shape, raw)
 
 
 def typed_tensor(tensor: AnyTensor) -> Tensor:
     """A tensor by its typed contents; raises INVALID_INPUT, and UNSUPPORTED_DATATYPE for 16-bit floats."""
-    name, datatype, shape = input_name(tensor.name), tensor.datatype, tuple(tensor.shape)
+    return _typed(_described_as(tensor))
+
+
+def _typed(tensor: _Described) -> Tensor:
+    name, datatype, shape = tensor.name, tensor.datatype, tensor.shape
     dtype = numpy_dtype(datatype, name)
     count = element_count(shape, name)
     field = _FIELD.get(datatype)
@@ -195,11 +254,12 @@ def typed_tensor(tensor: AnyTensor) -> Tensor:
             Cause.UNSUPPORTED_DATATYPE,
             f"input '{name}': {datatype} has no typed contents; use raw_input_contents for every input",
         )
-    for descriptor, values in tensor.contents.ListFields():
+    contents = tensor.contents or _NO_CONTENTS
+    for descriptor, values in contents.ListFields():
         if descriptor.name != field:
             raise GatewayError(Cause.INVALID_INPUT, f"input '{name}': {datatype} takes {field}, not {descriptor.name}")
         _check_count(name, shape, len(values), count)
-    values = getattr(tensor.contents, field)
+    values = getattr(contents, field)
     _check_count(name, shape, len(values), count)
     if datatype == "BYTES":
         array: NDArray = np.empty(count, dtype=object)
@@ -226,7 +286,9 @@ def _narrowed(array: NDArray, dtype: np.dtype[Any], name: str, datatype: str) ->
 
 
 def _parameters(parameters: Mapping[str, oip_pb2.InferParameter]) -> dict[str, Parameter]:
-    found = {}
+    found: dict[str, Parameter] = {}
+    if not parameters:
+        return found
     for name, value in parameters.items():
         kind = value.WhichOneof("parameter_choice")
         found[name] = parameter(name, None if kind is None else getattr(value, kind))

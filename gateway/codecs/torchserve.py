@@ -89,10 +89,10 @@ def decode_frame(data: bytes, versions: Mapping[str, int] = NO_VERSIONS) -> Infe
         raise bad_reply(SERVER, "the sizes of the frame's tensors do not add up to its length")
     tensors = []
     offset = 0
-    for name, datatype, shape, size in described:
-        with reading_reply(SERVER):
+    with reading_reply(SERVER):
+        for name, datatype, shape, size in described:
             tensors.append(from_raw(name, datatype, shape, buffers[offset : offset + size]))
-        offset += size
+            offset += size
     return InferenceResponse(
         model=model,
         version=_version(header.get("model_version"), versions),

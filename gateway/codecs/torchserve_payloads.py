@@ -78,7 +78,8 @@ class Framed:
 
     def decode(self, reply: bytes, part: InferenceRequest) -> InferenceResponse:
         """The frame's response; raises its error with the cause that the handler gave it."""
-        return replace(torchserve.decode_frame(reply, self.versions), id=part.id)
+        found = torchserve.decode_frame(reply, self.versions)
+        return InferenceResponse(found.model, found.version, found.outputs, id=part.id)
 
     def joined(self, responses: Sequence[InferenceResponse], request: InferenceRequest) -> InferenceResponse:
         """The one response."""

@@ -84,6 +84,16 @@ def fields(data: bytes | memoryview, what: str) -> Iterator[tuple[int, memoryvie
         offset += size
 
 
+def varint(value: int) -> bytes:
+    """A number that is not negative, as protobuf writes it."""
+    digits = bytearray()
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
+
+
 def _varint(view: memoryview, offset: int, what: str) -> tuple[int, int]:
     value = 0
     for place in range(_MOST_VARINT_BYTES):

@@ -34,8 +34,9 @@ class Timings:
 
     def take_over(self, other: Timings) -> None:
         """Adds the phases of a call that was made for this one, among others."""
+        mine = self.seconds
         for name, seconds in other.seconds.items():
-            self.add(name, seconds)
+            mine[name] = mine.get(name, 0.0) + seconds
 
     def server_timing(self) -> str:
         """The value of the `Server-Timing` header (W3C Server Timing), durations in milliseconds."""

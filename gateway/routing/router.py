@@ -172,7 +172,7 @@ class Router:
     def model_ready(self, spec: ModelSpec, selection: Selection) -> bool:
         """Whether a request for `spec` with this selection would find a fit endpoint; raises MODEL_NOT_FOUND."""
         route = self.route(spec.name)
-        paths = self._chosen(self._prepared[spec.name], selection)
+        paths: Sequence[_Path] = self._chosen(self._prepared[spec.name], selection)
         if route.traffic.policy in LISTED_ORDER:
             paths = self._allowed(route.traffic, paths)
         return any(path.fits(spec) for path in paths)
@@ -246,15 +246,17 @@ class Router:
 
     def _chosen(self, prepared: _Prepared, selection: Selection) -> list[_Path]:
         """The paths that a client's selection leaves, in listed order; raises as `eligible` does."""
-        if selection is ANYWHERE or selection == ANYWHERE:
+        if selection == ANYWHERE:
             return list(prepared.paths)
         route = prepared.route
         chosen = {target.key for target in eligible(route.main, route.targets, self._endpoints, selection)}
         return [path for path in prepared.paths if path.target.key in chosen]
 
-    def _order(self, prepared: _Prepared, request: InferenceRequest, context: CallContext) -> list[_Path]:
+    def _order(self, prepared: _Prepared, request: InferenceRequest, context: CallContext) -> Sequence[_Path]:
         """The paths that the client's selection leaves, in the order of the route's policy."""
         traffic, spec = prepared.route.traffic, request.model
+        if len(prepared.paths) == 1 and request.selection is ANYWHERE and spec.version is None:
+            return prepared.paths
         paths = self._chosen(prepared, request.selection)
         if spec.version is not None:
             paths = [path for path in paths if path.target.version in (None, spec.version)]
@@ -267,7 +269,7 @@ class Router:
         by_key = {path.target.key: path for path in paths}
         return [by_key[candidate.target.key] for candidate in ordered]
 
-    def _allowed(self, traffic: Traffic, order: list[_Path]) -> list[_Path]:
+    def _allowed(self, traffic: Traffic, order: Sequence[_Path]) -> Sequence[_Path]:
         """Of paths in a policy's order those that may be tried: all, or those of the first one's stack, or one."""
         if len(order) == 1 or traffic.policy == "pinned":
             return order[:1]

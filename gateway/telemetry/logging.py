@@ -169,6 +169,8 @@ def configure(level: str, stream: TextIO, worker: int | None = None) -> LogWrite
         root.removeHandler(handler)
     root.addHandler(writer)
     root.setLevel(level.upper())
+    # It counts every change near the configuration's file; what came of one is the gateway's to say.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     writer.start()
     return writer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import isfinite
 
 from prometheus_client.utils import floatToGoString
 
@@ -20,7 +21,8 @@ class _Family:
 
     head: list[str]
     combine: Callable[[float, float], float]
-    samples: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, float | str] = field(default_factory=dict)
+    """A value that only one page has stays as it is written there."""
 
 
 def merged(pages: Iterable[bytes]) -> bytes:
@@ -32,17 +34,18 @@ def merged(pages: Iterable[bytes]) -> bytes:
     families: dict[str, _Family] = {}
     for page in pages:
         family: _Family | None = None
+        samples: dict[str, float | str] = {}
         for line in page.decode().split("\n"):
-            if line.startswith("# HELP "):
-                family = _opened(families, line.split(" ", 3)[2])
-                _once(family.head, line)
-            elif line.startswith("#") and family is not None:
-                _once(family.head, line)
+            if line.startswith("#"):
+                if line.startswith("# HELP "):
+                    family = _opened(families, line.split(" ", 3)[2])
+                    samples = family.samples
+                if family is not None:
+                    _once(family.head, line)
             elif line and family is not None:
                 name, _, value = line.rpartition(" ")
-                number = float(value)
-                before = family.samples.get(name)
-                family.samples[name] = number if before is None else family.combine(before, number)
+                before = samples.get(name)
+                samples[name] = value if before is None else family.combine(float(before), float(value))
     return "".join(_written(family) for family in families.values()).encode()
 
 
@@ -86,6 +89,8 @@ def _written(family: _Family) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shown(value: float) -> str:
-    """As prometheus_client writes it."""
-    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
+def _shown(value: float | str) -> str:
+    """A number as Prometheus reads it."""
+    if isinstance(value, str):
+        return value
+    return repr(value) if isfinite(value) else str(floatToGoString(value))  # type: ignore[no-untyped-call]

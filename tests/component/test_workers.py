@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -40,7 +41,10 @@ async def test_two_workers_are_one_gateway(tmp_path: Path) -> None:
     by SIGTERM under load loses no request that was taken.
     """
     async with running(tmp_path) as world:
-        assert await world.ask("/v2/health/ready", admin=False) == {"ready": True}
+        async with asyncio.timeout(10):
+            # Each worker hears of the other only just after both have opened.
+            while await world.ask("/v2/health/ready", admin=False) != {"ready": True}:
+                await asyncio.sleep(0.01)
         for _ in range(40):
             assert await world.predict() == (200, "one")
             await infer(world)
@@ -52,6 +56,8 @@ async def test_two_workers_are_one_gateway(tmp_path: Path) -> None:
         world.write(targets=[{"endpoint": "two"}])
         assert (await world.ask("/reload", "POST"))["last"]["outcome"] == "ok"
         assert {await world.predict() for _ in range(20)} == {(200, "two")}
+        world.process.send_signal(signal.SIGHUP)
+        await world.until(lambda: bool(world.said("the configuration was reloaded (signal)")))
         world.write(targets=[{"endpoint": "three"}])
         assert "unknown endpoint 'three'" in (await world.ask("/reload", "POST"))["detail"]
         assert {await world.predict() for _ in range(20)} == {(200, "two")}

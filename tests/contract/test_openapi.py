@@ -55,8 +55,14 @@ def echoing(asked: InferenceRequest) -> InferenceResponse:
     [
         (None, answering, {}),
         (None, answering, {"path.model": "doubler", "path.label": "stable"}),
-        (None, answering, {"path.model": "pair", "path.label": "stable", "path.version": "1"}),
-        (READER, echoing, {"path.model": "reader", "path.label": "stable", "path.version": "1"}),
+        pytest.param(
+            *(None, answering, {"path.model": "pair", "path.label": "stable", "path.version": "1"}),
+            marks=pytest.mark.clients,
+        ),
+        pytest.param(
+            *(READER, echoing, {"path.model": "reader", "path.label": "stable", "path.version": "1"}),
+            marks=pytest.mark.clients,
+        ),
     ],
     ids=["any model", "a model of one input", "a model of two inputs", "a model of bytes"],
 )

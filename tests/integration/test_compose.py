@@ -2,107 +2,239 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
+import contextlib
+import json
+import threading
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
+import docker
 import pytest
 
 from loadtests.golden import load_golden
-from serving.settings import Ports
+from serving.observability.dashboards import queries, rendered
+from tests.integration.compose import PROJECT, ROOT, STAND_IN, Composed, composed
 from twinserve.client import Question, predict_grpc, predict_rest
 
 pytestmark = pytest.mark.docker
 
-ROOT = Path(__file__).resolve().parents[2]
-# The stand-in's image: the public one can be pulled on few of the machines that run tests.
-IMAGE = "twinserve/savedmodel-server"
-
-
-def compose_command() -> list[str] | None:
-    """`docker compose`, else `docker-compose`; None without either, or without an engine."""
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
-    ):
-        return None
-    for command in (["docker", "compose"], ["docker-compose"]):
-        if (
-            shutil.which(command[0])
-            and not subprocess.run([*command, "version"], capture_output=True, check=False).returncode
-        ):
-            return command
-    return None
+# Every port that either server, the gateway or an exporter listens on, and their neighbours.
+SCANNED = (22, 80, 443, 7070, 7071, 8000, 8001, 8009, 8080, 8081, 8082, 8500, 8501, 9090, 9256)
+SCANNER = """
+import json, socket, sys
+found = {}
+for host in sys.argv[1].split(","):
+    found[host] = []
+    for port in map(int, sys.argv[2].split(",")):
+        with socket.socket() as probe:
+            probe.settimeout(0.3)
+            if probe.connect_ex((host, port)) == 0:
+                found[host].append(port)
+print(json.dumps(found))
+"""
 
 
 @pytest.fixture(scope="module")
-def ports(built_models: Path) -> Iterator[Ports]:
-    """The compose project, built and up, its gateway on free ports; down again afterwards."""
-    command = compose_command()
-    if command is None:
-        pytest.skip("no Docker engine with compose can be reached")
-    free = Ports.free()
-    environment = {
-        **os.environ,
-        "TFSERVING_IMAGE": IMAGE,
-        "GATEWAY_REST_PORT": str(free.gateway_rest_port),
-        "GATEWAY_GRPC_PORT": str(free.gateway_grpc_port),
-    }
-    project = [*command, "-p", "twinserve-test"]
-
-    def run(*arguments: str) -> None:
-        subprocess.run([*project, *arguments], check=True, cwd=ROOT, env=environment)
-
-    run("--profile", "stand-in", "build")
-    try:
-        run("up", "-d")
-        until_ready(f"http://127.0.0.1:{free.gateway_rest_port}")
-        yield free
-    finally:
-        run("down", "--timeout", "30")
+def project(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
+    """The compose project, up for the whole module."""
+    with composed(artifacts, tmp_path_factory.mktemp("compose")) as running:
+        yield running
 
 
-def until_ready(url: str) -> None:
-    """Returns when the gateway answers for both models; its containers are healthy by then."""
-    deadline = time.monotonic() + 60
+def containers() -> dict[str, Any]:
+    with closing(docker.from_env()) as client:
+        found = client.containers.list(all=True, filters={"label": f"com.docker.compose.project={PROJECT}"})
+        return {container.labels["com.docker.compose.service"]: container.attrs for container in found}
+
+
+def question(model: str, stack: str = "") -> Question:
+    golden = load_golden(ROOT / "artifacts", model)
+    return Question(model, {name: array[:8] for name, array in golden.inputs.items()}, stack=stack or None)
+
+
+def until(condition: Any, what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=2):
+        with contextlib.suppress(Exception):
+            if condition():
                 return
-        except OSError:
-            time.sleep(0.25)
-    raise AssertionError("the gateway is not ready after a minute")
+        time.sleep(0.25)
+    raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
 @pytest.mark.parametrize("model", ["simplenn", "digits"])
 @pytest.mark.parametrize("stack", ["torchserve", "tfserving"])
 @pytest.mark.parametrize("door", ["rest", "grpc"])
-def test_both_stacks_answer_in_containers(ports: Ports, model: str, stack: str, door: str) -> None:
+def test_both_stacks_answer_in_containers(project: Composed, model: str, stack: str, door: str) -> None:
     """The golden answers come from both stacks over both doors, and name the server that gave them."""
-    golden = load_golden(ROOT / "artifacts", model)
-    question = Question(model, {name: array[:8] for name, array in golden.inputs.items()}, stack=stack)
-    if door == "rest":
-        answer = predict_rest(f"http://127.0.0.1:{ports.gateway_rest_port}", question)
-    else:
-        answer = predict_grpc(f"127.0.0.1:{ports.gateway_grpc_port}", question)
-    assert golden.fault(0, 8, answer.outputs) is None
+    asked = question(model, stack)
+    answer = predict_rest(project.rest, asked) if door == "rest" else predict_grpc(project.grpc, asked)
+    assert load_golden(ROOT / "artifacts", model).fault(0, 8, answer.outputs) is None
     server = "TorchServe 0.12.0" if stack == "torchserve" else "savedmodel-server 1.0 (stand-in)"
     assert f'server="{server}"' in answer.served_by
 
 
-def test_no_model_server_is_reachable_from_outside(ports: Ports) -> None:
-    """Only the gateway publishes ports."""
-    reply = subprocess.run(
-        ["docker", "ps", "--filter", "name=twinserve-test", "--format", "{{.Names}} {{.Ports}}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    published = [line for line in reply.stdout.splitlines() if "->" in line]
-    assert len(published) == 1
-    assert "gateway" in published[0]
-    assert "0.0.0.0" not in published[0]
+def test_only_what_is_for_people_and_clients_is_published_and_on_loopback(project: Composed) -> None:
+    """The gateway and what is looked at; no model server, no exporter."""
+    published = {
+        service: [
+            binding["HostIp"] for bindings in attrs["NetworkSettings"]["Ports"].values() for binding in bindings or ()
+        ]
+        for service, attrs in containers().items()
+    }
+    assert {service for service, addresses in published.items() if addresses} <= {"gateway", "prometheus", "grafana"}
+    assert {address for addresses in published.values() for address in addresses} == {"127.0.0.1"}
+
+
+def test_every_container_is_hardened(project: Composed) -> None:
+    """Read-only, no capabilities, no new privileges, no root, bounded, no socket of Docker's; logs rotate."""
+    for service, attrs in containers().items():
+        host, config = attrs["HostConfig"], attrs["Config"]
+        assert host["ReadonlyRootfs"], service
+        assert host["CapDrop"] == ["ALL"], service
+        assert not host["CapAdd"], service
+        assert any(option.startswith("no-new-privileges") for option in host["SecurityOpt"]), service
+        assert config["User"].partition(":")[0] not in ("", "0", "root"), service
+        assert host["Memory"] > 0, service
+        assert host["PidsLimit"] > 0, service
+        assert host["LogConfig"]["Config"]["max-size"], service
+        sources = [mount.get("Source", "") for mount in attrs["Mounts"]]
+        assert not any("docker.sock" in source for source in sources), service
+        writable = [mount["Destination"] for mount in attrs["Mounts"] if mount["RW"]]
+        assert set(writable) <= {"/models", "/prometheus", "/var/lib/grafana"}, service
+        if "/models" in writable:
+            assert service == "models"
+
+
+def test_a_client_reaches_the_gateways_doors_and_nothing_else(project: Composed) -> None:
+    """A scan from the clients' network: no model server, no management port, no operator's port."""
+    hosts = {
+        network["IPAddress"]: service
+        for service, attrs in containers().items()
+        for network in attrs["NetworkSettings"]["Networks"].values()
+        if network["IPAddress"]
+    }
+    with closing(docker.from_env()) as client:
+        output = client.containers.run(
+            STAND_IN,
+            ["-c", SCANNER, ",".join(hosts), ",".join(map(str, SCANNED))],
+            entrypoint=["python"],
+            network=f"{PROJECT}_clients",
+            remove=True,
+        )
+    found = {(hosts[host], port) for host, ports in json.loads(output).items() for port in ports}
+    assert found <= {("gateway", 8000), ("gateway", 8001), ("prometheus", 9090), ("grafana", 3000)}
+    assert ("gateway", 8000) in found
+
+
+class Load:
+    """Clients that ask one model over and over, each outcome counted, until they are told to stop."""
+
+    def __init__(self, project: Composed, model: str, clients: int = 4) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._stop = threading.Event()
+        self._address, self._question = project.rest, question(model)
+        self._threads = [threading.Thread(target=self._ask, name=f"client-{number}") for number in range(clients)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            try:
+                answer = predict_rest(self._address, self._question)
+                self.outcomes["torchserve" if "stack=torchserve" in answer.served_by else "tfserving"] += 1
+            except Exception as exc:
+                self.outcomes[str(exc)[:120]] += 1
+                time.sleep(0.05)
+
+
+def asked_of_prometheus(project: Composed, expression: str) -> list[Any]:
+    url = f"{project.prometheus}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+    with urllib.request.urlopen(url, timeout=10) as reply:
+        document = json.load(reply)
+    return [sample for sample in document["data"]["result"] if sample["value"][1] != "NaN"]
+
+
+def test_a_killed_server_is_survived_and_every_panel_shows_data(project: Composed) -> None:
+    """TorchServe is killed under load: the other stack goes on, TorchServe comes back, and it is all to be seen."""
+    if "prometheus" not in project.services:
+        pytest.skip("Prometheus' image is neither here nor to be pulled")
+    with Load(project, "digits") as digits, Load(project, "simplenn", 2):
+        until(lambda: digits.outcomes["torchserve"] > 50, "answers of TorchServe")
+        project.stack.kill("torchserve")
+        before = digits.outcomes["tfserving"]
+        until(lambda: digits.outcomes["tfserving"] > before + 50, "answers of the other stack")
+        # `restart: unless-stopped` does not apply to what an operator killed; he starts it again.
+        project.stack.start("torchserve")
+        back = digits.outcomes["torchserve"]
+        until(lambda: digits.outcomes["torchserve"] > back + 50, "answers of TorchServe again", 120)
+        missing = [("", "")]
+
+        def all_shown() -> bool:
+            nonlocal missing
+            missing = [
+                (title, expression)
+                for text in rendered().values()
+                for title, expression in queries(text)
+                if not asked_of_prometheus(project, expression)
+            ]
+            return not missing
+
+        try:
+            until(all_shown, "data for every panel", 60)
+        except AssertionError:
+            raise AssertionError(f"no data for {missing}") from None
+    total = digits.outcomes.total()
+    answered = digits.outcomes["torchserve"] + digits.outcomes["tfserving"]
+    # What was in flight when it died is lost, never sent again: at most what the slots of one endpoint hold.
+    assert total - answered <= 8, digits.outcomes
+
+
+def test_stopping_under_load_loses_no_request_that_was_taken(project: Composed) -> None:
+    """Last, since it takes the gateway down: whoever was connected gets an answer, and a whole one."""
+    # At the container itself: Docker's proxy takes connections for which nobody is there any more.
+    address = containers()["gateway"]["NetworkSettings"]["Networks"][f"{PROJECT}_clients"]["IPAddress"]
+    body = json.dumps({"inputs": {name: array.tolist() for name, array in question("digits").inputs.items()}})
+    ended: Counter[str] = Counter()
+
+    def ask_until_nobody_is_there() -> None:
+        while True:
+            connection = HTTPConnection(address, 8000, timeout=5)
+            with closing(connection):
+                try:
+                    connection.connect()
+                except OSError:
+                    return
+                try:
+                    connection.request("POST", "/predict/digits", body, {"content-type": "application/json"})
+                    reply = connection.getresponse()
+                    json.loads(reply.read())
+                    ended[str(reply.status)] += 1
+                except Exception as exc:
+                    ended[repr(exc)] += 1
+
+    clients = [threading.Thread(target=ask_until_nobody_is_there) for _ in range(4)]
+    for client in clients:
+        client.start()
+    until(lambda: ended["200"] > 50, "answers")
+    project.stack.stop("gateway")
+    for client in clients:
+        client.join()
+    # 503 is the word of a gateway that drains.
+    assert set(ended) <= {"200", "503"}, ended

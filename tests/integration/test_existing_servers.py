@@ -16,14 +16,10 @@ from typing import Any
 
 import pytest
 
-from serving import servers
 from serving.local import LocalStack
-from serving.models import find_models
-from serving.settings import LaunchSettings, Ports
-from tests.integration.foreign_torchserve import foreign_torchserve
+from tests.integration.foreign_torchserve import Foreign
 from tests.unit.serving.tfserving.savedmodel_server.process import ROOT, Server, running
 from tests.unit.serving.tfserving.savedmodel_server.saved_models import save_affine, save_zoo
-from tests.unit.serving.toys import write_artifacts
 
 pytestmark = pytest.mark.servers
 
@@ -96,24 +92,12 @@ def tfserving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def torchserve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """TorchServe with the doubler."""
-    settings = LaunchSettings(
-        artifacts=write_artifacts(tmp_path_factory.mktemp("torchserve"), "doubler"), start_timeout_s=60
-    )
-    ports = Ports.free()
-    server = servers.torchserve(settings, ports, find_models(settings.models_dir))
-    with LocalStack(settings, ports, stages=[[server]]) as stack:
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def flags(tfserving: Server, torchserve: LocalStack) -> list[str]:
+def flags(tfserving: Server, toy_torchserve: LocalStack) -> list[str]:
     """What names both servers on a command line."""
     return [
         *("--tfserving", f"127.0.0.1:{tfserving.grpc_port}", "--model", "zoo", "--model", "affine"),
-        *("--torchserve", f"127.0.0.1:{torchserve.ports.torchserve_rest_port}"),
-        *("--torchserve-management", f"127.0.0.1:{torchserve.ports.torchserve_management_port}"),
+        *("--torchserve", f"127.0.0.1:{toy_torchserve.ports.torchserve_rest_port}"),
+        *("--torchserve-management", f"127.0.0.1:{toy_torchserve.ports.torchserve_management_port}"),
     ]
 
 
@@ -156,7 +140,7 @@ def test_every_signature_of_the_model_is_served(inner: Gateway, tfserving: Serve
 
 
 def test_a_model_of_torchserve_needs_a_contract_and_the_file_that_was_told(
-    inner: Gateway, flags: list[str], torchserve: LocalStack, tmp_path: Path
+    inner: Gateway, flags: list[str], tmp_path: Path
 ) -> None:
     """Without it clients are told what to write; the flags with the file that holds just that are enough."""
     status, answer = inner.ask("POST", "/predict/doubler", {"inputs": ROWS})
@@ -198,16 +182,15 @@ def test_a_check_that_connects_tells_the_same(inner: Gateway, flags: list[str]) 
     assert "  doubler: cannot be answered: endpoint 'torchserve' does not describe its tensors" in reply.stdout
 
 
-def test_a_torchserve_with_its_tokens_on_is_asked_with_its_keys(tmp_path: Path) -> None:
+def test_a_torchserve_with_its_tokens_on_is_asked_with_its_keys(foreign: Foreign) -> None:
     """With the file of its keys its models are listed; without it the check says that keys are needed."""
-    with foreign_torchserve(tmp_path) as foreign:
-        ports = foreign.stack.ports
-        address = f"127.0.0.1:{ports.torchserve_rest_port}"
-        command = [sys.executable, "-m", "gateway", "check", "--connect", "--torchserve", address]
-        command += ["--torchserve-management", f"127.0.0.1:{ports.torchserve_management_port}"]
-        keys = ["--torchserve-key-file", str(foreign.key_file)]
-        told = subprocess.run([*command, *keys], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
-        refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    ports = foreign.stack.ports
+    address = f"127.0.0.1:{ports.torchserve_rest_port}"
+    command = [sys.executable, "-m", "gateway", "check", "--connect", "--torchserve", address]
+    command += ["--torchserve-management", f"127.0.0.1:{ports.torchserve_management_port}"]
+    keys = ["--torchserve-key-file", str(foreign.key_file)]
+    told = subprocess.run([*command, *keys], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
     assert told.returncode == 0, told.stdout + told.stderr
     for model in ("doubler", "pets"):
         assert f"  {model}: cannot be answered: endpoint 'torchserve' does not describe its tensors" in told.stdout

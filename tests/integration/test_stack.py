@@ -127,6 +127,7 @@ def test_bad_input_is_the_clients_fault_on_every_way(stack: LocalStack, endpoint
         predict_rest(stack.gateway_rest, Question("digits", {"image": [[1, 2, 3, 4]]}, endpoint=endpoint))
 
 
+@pytest.mark.faults
 def test_a_killed_server_is_a_clear_error_and_the_other_goes_on(artifacts: Path, tmp_path: Path) -> None:
     """Requests to it are refused with its name, the launcher tells its last words, the other stack answers."""
     (tmp_path / "models").symlink_to(artifacts / "models")

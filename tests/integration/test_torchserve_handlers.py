@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from gateway.core.contract import ModelContract
 from gateway.core.messages import TensorSpec
 from gateway.server import Addresses, serve
 from gateway.settings import Settings
-from tests.integration.foreign_torchserve import Foreign, foreign_torchserve
+from tests.integration.foreign_torchserve import Foreign
 
 pytestmark = pytest.mark.servers
 
@@ -43,13 +43,6 @@ PETS = ModelContract(
 TRANSPORTS = ("rest", "grpc")
 
 
-@pytest.fixture(scope="module")
-def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Foreign]:
-    """TorchServe with both handlers."""
-    with foreign_torchserve(tmp_path_factory.mktemp("foreign")) as running:
-        yield running
-
-
 def settings(foreign: Foreign) -> Settings:
     """The gateway's configuration, as docs/torchserve-handlers.md shows it."""
     shared = {**foreign.addresses, "token_file": foreign.key_file, "slots": 6}
@@ -67,7 +60,7 @@ def settings(foreign: Foreign) -> Settings:
 
 @asynccontextmanager
 async def gateway(foreign: Foreign) -> AsyncIterator[tuple[Addresses, aiohttp.ClientSession]]:
-    """A gateway before the server, with every model ready."""
+    """A gateway before the server, with every model ready at every endpoint."""
     contracts = {"doubler": DOUBLER, "pets": PETS}
     stop, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(serve(settings(foreign), contracts, stop, listening.set_result))
@@ -76,17 +69,21 @@ async def gateway(foreign: Foreign) -> AsyncIterator[tuple[Addresses, aiohttp.Cl
         addresses = await listening
         async with aiohttp.ClientSession(f"http://127.0.0.1:{addresses.rest_port}") as http:
             async with asyncio.timeout(30):
-                while await ready(http) != 200:
-                    await asyncio.sleep(0.05)
+                for model in contracts:
+                    for endpoint in TRANSPORTS:
+                        while await ready(http, f"/v2/models/{model}/ready", {"x-endpoint": endpoint}) != 200:
+                            await asyncio.sleep(0.05)
             yield addresses, http
     finally:
         stop.set()
         await asyncio.wait_for(serving, 15)
 
 
-async def ready(http: aiohttp.ClientSession) -> int:
-    """The status of the gateway's readiness."""
-    async with http.get("/v2/health/ready") as reply:
+async def ready(
+    http: aiohttp.ClientSession, path: str = "/v2/health/ready", headers: dict[str, str] | None = None
+) -> int:
+    """The status of the gateway's readiness, or of a model's."""
+    async with http.get(path, headers=headers) as reply:
         return reply.status
 
 
@@ -193,10 +190,6 @@ async def test_no_request_fails_while_keys_are_rotated_under_traffic(foreign: Fo
     answered: Counter[str] = Counter()
     failed: list[object] = []
     async with gateway(foreign) as (_, http):
-        for endpoint in TRANSPORTS:
-            async with asyncio.timeout(30):
-                while (await predict(http, endpoint, [[1, 2]], version=5))[0] != 200:
-                    await asyncio.sleep(0.05)
         over = asyncio.Event()
 
         async def caller(endpoint: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NoReturn, TypeVar, cast
 
 import grpc
@@ -27,25 +27,37 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 Method = Callable[[bytes, Context], Awaitable[bytes]]
 M = TypeVar("M", bound=Message)
 Trailing = tuple[tuple[str, str], ...]
+# A client's metadata, as far as it is text.
+Sent = list[tuple[str, str]]
 
 # Status texts travel as a header, and 8 KiB is what many clients take of all headers together.
 MAX_DETAIL = 1024
 
 
-def request_id(context: Context) -> str:
+def metadata_of(context: Context) -> Sent:
+    """What the client sent along, each time made anew by gRPC: to be asked for once a call."""
+    # Keys that end in -bin have bytes for values; none of ours does.
+    sent = cast("tuple[tuple[str, str | bytes], ...]", context.invocation_metadata() or ())
+    return [(key, value) for key, value in sent if isinstance(value, str)]
+
+
+def request_id(sent: Sent) -> str:
     """The client's own `x-request-id` if it is a sane one, else a fresh one."""
-    return request_id_from(next((value for key, value in _metadata(context) if key == "x-request-id"), None))
+    for key, value in sent:
+        if key == "x-request-id":
+            return request_id_from(value)
+    return request_id_from(None)
 
 
-def open_call(edge: Edge, protocol: str, context: Context, identity: str | None = None) -> Call:
+def open_call(edge: Edge, protocol: str, context: Context, sent: Sent, identity: str | None = None) -> Call:
     """A call that starts now, for whoever is at the other end; `identity` is its id, the client's own by default."""
-    return edge.open(protocol, identity or request_id(context), _host(context.peer()), _metadata(context))
+    return edge.open(protocol, identity or request_id(sent), _host(context.peer()), sent)
 
 
-def selection(context: Context) -> dict[str, str]:
+def selection(sent: Sent) -> dict[str, str]:
     """Where the client's metadata wants it answered; raises INVALID_INPUT for a contradiction."""
     chosen: dict[str, str] = {}
-    for key, value in _metadata(context):
+    for key, value in sent:
         if key in SELECTION_HEADERS:
             choose(chosen, key, value)
     return chosen
@@ -105,10 +117,11 @@ def answering(
     """A method whose answer, to a message and the metadata's selection, needs no waiting; failures become statuses."""
 
     async def method(data: bytes, context: Context) -> bytes:
-        identity = request_id(context)
+        sent = metadata_of(context)
+        identity = request_id(sent)
         metadata = (("x-request-id", identity),)
         try:
-            encoded = answer(data, selection(context))
+            encoded = answer(data, selection(sent))
         except Exception as exc:
             await abort(context, failure(identity, exc), metadata, statuses)
         context.set_trailing_metadata(metadata)
@@ -143,17 +156,10 @@ class UnknownMethods(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(self._refuse)
 
     async def _refuse(self, _data: bytes, context: Context) -> bytes:
-        identity = request_id(context)
+        identity = request_id(metadata_of(context))
         self._edge.refuse(self._protocol, identity, Cause.ROUTE_NOT_FOUND)
         error = GatewayError(Cause.ROUTE_NOT_FOUND, "there is no such service or method")
         await abort(context, error, (("x-request-id", identity),))
-
-
-def _metadata(context: Context) -> Iterator[tuple[str, str]]:
-    for key, value in cast("tuple[tuple[str, str | bytes], ...]", context.invocation_metadata() or ()):
-        # Keys that end in -bin have bytes for values; none of ours does.
-        if isinstance(value, str):
-            yield key, value
 
 
 def _host(peer: str) -> str:

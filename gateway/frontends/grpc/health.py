@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2
 
 from gateway.core.errors import GatewayError
 from gateway.dataplane import DataPlane
-from gateway.frontends.grpc.calls import Context, abort, parsed, request_id
+from gateway.frontends.grpc.calls import Context, abort, metadata_of, parsed, request_id
 from gateway.frontends.grpc.oip import SERVICE
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
@@ -66,7 +66,7 @@ class HealthServicer:
         try:
             return str(parsed(health_pb2.HealthCheckRequest(), data).service)
         except GatewayError as exc:
-            await abort(context, exc, (("x-request-id", request_id(context)),))
+            await abort(context, exc, (("x-request-id", request_id(metadata_of(context))),))
 
     def _status(self, service: str) -> int:
         if service == "":

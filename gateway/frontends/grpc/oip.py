@@ -19,9 +19,11 @@ from gateway.frontends.edge import EXTENSIONS, SERVER_NAME, Call, Edge
 from gateway.frontends.grpc.calls import (
     Context,
     Method,
+    Sent,
     abort,
     answering,
     keep_deadline,
+    metadata_of,
     open_call,
     outcome_of,
     parsed,
@@ -67,22 +69,23 @@ class OipServicer:
 
     async def infer(self, data: bytes, context: Context) -> bytes:
         """ModelInfer: one inference, answered once and reported once."""
-        call = open_call(self._edge, PROTOCOL, context)
-        outcome = await self._outcome(call, data, context)
+        sent = metadata_of(context)
+        call = open_call(self._edge, PROTOCOL, context, sent)
+        outcome = await self._outcome(call, data, context, sent)
         if isinstance(outcome, GatewayError):
             await abort(context, outcome, trailing(call))
         context.set_trailing_metadata(trailing(call))
         return outcome
 
-    async def _outcome(self, call: Call, data: bytes, context: Context) -> bytes | GatewayError:
-        return await outcome_of(self._edge, call, data, lambda _: self._infer(call, data, context))
+    async def _outcome(self, call: Call, data: bytes, context: Context, sent: Sent) -> bytes | GatewayError:
+        return await outcome_of(self._edge, call, data, lambda _: self._infer(call, data, context, sent))
 
-    async def _infer(self, call: Call, data: bytes, context: Context) -> bytes:
+    async def _infer(self, call: Call, data: bytes, context: Context, sent: Sent) -> bytes:
         keep_deadline(self._edge, call, context)
         timings = call.context.timings
         with timings.phase("decode"):
             decoded = oip_proto.decode_request(data, self._data_plane.contract)
-        response = await self._edge.infer(call, decoded.request, selection(context))
+        response = await self._edge.infer(call, decoded.request, selection(sent))
         with timings.phase("encode"):
             return oip_proto.encode_response(response, raw=decoded.raw)
 

@@ -9,12 +9,12 @@ from itertools import count
 from gateway.codecs import oip_stream
 from gateway.core.errors import Cause, GatewayError, capped
 from gateway.frontends.edge import Call, Edge
-from gateway.frontends.grpc.calls import MAX_DETAIL, Context, abort, open_call, request_id
+from gateway.frontends.grpc.calls import MAX_DETAIL, Context, Sent, abort, metadata_of, open_call, request_id
 
 # How soon a stream that waits for its client notices that the gateway drains.
 STREAM_POLL_SECONDS = 0.5
 
-Outcome = Callable[[Call, bytes, Context], Awaitable[bytes | GatewayError]]
+Outcome = Callable[[Call, bytes, Context, Sent], Awaitable[bytes | GatewayError]]
 
 
 class InferenceStream:
@@ -33,14 +33,15 @@ class InferenceStream:
 
     async def serve(self, _requests: object, context: Context) -> None:
         """Answers until the client has no more to send. A request's failure is its reply's, and the call goes on."""
-        identity = request_id(context)
+        sent = metadata_of(context)
+        identity = request_id(sent)
         context.set_trailing_metadata((("x-request-id", identity),))
         for number in count(1):
             data = await self._next(identity, context)
             if data is None:
                 return
-            call = open_call(self._edge, self._protocol, context, f"{identity}-{number}")
-            outcome = await self._outcome(call, data, context)
+            call = open_call(self._edge, self._protocol, context, sent, f"{identity}-{number}")
+            outcome = await self._outcome(call, data, context, sent)
             if isinstance(outcome, GatewayError):
                 reply = oip_stream.encode_error(capped(outcome.detail, MAX_DETAIL), oip_stream.request_id(data))
             else:

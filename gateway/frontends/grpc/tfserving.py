@@ -18,9 +18,11 @@ from gateway.frontends.edge import Call, Edge, Ticket
 from gateway.frontends.grpc.calls import (
     Context,
     Method,
+    Sent,
     abort,
     answering,
     keep_deadline,
+    metadata_of,
     open_call,
     outcome_of,
     parsed,
@@ -79,14 +81,17 @@ class TfServingServicer:
 
     async def predict(self, data: bytes, context: Context) -> bytes:
         """Predict: one inference, answered once and reported once."""
-        call = open_call(self._edge, PROTOCOL, context)
-        outcome = await outcome_of(self._edge, call, data, lambda ticket: self._predict(call, data, context, ticket))
+        sent = metadata_of(context)
+        call = open_call(self._edge, PROTOCOL, context, sent)
+        outcome = await outcome_of(
+            self._edge, call, data, lambda ticket: self._predict(call, data, context, sent, ticket)
+        )
         if isinstance(outcome, GatewayError):
             await abort(context, outcome, trailing(call), TFSERVING)
         context.set_trailing_metadata(trailing(call))
         return outcome
 
-    async def _predict(self, call: Call, data: bytes, context: Context, ticket: Ticket) -> bytes:
+    async def _predict(self, call: Call, data: bytes, context: Context, sent: Sent, ticket: Ticket) -> bytes:
         keep_deadline(self._edge, call, context)
         timings = call.context.timings
         with timings.phase("decode"):
@@ -98,7 +103,7 @@ class TfServingServicer:
             request = decode_request(message, spec, self._data_plane.contract(spec.name, spec.signature_name))
             # One value can stand for many: what a few bytes have grown into counts too.
             ticket.take(max(0, sum(tensor.nbytes for tensor in request.inputs) - len(data)))
-        response = await self._edge.infer(call, request, selection(context))
+        response = await self._edge.infer(call, request, selection(sent))
         with timings.phase("encode"):
             return encode_response(response, spec.signature_name)
 
@@ -119,7 +124,7 @@ class TfServingServicer:
 
     def _refusing(self, text: str) -> Method:
         async def method(_data: bytes, context: Context) -> bytes:
-            identity = request_id(context)
+            identity = request_id(metadata_of(context))
             self._edge.refuse(PROTOCOL, identity, Cause.ROUTE_NOT_FOUND)
             await abort(context, GatewayError(Cause.ROUTE_NOT_FOUND, text), (("x-request-id", identity),), TFSERVING)
 

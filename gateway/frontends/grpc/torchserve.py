@@ -18,8 +18,10 @@ from gateway.frontends.grpc.calls import (
     MAX_DETAIL,
     Context,
     Method,
+    Sent,
     Trailing,
     keep_deadline,
+    metadata_of,
     open_call,
     outcome_of,
     parsed,
@@ -53,29 +55,30 @@ class TorchServeServicer:
 
     async def ping(self, _data: bytes, context: Context) -> bytes:
         """Ping: OK in any case; the text says whether every model can answer. Its request has no fields to check."""
-        context.set_trailing_metadata((("x-request-id", request_id(context)),))
+        context.set_trailing_metadata((("x-request-id", request_id(metadata_of(context))),))
         text = pretty(health(self._edge.data_plane.ready())).decode().rstrip("\n")
         return torchserve_pb2.TorchServeHealthResponse(health=text).SerializeToString()
 
     async def predictions(self, data: bytes, context: Context) -> bytes:
         """Predictions: one inference, answered once and reported once."""
-        call = open_call(self._edge, PROTOCOL, context)
+        sent = metadata_of(context)
+        call = open_call(self._edge, PROTOCOL, context, sent)
         asked = torchserve_pb2.PredictionsRequest()
-        outcome = await outcome_of(self._edge, call, data, lambda _: self._infer(call, asked, data, context))
+        outcome = await outcome_of(self._edge, call, data, lambda _: self._infer(call, asked, data, context, sent))
         if isinstance(outcome, GatewayError):
             await _abort(context, outcome, trailing(call), asked.model_name, asked.model_version)
         context.set_trailing_metadata(trailing(call))
         return torchserve_pb2.PredictionResponse(prediction=outcome).SerializeToString()
 
     async def _infer(
-        self, call: Call, asked: torchserve_pb2.PredictionsRequest, data: bytes, context: Context
+        self, call: Call, asked: torchserve_pb2.PredictionsRequest, data: bytes, context: Context, sent: Sent
     ) -> bytes:
         call.model = parsed(asked, data).model_name
         keep_deadline(self._edge, call, context)
         timings = call.context.timings
         with timings.phase("decode"):
             decoded = self._decoded(asked)
-        response = await self._edge.infer(call, decoded.request, selection(context))
+        response = await self._edge.infer(call, decoded.request, selection(sent))
         with timings.phase("encode"):
             return torchserve_json.encode_response(response, decoded).body
 
@@ -97,7 +100,7 @@ class TorchServeServicer:
         return torchserve_json.decode_json(body, model, contract_of)
 
     async def _refuse_stream(self, _data: bytes, context: Context) -> bytes:
-        identity = request_id(context)
+        identity = request_id(metadata_of(context))
         self._edge.refuse(PROTOCOL, identity, Cause.ROUTE_NOT_FOUND)
         await context.abort(
             TORCHSERVE[Cause.ROUTE_NOT_FOUND],

@@ -12,6 +12,10 @@ from starlette.applications import Starlette
 
 from gateway.frontends.rest.http_protocol import BoundedHttpProtocol
 
+# Longer than load balancers keep an idle connection (60 s is usual): it is they who close it, and no request of theirs
+# meets one that is being closed here.
+KEEP_ALIVE_SECONDS = 75
+
 
 class HttpServer(uvicorn.Server):
     """uvicorn without signal handlers of its own: signals belong to the process, not to one of its servers."""
@@ -28,6 +32,7 @@ class HttpServer(uvicorn.Server):
                 proxy_headers=False,
                 http=BoundedHttpProtocol,
                 ws="none",
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),
             )
         )

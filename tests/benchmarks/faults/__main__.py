@@ -17,7 +17,7 @@ from serving.settings import LaunchSettings
 from tests.benchmarks.faults.rows import ROWS
 from tests.benchmarks.faults.world import Rounds
 from tests.benchmarks.gateway import table
-from tests.benchmarks.gateway.__main__ import _processor
+from tests.benchmarks.gateway.__main__ import processor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rounds.report(f"  {result.summary}")
     about = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{_processor()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
+        "machine": f"{processor()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
         f"{platform.system()} {platform.release()}",
         "load average at the end": f"{psutil.getloadavg()[0]:.1f}",
         "rounds": f"{rounds.rounds}, {rounds.seconds:g} s each",

@@ -31,15 +31,15 @@ async def overload(rounds: Rounds) -> list[Result]:
         bench.sick.fake.otherwise = Takes(seconds=CALL_S)
         for _ in range(rounds.rounds):
             capacity = await _capacity(bench, rounds.seconds)
-            for factor in shares:
+            for factor, found in shares.items():
                 asked = await steady(bench.asking("double"), factor * capacity, rounds.seconds)
                 begin = asked[0].sent
                 within = [item for item in good(asked) if item.answered <= begin + rounds.seconds]
-                shares[factor].append(len(within) / rounds.seconds / capacity)
+                found.append(len(within) / rounds.seconds / capacity)
                 refused = [item.seconds * 1e3 for item in asked if item.outcome in OVERLOADED]
                 refusals[factor].append(p99(refused))
                 rounds.report(
-                    f"    {factor} x {capacity:.0f}/s: goodput {shares[factor][-1]:.3f}, "
+                    f"    {factor} x {capacity:.0f}/s: goodput {found[-1]:.3f}, "
                     f"{len(refused)} of {len(asked)} refused, p99 {refusals[factor][-1]:.1f} ms"
                 )
     note = f"The server takes {CALL_S * 1e3:.0f} ms a call, {SLOTS} at once; open loop, batching off."
@@ -75,7 +75,8 @@ async def _capacity(bench: Bench, seconds: float) -> float:
     async def call() -> None:
         nonlocal answered
         while time.perf_counter() < begin + seconds:
-            answered += await bench.asking("double")() == OK
+            outcome = await bench.asking("double")()
+            answered += outcome == OK
 
     await asyncio.gather(*(call() for _ in range(3 * SLOTS)))
     return answered / (time.perf_counter() - begin)

@@ -105,7 +105,7 @@ def _rows(text: str) -> list[int]:
 def _about(bench: Bench) -> dict[str, str]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{_processor()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
+        "machine": f"{processor()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
         f"{platform.system()} {platform.release()}",
         "load average at the end": f"{psutil.getloadavg()[0]:.1f}",
         "rounds": f"{bench.rounds} interleaved, {bench.seconds:g} s each side",
@@ -121,7 +121,8 @@ def _about(bench: Bench) -> dict[str, str]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What this machine's processor calls itself."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.machine()

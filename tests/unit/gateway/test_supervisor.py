@@ -14,7 +14,7 @@ from gateway.frontends.rest.http_server import bound
 from gateway.plan import Configuration
 from gateway.server import Addresses
 from gateway.settings import Settings, SettingsError
-from gateway.supervisor import Stop, SupervisorError, Workers, supervise
+from gateway.supervisor import Stop, SupervisorError, Workers, kept, supervise
 from gateway.telemetry.histogram import Registry
 from gateway.workers.assignment import Assignment
 from gateway.workers.crew import Crew
@@ -35,10 +35,11 @@ class Nursery:
     """Starts workers in memory, each life by the script that `script_of` gives for its number."""
 
     script_of: Callable[[int], Script] = lambda _: Script()
+    kind: type[FakeWorker] = FakeWorker
     born: list[FakeWorker] = field(default_factory=list)
 
     async def spawn(self, channel: socket.socket, number: int) -> FakeWorker:
-        worker = FakeWorker(channel, number, self.script_of(number))
+        worker = self.kind(channel, number, self.script_of(number))
         self.born.append(worker)
         return worker
 
@@ -103,15 +104,20 @@ class Stubborn(FakeWorker):
         """Ignored."""
 
 
+async def test_workers_that_do_not_drain_in_time_are_ended() -> None:
+    """And the exit says so."""
+    nursery = Nursery(kind=Stubborn)
+    crew = Crew(Assignment(0, Configuration(settings(), {}), 1, 2), Registry(), FakeClock())
+    with pytest.raises(SupervisorError, match="had not drained after 0.01 s"):
+        async with kept(Workers(crew, nursery.spawn, 2), Stop(), 0.01):
+            await nursery.nth(1)
+    assert [await worker.wait() for worker in nursery.born] == [-9, -9]
+
+
 async def test_a_second_signal_ends_at_once() -> None:
     """What is in flight is lost, and the exit says so."""
-    nursery, stop = Nursery(), Stop()
-
-    async def spawn(channel: socket.socket, number: int) -> FakeWorker:
-        nursery.born.append(Stubborn(channel, number, Script()))
-        return nursery.born[-1]
-
-    task = asyncio.create_task(supervise(settings(), {}, stop, spawn=spawn))
+    nursery, stop = Nursery(kind=Stubborn), Stop()
+    task = asyncio.create_task(supervise(settings(), {}, stop, spawn=nursery.spawn))
     await nursery.nth(0)
     await nursery.nth(1)
     stop.ask()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway._generated import oip_pb2
 from gateway.codecs import oip_proto
-from gateway.codecs.wire import check_counts, check_sizes, check_tree, fields
+from gateway.codecs.wire import check_counts, check_sizes, check_tree, fields, varint
 from gateway.core.errors import Cause, GatewayError
 from tests.builders import contract
 from tests.unit.gateway.codecs.tensors import cause_of, untimed
@@ -108,3 +108,9 @@ def test_fields_of_any_message_are_found(inputs: list[tuple[str, bytes]]) -> Non
     raw_number = oip_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
     assert [bytes(content) for number, content in found if number == raw_number] == [raw for _, raw in inputs]
     assert len(found) == 2 * len(inputs)
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 2**32, 2**63])
+def test_numbers_are_written_as_protobuf_does(value: int) -> None:
+    """Seven bits a byte, the lowest first."""
+    assert oip_pb2.InferParameter(uint64_param=value).SerializeToString()[1:] == varint(value)

@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 from gateway.core.errors import Cause
-from gateway.telemetry.logging import MAX_WAITING_LINES, Access, JsonFormatter, LogWriter, configure, log_access
+from gateway.telemetry.logging import (
+    ATOMIC_CHARACTERS,
+    MAX_WAITING_LINES,
+    Access,
+    JsonFormatter,
+    LogWriter,
+    configure,
+    log_access,
+)
 
 
 @pytest.fixture
@@ -148,3 +156,24 @@ def test_a_log_that_cannot_be_written_stops_nothing() -> None:
     writer.emit(record())
     writer.start()
     writer.close()
+
+
+def test_the_lines_of_one_of_several_workers_are_written_a_few_at_a_time() -> None:
+    """No piece is larger than what a pipe takes whole, unless one line is; every line bears the worker's number."""
+
+    class Pieces(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return super().write(text)
+
+    written: list[str] = []
+    stream = Pieces()
+    writer = LogWriter(stream, worker=3)
+    for size in [100] * 200 + [2 * ATOMIC_CHARACTERS] + [100] * 200:
+        writer.emit(record("x" * size))
+    writer.start()
+    writer.close()
+    assert {line["worker"] for line in lines_of(stream)} == {3}
+    assert len(lines_of(stream)) == 401
+    assert sum(len(piece) > ATOMIC_CHARACTERS for piece in written) == 1
+    assert all(piece.endswith("}\n") for piece in written)

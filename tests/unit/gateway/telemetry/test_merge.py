@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.errors import Cause
 from gateway.telemetry.histogram import Registry
-from gateway.telemetry.merge import merged
+from gateway.telemetry.merge import counters_of, merged
 from gateway.telemetry.metrics import PrometheusObserver, render
 
 
@@ -68,3 +68,13 @@ def test_no_page_is_an_empty_one() -> None:
     """Before any worker has answered."""
     assert merged([]) == b""
     assert Cause.OVERLOADED.value not in merged([page(1)]).decode()
+
+
+def test_what_a_worker_that_ended_had_counted_is_kept_and_how_it_was_is_not() -> None:
+    """Counters, histograms and when they began; no queue, no breaker, no server's name."""
+    ended = page(3, queued=2, breaker="open")
+    kept = values(counters_of(ended))
+    gauges = {name for name in values(ended) if name not in kept}
+    assert {name.partition("[")[0] for name in gauges} >= {"gateway_endpoint_slots_queued", "gateway_breaker_state"}
+    assert not any("_bucket" in name or "_count" in name or "_total" in name for name in gauges)
+    assert b"gateway_request_duration_seconds_created" in counters_of(ended)

@@ -16,6 +16,7 @@ def reading(processes: ServerProcesses) -> dict[str, float]:
 
 
 def test_what_an_ended_process_used_stays_counted() -> None:
+    """A counter never goes back, whatever processes a server starts and ends."""
     # Uses processor time, then waits to be ended.
     program = "x = sum(range(3_000_000)); print(x, flush=True); input()"
     child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -35,4 +36,5 @@ def test_what_an_ended_process_used_stays_counted() -> None:
 
 
 def test_our_own_process_is_left_out() -> None:
+    """The exporter is in the same namespace; it is not the server."""
     assert reading(ServerProcesses(lambda: [psutil.Process()]))["server_processes"] == 0

@@ -31,20 +31,24 @@ def promtool(*arguments: str) -> None:
 
 @needs_promtool
 def test_promtool_accepts_the_configuration_and_the_rules() -> None:
+    """As Prometheus itself would read them."""
     promtool("check", "config", "prometheus.yml")
 
 
 @needs_promtool
 def test_the_rules_do_what_their_own_tests_say() -> None:
+    """Series in, alerts out, on Prometheus' own clock."""
     promtool("test", "rules", "rules/tests.yml")
 
 
 def test_the_dashboards_checked_in_are_what_the_code_gives() -> None:
+    """Nobody has edited the one without the other."""
     assert {path.name: path.read_text("utf-8") for path in dashboards.FOLDER.glob("*.json")} == dashboards.rendered()
 
 
 @pytest.mark.parametrize("name", sorted(dashboards.rendered()))
 def test_every_dashboard_shows_which_server_answers(name: str) -> None:
+    """A stand-in is seen as one wherever figures are."""
     assert any("gateway_endpoint_info" in query for _, query in dashboards.queries(dashboards.rendered()[name]))
 
 
@@ -62,6 +66,7 @@ def rules() -> list[dict[str, str]]:
 
 
 def test_rules_and_dashboards_ask_only_for_series_that_exist() -> None:
+    """A renamed metric is noticed here, not on call."""
     asked = [rule["expr"] for rule in rules()]
     asked += [query for text in dashboards.rendered().values() for _, query in dashboards.queries(text)]
     # Recorded series have colons, which the pattern ends at: they are left out by what stands in front.
@@ -70,6 +75,7 @@ def test_rules_and_dashboards_ask_only_for_series_that_exist() -> None:
 
 
 def test_failures_are_the_causes_that_are_not_the_clients() -> None:
+    """Every cause is on one side or the other."""
     clients = {
         "unparseable", "invalid_input", "unsupported_datatype", "unauthenticated", "forbidden", "route_not_found",
         "method_not_allowed", "model_not_found", "version_not_found", "label_not_found", "signature_not_found",
@@ -81,6 +87,7 @@ def test_failures_are_the_causes_that_are_not_the_clients() -> None:
 
 
 def test_every_alert_has_a_section_in_the_runbook() -> None:
+    """Whoever is woken finds what to do."""
     headings = {
         line.lstrip("# ").strip().lower() for line in RUNBOOK.read_text("utf-8").splitlines() if line[:1] == "#"
     }

@@ -10,7 +10,7 @@ import pytest
 from gateway._generated import oip_pb2
 from gateway.core.errors import Cause, GatewayError
 from gateway.frontends.edge import Edge
-from gateway.frontends.grpc.calls import MAX_DETAIL, Context, parsed, request_id, selection, trailing
+from gateway.frontends.grpc.calls import MAX_DETAIL, Context, metadata_of, parsed, request_id, selection, trailing
 from tests.builders import request
 from tests.unit.gateway.frontends.world import World
 
@@ -26,23 +26,23 @@ class FakeContext:
         return self._metadata or None
 
 
-def context(*metadata: tuple[str, str | bytes]) -> Context:
-    return cast(Context, FakeContext(*metadata))
+def sent(*metadata: tuple[str, str | bytes]) -> list[tuple[str, str]]:
+    return metadata_of(cast(Context, FakeContext(*metadata)))
 
 
 def test_a_sane_id_is_the_clients_own() -> None:
     """Anything else is replaced."""
-    assert request_id(context(("x-request-id", "mine"))) == "mine"
-    assert len(request_id(context(("x-request-id", "a b")))) == 32
-    assert len(request_id(context())) == 32
+    assert request_id(sent(("x-request-id", "mine"))) == "mine"
+    assert len(request_id(sent(("x-request-id", "a b")))) == 32
+    assert len(request_id(sent())) == 32
 
 
 def test_metadata_chooses_who_answers() -> None:
     """The same four words as in HTTP headers; binary metadata is not ours."""
-    sent = context(("x-stack", "tfserving"), ("x-label", "stable"), ("x-stack-bin", b"\xff"), ("user-agent", "x"))
-    assert selection(sent) == {"stack": "tfserving", "label": "stable"}
+    told = sent(("x-stack", "tfserving"), ("x-label", "stable"), ("x-stack-bin", b"\xff"), ("user-agent", "x"))
+    assert selection(told) == {"stack": "tfserving", "label": "stable"}
     with pytest.raises(GatewayError, match="x-stack is sent twice"):
-        selection(context(("x-stack", "a"), ("x-stack", "b")))
+        selection(sent(("x-stack", "a"), ("x-stack", "b")))
 
 
 async def test_answers_end_with_who_gave_them() -> None:

@@ -271,6 +271,39 @@ def protocol_chart(pairs: Sequence[Comparison], styles: dict[str, Style]) -> Cha
     )
 
 
+def sweep_chart(group: Sequence[Series], styles: dict[str, Style], name: str) -> Chart:
+    """One scenario with several sizes of a request: the median over rows, and what a row costs."""
+    targets = list(dict.fromkeys(own.target for own in group))
+    curves = {target: [own for own in group if own.target == target] for target in targets}
+    points = {
+        target: [
+            (float(own.first["rows"]), found.value)
+            for own in sorted(found_in, key=lambda own: int(own.first["rows"]))
+            if (found := figure(own, "p50"))
+        ]
+        for target, found_in in curves.items()
+    }
+    x = log_axis([x for curve in points.values() for x, _ in curve], "rows a request")
+    plot = Plot(x, log_axis([y for curve in points.values() for _, y in curve], "median, ms"), "Median over rows")
+    rows = []
+    for target, curve in points.items():
+        plot.line(curve, styles[target].colour, styles[target].dash)
+        for size, value in curve:
+            plot.point(size, value, styles[target].colour, title=f"{target}: {size:g} rows, {value:.3g} ms")
+        for own in curves[target]:
+            values = [found.value if (found := figure(own, key)) else None for key in ("p50", "p99", "achieved")]
+            each = None if values[0] is None else values[0] / int(own.first["rows"])
+            rows.append((target, str(own.first["rows"]), *(number(value) for value in values), number(each)))
+    return Chart(
+        f"Rows a request: {name}",
+        "Where a line rises less than its rows do, larger requests are cheaper by the row.",
+        plot.svg(),
+        ("target", "rows", "p50, ms", "p99, ms", "achieved requests /s", "median ms a row"),
+        tuple(rows),
+        legend_of([own[0] for own in curves.values()], styles),
+    )
+
+
 def _summed(lines: Sequence[Line]) -> dict[str, int]:
     total: dict[str, int] = {}
     for line in lines:

@@ -25,6 +25,7 @@ from loadtests.campaign_report.other_charts import (
     forest_chart,
     outcome_chart,
     protocol_chart,
+    sweep_chart,
     time_chart,
 )
 from loadtests.campaign_report.tables import (
@@ -75,6 +76,7 @@ def content_of(data: CampaignData) -> Row:
             data.findings.of("stacks", "gateway", "variants", "protocols", "configs"), "All comparisons"
         ),
         "protocols": protocol_chart(data.findings.of("protocols")[:12], styles),
+        "sweeps": _sweeps(data, styles),
         "controls": forest_chart(data.findings.of("control"), "A/A controls"),
         "resolutions": [item for item in data.findings.of("control") if not math.isnan(item.resolution)],
         "resources": resources_of(data),
@@ -200,6 +202,20 @@ def _group(data: CampaignData, group: list[Series], styles: dict[str, Style]) ->
         "charts": [chart for chart in charts if chart],
         "failures": _failures(group),
     }
+
+
+def _sweeps(data: CampaignData, styles: dict[str, Style]) -> list[Chart]:
+    """A chart for each scenario that was planned with several sizes of a request."""
+    found: dict[tuple[str, str], list[Series]] = {}
+    for own in data.series:
+        name, mark, _ = own.scenario.rpartition(" rows=")
+        if mark and not own.first.get("control"):
+            found.setdefault((own.model, name), []).append(own)
+    return [
+        sweep_chart(group, styles, f"{model}, {name}")
+        for (model, name), group in found.items()
+        if len({own.first["rows"] for own in group}) > 1
+    ]
 
 
 def _shifts(data: CampaignData, pairs: Sequence[Comparison]) -> list[Chart]:

@@ -120,6 +120,7 @@ def _when(load: float, *, quick: bool) -> str:
         ("date", environment["date"]),
         ("machine", f"{environment['cores']} cores, {environment['cpu_model']}, {environment['memory_gib']} GiB"),
         ("load average before", f"{load:.1f}"),
+        ("scheduling of all processes", _scheduling()),
         ("Python and packages", ", ".join(
             [environment["python"], *(f"{name} {version}" for name, version in environment["packages"].items())]
         )),
@@ -127,6 +128,13 @@ def _when(load: float, *, quick: bool) -> str:
         ("length", "a quarter (`--quick`): not for publication" if quick else "full"),
     ]  # fmt: skip
     return table(("", ""), [(name, str(value)) for name, value in rows])
+
+
+def _scheduling() -> str:
+    """How the system schedules us: with real-time priority a busy machine holds up neither generator nor servers."""
+    policy = os.sched_getscheduler(0)
+    names = {os.SCHED_OTHER: "ordinary", os.SCHED_FIFO: "real-time (FIFO)", os.SCHED_RR: "real-time (round robin)"}
+    return f"{names.get(policy, str(policy))}, niceness {os.nice(0)}"
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> int:
         findings = [finding for law in _LAWS for finding in law(bench)]
         found, stall = validation.stall(bench)
         findings += found
-        findings += validation.simulated()
+        findings += validation.simulated(bench)
         fastest = rates.highest_rates(bench)
     page = _PAGE.format(
         when=_when(load_before, quick=options.quick),

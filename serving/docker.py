@@ -97,6 +97,10 @@ class DockerStack:
         self._until_healthy(wanted)
         return wanted
 
+    def build(self) -> None:
+        """Builds every image of ours anew where its sources changed, the stand-in's too."""
+        self._must("--profile", "stand-in", "build", "-q")
+
     def watch(self) -> None:
         """Returns when a container ends by itself, having said which; a signal ends the wait."""
         while True:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from loadtests.analysis.columns import Columns
-from loadtests.analysis.samples import Values, n_min
+from loadtests.analysis.samples import Values, n_min, percentile
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
 from loadtests.replies import Outcome
@@ -185,11 +185,8 @@ def drift(columns: Columns, seconds: float, share: float) -> float | None:
         return None
     ok = columns.ok
     latency, late = (columns.t_end - columns.t_int)[ok], columns.t_int[ok] >= columns.t_int[0] + seconds / 2
-    halves = [np.sort(latency[~late]), np.sort(latency[late])]
-    if min(len(half) for half in halves) < n_min(share, 0):
-        return None
-    first, second = (float(half[min(int(share * len(half)), len(half) - 1)]) for half in halves)
-    return abs(second / first - 1) if first > 0 else None
+    first, second = percentile(latency[~late], share), percentile(latency[late], share)
+    return abs(second / first - 1) if first and second is not None else None
 
 
 def _client(columns: Columns, workers: Sequence[Mapping[str, Any]], limits: Limits, *, closed: bool) -> list[Check]:

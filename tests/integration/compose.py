@@ -66,6 +66,8 @@ def composed(artifacts: Path, folder: Path) -> Iterator[Composed]:
         stack = DockerStack(settings, ports, report=print, project=PROJECT, environment=environment)
     except LaunchError as exc:
         pytest.skip(str(exc))
+    # An image from before a change would be started as it is.
+    stack.build()
     try:
         services = stack.up()
         yield Composed(

@@ -85,9 +85,10 @@ def summarise(
         "offered": columns.count / seconds if seconds else 0.0,
         "achieved": counted.get("ok", 0) / seconds if seconds else 0.0,
         **objective,
+        # Where the generator or the record failed, nothing is known of the server.
         "meets_slo": None
-        if spec.slo_ms is None
-        else bool(objective["n_min_ok"] and errors <= MAX_ERRORS and not client_fails),
+        if spec.slo_ms is None or client_fails
+        else bool(objective["n_min_ok"] and errors <= MAX_ERRORS),
         "L": percentiles(latency[ok]),
         "S": percentiles(service[ok]),
         "D": {"p50": lag["p50"], "p99": lag["p99"], "max": lag["max"]},

@@ -84,15 +84,18 @@ class Measurer:
         tried = self.state.searches.get(key, ())
         while (rate := self._next(cell, tried)) is not None:
             line = self._one(at_rate(cell, rate, len(tried) + 1), search=cell.slug)
-            met = bool(line.get("meets_slo"))
-            self.say(f"{cell.target.name}: {rate:g} requests/s {'meets' if met else 'misses'} {cell.slo_ms:g} ms")
+            met: bool | None = line["meets_slo"]
+            word = "says nothing, the generator failed, of" if met is None else "meets" if met else "misses"
+            self.say(f"{cell.target.name}: {rate:g} requests/s {word} {cell.slo_ms:g} ms")
             tried = (*tried, (rate, met))
             self._save(replace(self.state, searches={**self.state.searches, key: tried}))
 
-    def _next(self, cell: CellSpec, tried: Sequence[tuple[float, bool]]) -> float | None:
-        if len(tried) >= _MOST_TRIES:
+    def _next(self, cell: CellSpec, tried: Sequence[tuple[float, bool | None]]) -> float | None:
+        """The next rate; a try in which the generator failed says nothing of the server, and is made once more."""
+        if len(tried) >= _MOST_TRIES or [met for _, met in tried[-2:]] == [None, None]:
             return None
-        return self.seams.next_rate(tried, first=self._first_guess(cell))
+        told = [(rate, met) for rate, met in tried if met is not None]
+        return self.seams.next_rate(told, first=self._first_guess(cell))
 
     def _first_guess(self, cell: CellSpec) -> float:
         """What the round before found, so that later rounds need fewer tries."""

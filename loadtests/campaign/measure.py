@@ -85,8 +85,8 @@ class Measurer:
         while (rate := self._next(cell, tried)) is not None:
             line = self._one(at_rate(cell, rate, len(tried) + 1), search=cell.slug)
             met: bool | None = line["meets_slo"]
-            word = "says nothing, the generator failed, of" if met is None else "meets" if met else "misses"
-            self.say(f"{cell.target.name}: {rate:g} requests/s {word} {cell.slo_ms:g} ms")
+            word = "nothing is known, as the generator failed" if met is None else "met" if met else "missed"
+            self.say(f"{cell.target.name}: {cell.slo_ms:g} ms at {rate:g} requests/s: {word}")
             tried = (*tried, (rate, met))
             self._save(replace(self.state, searches={**self.state.searches, key: tried}))
 

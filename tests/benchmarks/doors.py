@@ -21,6 +21,7 @@ from gateway.codecs import (
     torchserve,
     torchserve_json,
 )
+from gateway.codecs.oip_proto_raw import RawRequests
 from gateway.codecs.tfserving_proto import encode_request as encode_tfserving_request
 from gateway.core.contract import ModelContract
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, TensorSpec
@@ -164,6 +165,7 @@ def _oip_grpc(shape: tuple[int, ...], *, raw: bool) -> Case:
     else:
         tensor.contents.fp32_contents.extend(array.reshape(-1).tolist())
     data = message.SerializeToString()
+    requests = RawRequests()
 
     def read() -> NDArray:
         asked = oip_pb2.ModelInferRequest.FromString(data)
@@ -184,7 +186,7 @@ def _oip_grpc(shape: tuple[int, ...], *, raw: bool) -> Case:
         f"OIP gRPC {'raw' if raw else 'typed'}",
         shape,
         len(data),
-        {"ours": lambda: oip_proto.decode_request(data, lambda _: model), "protobuf": read},
+        {"ours": lambda: requests.decode(data, lambda _model, _signature=None: model), "protobuf": read},
         {"ours": lambda: oip_proto.encode_response(response, raw=raw), "protobuf": write},
     )
 

@@ -82,14 +82,37 @@ def json_cases(shape: tuple[int, ...]) -> list[Case]:
         def by_hand(loads: Loads) -> Way:
             return lambda: np.array(find(loads(body)), np.float32).reshape(shape)
 
+        colons = body.count(b":")
+
+        def checked() -> NDArray:
+            found = np.array(find(orjson.loads(body)))
+            # Numbers of one kind, none of them a boolean; no key twice; every FP32 finite.
+            if found.dtype.kind not in "fiu" or b"true" in body or b"false" in body or body.count(b":") != colons:
+                raise ValueError
+            narrow = found.astype(np.float32)
+            if not np.isfinite(narrow).all():
+                raise ValueError
+            return narrow.reshape(shape)
+
+        def written() -> bytes:
+            if not np.isfinite(array).all():
+                raise ValueError
+            return orjson.dumps(answer(array), option=orjson.OPT_SERIALIZE_NUMPY)
+
         return Case(
             door,
             shape,
             len(body),
-            {"ours": lambda: decode(body), "orjson": by_hand(orjson.loads), "json": by_hand(json.loads)},
+            {
+                "ours": lambda: decode(body),
+                "orjson": by_hand(orjson.loads),
+                "orjson, checked": checked,
+                "json": by_hand(json.loads),
+            },
             {
                 "ours": lambda: encode(response),
                 "orjson": lambda: orjson.dumps(answer(array), option=orjson.OPT_SERIALIZE_NUMPY),
+                "orjson, checked": written,
                 "json": lambda: json.dumps(answer(array.tolist())).encode(),
             },
         )

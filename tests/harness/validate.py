@@ -66,10 +66,10 @@ sends on time tells nearly the same by both, one that sends late hides the wait 
 ## How fast one generator process can be
 
 {rates}
-The generator and the server share this machine's cores. Plain Locust is `FastHttpUser` with
-`constant_throughput(10)`; its lag is how much later than a tenth of a
-second a user asks again. VALID means what it means for a cell: lag
-p99 at most 1 ms, at most 1 % of sends over 1 ms late, at most 80 % of a core in any second, the offered rate reached.
+The generator and the server, a tiny one over either transport, share this machine's cores. Plain Locust is
+`FastHttpUser` with `constant_throughput(10)`; its lag is how much later than a tenth of a second a user asks again.
+VALID means what it means for a cell: lag p99 at most 1 ms, at most 1 % of sends over 1 ms late, at most 80 % of a core
+in any second, the offered rate reached.
 """
 
 

@@ -143,6 +143,9 @@ def _parts(columns: Columns, ok: Flags) -> dict[str, Any]:
     lag = ((columns.t_snd - columns.t_int) * 1e3)[ok]
     gateway = {name: values[ok] for name, values in columns.parts.items()}
     upstream, total = gateway["upstream"], gateway["total"]
+    if not len(upstream) or np.isnan(upstream).all():
+        names = ("net", "decode", "queue", "encode", "gw", "compute", "overhead")
+        return {"client": _brief(lag), **dict.fromkeys(names)}
     return {
         "client": _brief(lag),
         "net": _brief(service - total),

@@ -57,17 +57,21 @@ def shows(count: int, share: float) -> bool:
     return count >= (_P999_SAMPLES if share >= 0.999 else n_min(share, 0))
 
 
-def percentile(ordered: Values, share: float) -> float | None:
-    """The nearest-rank percentile of ascending values; None where there are too few to print it."""
-    if not shows(len(ordered), share):
+def percentile(values: Values, share: float) -> float | None:
+    """The nearest-rank percentile of values in any order; None where there are too few to print it."""
+    if not shows(len(values), share):
         return None
-    return float(ordered[rank(len(ordered), share) - 1])
+    place = rank(len(values), share) - 1
+    return float(np.partition(values, place)[place])
 
 
 def percentiles(values: Sequence[float] | Values) -> dict[str, float | None]:
     """p50, p90, p95, p99, p999, max and mean of values in any order; None where there are too few of them."""
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    found: dict[str, float | None] = {name: percentile(ordered, share) for name, share in PERCENTILES}
-    found["max"] = float(ordered[-1]) if len(ordered) else None
-    found["mean"] = float(ordered.mean()) if len(ordered) else None
+    data = np.asarray(values, dtype=np.float64)
+    places = {name: rank(len(data), share) - 1 for name, share in PERCENTILES if shows(len(data), share)}
+    # A few ranks need no whole sort.
+    part = np.partition(data, sorted(places.values())) if places else data
+    found = {name: float(part[places[name]]) if name in places else None for name, _ in PERCENTILES}
+    found["max"] = float(data.max()) if len(data) else None
+    found["mean"] = float(data.mean()) if len(data) else None
     return found

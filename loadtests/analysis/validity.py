@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from loadtests.analysis.columns import Columns
-from loadtests.analysis.samples import Values, n_min
+from loadtests.analysis.samples import Values, n_min, percentile
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
 from loadtests.replies import Outcome
@@ -23,7 +23,7 @@ STEADY_KINDS = frozenset({"single_stream", "multi_stream", "server", "offline", 
 LITTLE = "Little's law, N against X R"
 _WINDOWS = 3
 _BLOCKS = 6
-# However noisy the windows are, a wider difference than this is not steadiness.
+# However noisy the samples are, a wider difference than this is more than noise.
 _NOISE_CAP = 0.25
 
 
@@ -185,11 +185,8 @@ def drift(columns: Columns, seconds: float, share: float) -> float | None:
         return None
     ok = columns.ok
     latency, late = (columns.t_end - columns.t_int)[ok], columns.t_int[ok] >= columns.t_int[0] + seconds / 2
-    halves = [np.sort(latency[~late]), np.sort(latency[late])]
-    if min(len(half) for half in halves) < n_min(share, 0):
-        return None
-    first, second = (float(half[min(int(share * len(half)), len(half) - 1)]) for half in halves)
-    return abs(second / first - 1) if first > 0 else None
+    first, second = percentile(latency[~late], share), percentile(latency[late], share)
+    return abs(second / first - 1) if first and second is not None else None
 
 
 def _client(columns: Columns, workers: Sequence[Mapping[str, Any]], limits: Limits, *, closed: bool) -> list[Check]:
@@ -264,7 +261,7 @@ def _steadiness(spec: CellSpec, columns: Columns, workers: Sequence[Mapping[str,
     law = little(columns, workers, seconds) if spec.load.kind != "cold" else None
     if law is not None:
         # Few samples of a small N scatter by themselves; the law is broken only beyond that.
-        checks.append(Check(LITTLE, "record", 100 * law[0], 100 * max(limits.little, law[1]), " %"))
+        checks.append(Check(LITTLE, "record", 100 * law[0], 100 * max(limits.little, min(law[1], _NOISE_CAP)), " %"))
     if spec.load.kind not in STEADY_KINDS:
         return checks
     windows = instability(columns, seconds, closed=spec.load.arrivals == "closed")

@@ -25,6 +25,7 @@ from loadtests.campaign_report.other_charts import (
     forest_chart,
     outcome_chart,
     protocol_chart,
+    sweep_chart,
     time_chart,
 )
 from loadtests.campaign_report.tables import (
@@ -56,6 +57,8 @@ FIGURES = (
 )
 _UTILISATION = 0.6
 _MOST_SHIFTS = 3
+# Beyond so many scenarios the page would grow past three megabytes.
+MOST_CHARTED = 20
 _MOST_REASONS = 40
 
 
@@ -70,11 +73,14 @@ def content_of(data: CampaignData) -> Row:
         "limits": limits_of(data.tier),
         "verdicts": verdicts_of(data),
         "validity": validity_of(data),
-        "groups": [_group(data, group, styles) for group in _groups(data)],
+        "groups": [
+            _group(data, group, styles, plain=place >= MOST_CHARTED) for place, group in enumerate(_groups(data))
+        ],
         "forest": forest_chart(
             data.findings.of("stacks", "gateway", "variants", "protocols", "configs"), "All comparisons"
         ),
         "protocols": protocol_chart(data.findings.of("protocols")[:12], styles),
+        "sweeps": _sweeps(data, styles),
         "controls": forest_chart(data.findings.of("control"), "A/A controls"),
         "resolutions": [item for item in data.findings.of("control") if not math.isnan(item.resolution)],
         "resources": resources_of(data),
@@ -171,8 +177,11 @@ def _groups(data: CampaignData) -> list[list[Series]]:
     return list(found.values())
 
 
-def _group(data: CampaignData, group: list[Series], styles: dict[str, Style]) -> Row:
-    """One model in one scenario. The A/A twin is in the table and in a panel of its own, not in the charts."""
+def _group(data: CampaignData, group: list[Series], styles: dict[str, Style], *, plain: bool) -> Row:
+    """One model in one scenario. The A/A twin is in the table and in a panel of its own, not in the charts.
+
+    A `plain` one has its table alone.
+    """
     real = [own for own in group if not own.first.get("control")]
     pairs = [
         item
@@ -180,16 +189,20 @@ def _group(data: CampaignData, group: list[Series], styles: dict[str, Style]) ->
         for item in data.findings.of(family)
         if (item.model, item.scenario) == (group[0].model, group[0].scenario)
     ]
-    charts = [
-        rate_chart(real, styles),
-        percentile_chart(data, real, styles),
-        outcome_chart(group),
-        time_chart(data, real, styles),
-        distribution_chart(data, real, styles),
-        *_shifts(data, pairs),
-        heat_chart(data, real),
-        breakdown_chart(real),
-    ]
+    charts = (
+        []
+        if plain
+        else [
+            rate_chart(real, styles),
+            percentile_chart(data, real, styles),
+            outcome_chart(group),
+            time_chart(data, real, styles),
+            distribution_chart(data, real, styles),
+            *_shifts(data, pairs),
+            heat_chart(data, real),
+            breakdown_chart(real),
+        ]
+    )
     shown = [(name, title) for name, title in FIGURES if any(figure(own, name) for own in group) or name == "p99"]
     return {
         "model": group[0].model,
@@ -197,9 +210,24 @@ def _group(data: CampaignData, group: list[Series], styles: dict[str, Style]) ->
         "how": _how(group[0]),
         "figures": [item for item in shown if item[0] != "lambda" or any(own.is_search for own in group)],
         "rows": [table_row(own) for own in group],
+        "plain": plain,
         "charts": [chart for chart in charts if chart],
         "failures": _failures(group),
     }
+
+
+def _sweeps(data: CampaignData, styles: dict[str, Style]) -> list[Chart]:
+    """A chart for each scenario that was planned with several sizes of a request."""
+    found: dict[tuple[str, str], list[Series]] = {}
+    for own in data.series:
+        name, mark, _ = own.scenario.rpartition(" rows=")
+        if mark and not own.first.get("control"):
+            found.setdefault((own.model, name), []).append(own)
+    return [
+        sweep_chart(group, styles, f"{model}, {name}")
+        for (model, name), group in found.items()
+        if len({own.first["rows"] for own in group}) > 1
+    ]
 
 
 def _shifts(data: CampaignData, pairs: Sequence[Comparison]) -> list[Chart]:

@@ -12,6 +12,7 @@ from loadtests.analysis.series import Series
 from loadtests.campaign_report.chart import figure
 from loadtests.campaign_report.content import FIGURES
 from loadtests.campaign_report.data import CampaignData
+from loadtests.campaign_report.other_charts import cut
 from loadtests.campaign_report.svg import BOTTOM, TOP, WIDTH, Axis, Plot, log_axis
 
 # The page's light colours; a picture stands alone and has no page to take them from.
@@ -24,21 +25,30 @@ _PICTURE_STYLE = (
 
 def markdown_text(content: dict[str, Any]) -> str:
     """Title, verdicts and tables; names cannot break out of their cells."""
-    lines = [f"# {_md(content['title'])}", ""]
+    lines = [f"# {markdown_cell(content['title'])}", ""]
     validity = content["validity"]
     lines += [f"{validity['valid']} of {validity['cells']} cells are VALID.", ""]
     for kind in content["verdicts"]:
         lines += [f"**{kind['title']}**", ""]
-        lines += [f"- *{item['word']}* ({_md(item['about'])}): {_md(item['text'])}" for item in kind["rows"]]
+        lines += [
+            f"- *{item['word']}* ({markdown_cell(item['about'])}): {markdown_cell(item['text'])}"
+            for item in kind["rows"]
+        ]
         lines.append("")
     for group in content["groups"]:
         headers = ["target", "server", *(title for _, title in group["figures"]), "valid rounds", "failures"]
-        lines += ["", f"## {_md(group['model'])}, {_md(group['scenario'])}", "", _md(group["how"]), ""]
+        lines += [
+            "",
+            f"## {markdown_cell(group['model'])}, {markdown_cell(group['scenario'])}",
+            "",
+            markdown_cell(group["how"]),
+            "",
+        ]
         lines += [f"| {' | '.join(headers)} |", f"|{'---|' * len(headers)}"]
         for row in group["rows"]:
             cells = [row["target"], row["server"], *(row["figures"][name] for name, _ in group["figures"])]
             cells += [row["rounds"], f"{row['failed']:,} of {row['requests']:,}"]
-            lines.append(f"| {' | '.join(_md(str(cell)) for cell in cells)} |")
+            lines.append(f"| {' | '.join(markdown_cell(str(cell)) for cell in cells)} |")
     lines += ["", f"Figures are geometric means over valid rounds with 95 % intervals. `{content['command']}`", ""]
     return "\n".join(lines)
 
@@ -74,7 +84,7 @@ def csv_text(data: CampaignData) -> str:
         values = [(figures[name] or {}).get(end) for name, _ in FIGURES for end in ("value", "low", "high")]
         counts = (len(series.rounds), len(series.valid_rounds()))
         # The csv module writes None as nothing.
-        writer.writerow([*(_csv(str(fact)) for fact in facts), *counts, *values])
+        writer.writerow([*(csv_cell(str(fact)) for fact in facts), *counts, *values])
     return buffer.getvalue()
 
 
@@ -88,7 +98,7 @@ def picture_svg(data: CampaignData, title: str) -> str:
     values = [item.value for _, *pair in found for item in pair if item]
     height = TOP + BOTTOM + 26.0 * len(found) + 22
     plot = Plot(
-        log_axis(values, "ms: from the median to p99, 95 % intervals in the report"),
+        log_axis(values, "ms, from the median to p99; orange: through the gateway"),
         Axis(-0.5, len(found), ""),
         title,
         height,
@@ -103,7 +113,7 @@ def picture_svg(data: CampaignData, title: str) -> str:
         for item, shape in ((p50, 0), (p99, 1)):
             if item:
                 plot.point(item.value, y, colour, shape=shape)
-        plot.label_left(y, own.target[:22])
+        plot.label_left(y, cut(own.target))
     body = str(plot.svg(y_labels=False))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH:g}" height="{2 * height:g}"'
     return body.replace("<svg", head, 1).replace(">", f"><style>{_PICTURE_STYLE}</style>", 1) + "\n"
@@ -122,11 +132,13 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _md(text: str) -> str:
+def markdown_cell(text: str) -> str:
+    """Text that no mark of Markdown in it changes."""
     for mark in "\\`*_[]<>|#":
         text = text.replace(mark, f"\\{mark}")
     return text.replace("\n", " ")
 
 
-def _csv(text: str) -> str:
+def csv_cell(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text

@@ -64,11 +64,11 @@ def forest_chart(found: Sequence[Comparison], title: str) -> Chart | None:
         if not math.isnan(interval.low):
             plot.line([(interval.low, y), (interval.high, y)], colour)
         plot.point(interval.value, y, colour, shape=1, title=told)
-        plot.label_left(y, f"{place + 1}")
+        plot.label_left(y, cut(f"{place + 1}. {item.scenario}"))
     return Chart(
         title,
         f"Each row is B divided by A over rounds, with its 95 % interval; the band is ±{share(margin)}: "
-        "5 %, or what the A/A control cannot tell apart. Rows are numbered as in the table.",
+        "5 %, or what the A/A control cannot tell apart. Rows are numbered as in the table below.",
         plot.svg(y_labels=False),
         ("", "what", "A", "B", "figure", "B / A (95 % interval)", "p, adjusted", "verdict"),
         tuple(
@@ -110,7 +110,7 @@ def outcome_chart(group: Sequence[Series]) -> Chart | None:
                 plot.bar(start, y - 0.34, start + part, y + 0.34, colour, f"{own.target}: {title} {share(part)}")
                 seen.add(name)
             start += part
-        plot.label_left(y, _cut(own.target))
+        plot.label_left(y, cut(own.target))
         failed = ", ".join(f"{title} {counts[name]:,}" for name, title, _ in _OUTCOMES[1:] if counts.get(name))
         lines = own.lines()
         rates = [_mean(lines, name) for name in ("offered", "achieved", "goodput", "attainment")]
@@ -161,7 +161,7 @@ def breakdown_chart(group: Sequence[Series]) -> Chart | None:
                 plot.bar(start, y - 0.34, start + value, y + 0.34, colour, f"{own.target}: {title} {value:.3g} ms")
                 start += value
                 seen.add(name)
-        plot.label_left(y, _cut(own.target))
+        plot.label_left(y, cut(own.target))
         overhead = [_part(own, "overhead", name) for name in ("p50", "p99")]
         rows.append((own.target, *(number(parts.get(name)) for name, _, _ in known), *(number(v) for v in overhead)))
     through = [(own.target, _part(own, "overhead", "p50")) for own, _ in bars if _part(own, "overhead", "p50")]
@@ -259,7 +259,7 @@ def protocol_chart(pairs: Sequence[Comparison], styles: dict[str, Style]) -> Cha
             rows.append(
                 (f"{pair.model}, {pair.scenario}", own.target, *(number(v.value if v else None) for v in (p50, p99)))
             )
-        plot.label_left(y, _cut(f"{pair.scenario}: {pair.a.identity}"))
+        plot.label_left(y, cut(f"{pair.scenario}: {pair.a.identity}"))
     return Chart(
         "REST and gRPC",
         "From the median (circle) to p99 (square) of each, the same server behind both. Encoding the request is "
@@ -268,6 +268,39 @@ def protocol_chart(pairs: Sequence[Comparison], styles: dict[str, Style]) -> Cha
         ("scenario", "target", "p50, ms", "p99, ms"),
         tuple(rows),
         ((patch(0), "REST"), (patch(1), "gRPC")),
+    )
+
+
+def sweep_chart(group: Sequence[Series], styles: dict[str, Style], name: str) -> Chart:
+    """One scenario with several sizes of a request: the median over rows, and what a row costs."""
+    targets = list(dict.fromkeys(own.target for own in group))
+    curves = {target: [own for own in group if own.target == target] for target in targets}
+    points = {
+        target: [
+            (float(own.first["rows"]), found.value)
+            for own in sorted(found_in, key=lambda own: int(own.first["rows"]))
+            if (found := figure(own, "p50"))
+        ]
+        for target, found_in in curves.items()
+    }
+    x = log_axis([x for curve in points.values() for x, _ in curve], "rows a request")
+    plot = Plot(x, log_axis([y for curve in points.values() for _, y in curve], "median, ms"), "Median over rows")
+    rows = []
+    for target, curve in points.items():
+        plot.line(curve, styles[target].colour, styles[target].dash)
+        for size, value in curve:
+            plot.point(size, value, styles[target].colour, title=f"{target}: {size:g} rows, {value:.3g} ms")
+        for own in curves[target]:
+            values = [found.value if (found := figure(own, key)) else None for key in ("p50", "p99", "achieved")]
+            each = None if values[0] is None else values[0] / int(own.first["rows"])
+            rows.append((target, str(own.first["rows"]), *(number(value) for value in values), number(each)))
+    return Chart(
+        f"Rows a request: {name}",
+        "Where a line rises less than its rows do, larger requests are cheaper by the row.",
+        plot.svg(),
+        ("target", "rows", "p50, ms", "p99, ms", "achieved requests /s", "median ms a row"),
+        tuple(rows),
+        legend_of([own[0] for own in curves.values()], styles),
     )
 
 
@@ -284,5 +317,6 @@ def _mean(lines: Sequence[Line], name: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _cut(name: str, most: int = 22) -> str:
+def cut(name: str, most: int = 22) -> str:
+    """A name short enough to stand beside a chart."""
     return name if len(name) <= most else f"{name[: most - 1]}…"

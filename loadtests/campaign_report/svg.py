@@ -224,8 +224,9 @@ def _linear_marks(low: float, high: float, most: int) -> list[float]:
     rough = (high - low) / most
     power = 10 ** math.floor(math.log10(rough)) if rough > 0 else 1.0
     step = next((power * factor for factor in (1, 2, 2.5, 5) if power * factor >= rough), power * 10)
-    first = math.ceil(low / step)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step) + 1)]
+    # 0.3 / 0.05 is a little below 6 in binary.
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
 
 
 def _log_marks(low: float, high: float, most: int) -> list[float]:
@@ -233,6 +234,8 @@ def _log_marks(low: float, high: float, most: int) -> list[float]:
     for factors in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         marks = [factor * 10.0**decade for decade in decades for factor in factors]
         inside = [mark for mark in marks if low <= mark <= high]
+        if len(inside) < 3:
+            return _linear_marks(low, high, most)
         if len(inside) <= most:
             return inside
     return inside[:: math.ceil(len(inside) / most)]

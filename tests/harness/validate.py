@@ -18,6 +18,7 @@ from pathlib import Path
 from loadtests.environment import describe_environment
 from tests.harness import rates, validation
 from tests.harness.findings import Finding, table, table_of
+from tests.harness.reporting import reported
 from tests.harness.validation import Bench
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "benchmarking-validation.md"
@@ -91,6 +92,7 @@ def main(arguments: list[str]) -> int:
         found, stall = validation.stall(bench)
         findings += found
         findings += validation.simulated(bench)
+        findings += reported(Path(folder), say, _QUICK if options.quick else 1.0)
         fastest = rates.highest_rates(bench)
     page = _PAGE.format(
         when=_when(load_before, quick=options.quick),

@@ -15,6 +15,7 @@ import pytest
 
 from loadtests.campaign.plan import at_rate
 from loadtests.campaign_report import FORMATS, write
+from loadtests.campaign_report.content import MOST_CHARTED
 from loadtests.cell_spec import Load, Step
 from loadtests.errors import LoadTestError
 from loadtests.report.words import number
@@ -240,3 +241,39 @@ def test_a_search_is_reported_by_the_rate_it_found(tmp_path: Path) -> None:
     assert float(row["lambda"]) == pytest.approx(100.0)
     for part in ("λ*, /s", "Latency over rate", "a rate is searched for", "<td>λ*</td>"):
         assert part in page
+
+
+def test_sizes_of_a_request_are_shown_as_a_sweep(tmp_path: Path) -> None:
+    """One line a target over the rows of a request."""
+    scenarios = [(f"s rows={rows}", server_load(20, 5, rows=rows)) for rows in (1, 16)]
+    folder = tmp_path / "R"
+    write_run(folder, plan(scenarios, TARGETS[:2], rounds=2), LAWS, tier="quick", lines=False)
+    page = write(folder)[0].read_text()
+    assert "Rows a request: simplenn, s" in page
+    assert page.count("Rows a request") == 1
+
+
+def test_a_cold_start_has_its_three_times(tmp_path: Path) -> None:
+    """Ready, first answer and steady, from the health file."""
+    load = Load("cold", "closed", (Step(0, 5),), warm_up_seconds=0, warm_up_requests=0)
+    folder = tmp_path / "R"
+    cells = plan([("cold", load)], TARGETS[:1], rounds=2)
+    write_run(folder, cells, LAWS, lines=False)
+    cold = {"ready_s": 3.2, "first_answer_s": 3.4, "steady_s": 4.1, "first_request_ms": 90.0, "steady_request_ms": 2.0}
+    for path in folder.glob("health/*/*.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "cold": cold}))
+    page, table = (path.read_text() for path in write(folder, ["html", "csv"]))
+    row = next(csv.DictReader(table.splitlines()))
+    assert [float(row[name]) for name in ("ready", "first_answer", "steady")] == pytest.approx([3.2, 3.4, 4.1])
+    assert "first answer, s" in page
+
+
+def test_a_page_of_many_scenarios_stays_small(tmp_path: Path) -> None:
+    """Beyond twenty there are tables and no charts, and the page says so."""
+    scenarios = [(f"s{number}", server_load(20, 1)) for number in range(MOST_CHARTED + 1)]
+    folder = tmp_path / "R"
+    write_run(folder, plan(scenarios, TARGETS[:1], rounds=1), LAWS, tier="quick", lines=False)
+    page = write(folder)[0].read_text()
+    assert page.count("Charts are drawn for the first scenarios only") == 1
+    assert page.count('<table class="cells">') == MOST_CHARTED + 1
+    assert len(page) < 3_000_000

@@ -3,8 +3,8 @@
     python -m tests.harness.oracles rest|grpc|h2 LAW-AS-JSON
 
 prints its port and runs until its standard input ends. `grpc` is gRPC's own server; `h2` speaks just enough HTTP/2 to
-answer a gRPC call: where the generator is what is looked at, the server must not take its cores. A reply leaves when the
-law says, to the kernel's timers: an event loop's own round to a millisecond.
+answer a gRPC call: where the generator is what is looked at, the server must not take its cores. A reply leaves when
+the law says, to the kernel's timers: an event loop's own round to a millisecond.
 """
 
 from __future__ import annotations

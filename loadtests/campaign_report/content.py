@@ -57,6 +57,8 @@ FIGURES = (
 )
 _UTILISATION = 0.6
 _MOST_SHIFTS = 3
+# Beyond so many scenarios the page would grow past three megabytes.
+MOST_CHARTED = 20
 _MOST_REASONS = 40
 
 
@@ -71,7 +73,9 @@ def content_of(data: CampaignData) -> Row:
         "limits": limits_of(data.tier),
         "verdicts": verdicts_of(data),
         "validity": validity_of(data),
-        "groups": [_group(data, group, styles) for group in _groups(data)],
+        "groups": [
+            _group(data, group, styles, plain=place >= MOST_CHARTED) for place, group in enumerate(_groups(data))
+        ],
         "forest": forest_chart(
             data.findings.of("stacks", "gateway", "variants", "protocols", "configs"), "All comparisons"
         ),
@@ -173,8 +177,11 @@ def _groups(data: CampaignData) -> list[list[Series]]:
     return list(found.values())
 
 
-def _group(data: CampaignData, group: list[Series], styles: dict[str, Style]) -> Row:
-    """One model in one scenario. The A/A twin is in the table and in a panel of its own, not in the charts."""
+def _group(data: CampaignData, group: list[Series], styles: dict[str, Style], *, plain: bool) -> Row:
+    """One model in one scenario. The A/A twin is in the table and in a panel of its own, not in the charts.
+
+    A `plain` one has its table alone.
+    """
     real = [own for own in group if not own.first.get("control")]
     pairs = [
         item
@@ -182,16 +189,20 @@ def _group(data: CampaignData, group: list[Series], styles: dict[str, Style]) ->
         for item in data.findings.of(family)
         if (item.model, item.scenario) == (group[0].model, group[0].scenario)
     ]
-    charts = [
-        rate_chart(real, styles),
-        percentile_chart(data, real, styles),
-        outcome_chart(group),
-        time_chart(data, real, styles),
-        distribution_chart(data, real, styles),
-        *_shifts(data, pairs),
-        heat_chart(data, real),
-        breakdown_chart(real),
-    ]
+    charts = (
+        []
+        if plain
+        else [
+            rate_chart(real, styles),
+            percentile_chart(data, real, styles),
+            outcome_chart(group),
+            time_chart(data, real, styles),
+            distribution_chart(data, real, styles),
+            *_shifts(data, pairs),
+            heat_chart(data, real),
+            breakdown_chart(real),
+        ]
+    )
     shown = [(name, title) for name, title in FIGURES if any(figure(own, name) for own in group) or name == "p99"]
     return {
         "model": group[0].model,
@@ -199,6 +210,7 @@ def _group(data: CampaignData, group: list[Series], styles: dict[str, Style]) ->
         "how": _how(group[0]),
         "figures": [item for item in shown if item[0] != "lambda" or any(own.is_search for own in group)],
         "rows": [table_row(own) for own in group],
+        "plain": plain,
         "charts": [chart for chart in charts if chart],
         "failures": _failures(group),
     }

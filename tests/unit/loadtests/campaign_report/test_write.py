@@ -15,6 +15,7 @@ import pytest
 
 from loadtests.campaign.plan import at_rate
 from loadtests.campaign_report import FORMATS, write
+from loadtests.campaign_report.content import MOST_CHARTED
 from loadtests.cell_spec import Load, Step
 from loadtests.errors import LoadTestError
 from loadtests.report.words import number
@@ -265,3 +266,14 @@ def test_a_cold_start_has_its_three_times(tmp_path: Path) -> None:
     row = next(csv.DictReader(table.splitlines()))
     assert [float(row[name]) for name in ("ready", "first_answer", "steady")] == pytest.approx([3.2, 3.4, 4.1])
     assert "first answer, s" in page
+
+
+def test_a_page_of_many_scenarios_stays_small(tmp_path: Path) -> None:
+    """Beyond twenty there are tables and no charts, and the page says so."""
+    scenarios = [(f"s{number}", server_load(20, 1)) for number in range(MOST_CHARTED + 1)]
+    folder = tmp_path / "R"
+    write_run(folder, plan(scenarios, TARGETS[:1], rounds=1), LAWS, tier="quick", lines=False)
+    page = write(folder)[0].read_text()
+    assert page.count("Charts are drawn for the first scenarios only") == 1
+    assert page.count('<table class="cells">') == MOST_CHARTED + 1
+    assert len(page) < 3_000_000

@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -148,41 +148,48 @@ class Workers:
         """From now on none is started, and those that run drain."""
         self._stopping.set()
         for process in self._processes.values():
-            process.terminate()
+            _signal(process.terminate)
 
     def kill(self) -> None:
         """Ends all that still run."""
         for process in self._processes.values():
-            process.kill()
+            _signal(process.kill)
 
     async def _keep(self, number: int) -> None:
         """One worker after the other."""
         deaths = self._deaths()
         while not self._stopping.is_set():
-            status, served_s = await self._live(number)
+            try:
+                status, served_s = await self._live(number)
+                how = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+            except OSError as exc:
+                how, served_s = f"could not be started ({exc})", 0.0
             if self._stopping.is_set():
                 return
             delay = deaths.died(served_s)
             if delay is None or (self._crew.failure(number) and not self._crew.started):
-                self._fail(number, status, deaths.quick)
+                self._fail(number, how, deaths.quick)
                 return
-            logger.error("worker %d %s; it is started again in %g s", number, _ended(status), delay)
+            logger.error("worker %d %s; it is started again in %g s", number, how, delay)
             self._crew.restarted()
             await _first(self._stopping.wait(), asyncio.sleep(delay))
 
-    def _fail(self, number: int, status: int, quick: int) -> None:
+    def _fail(self, number: int, how: str, quick: int) -> None:
         if failure := self._crew.failure(number):
             # Its own word, such as that a port is taken.
             self._failure = SettingsError(failure)
         else:
             self._failure = SupervisorError(
-                f"worker {number} {_ended(status)} soon after its start, {quick} times in a row; its log says why"
+                f"worker {number} {how} soon after its start, {quick} times in a row; its log says why"
             )
         logger.error("the gateway ends: %s", self._failure)
         self.stop()
 
     async def _live(self, number: int) -> tuple[int, float]:
-        """One life of a worker: its exit status, and for how many seconds it took requests."""
+        """One life of a worker: its exit status, and for how many seconds it took requests.
+
+        Raises OSError where no process can be started.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             # From here on the stream closes our end.
@@ -198,11 +205,11 @@ class Workers:
         late = asyncio.get_running_loop().call_later(START_SECONDS, self._check_started, number)
         self._crew.attach(number, control)
         if self._stopping.is_set():
-            process.terminate()
+            _signal(process.terminate)
         try:
             status = await process.wait()
         except asyncio.CancelledError:
-            process.kill()
+            _signal(process.kill)
             await process.wait()
             raise
         finally:
@@ -216,7 +223,7 @@ class Workers:
     def _check_started(self, number: int) -> None:
         if not self._crew.listens(number) and not self._stopping.is_set():
             logger.error("worker %d takes no requests %g s after its start, and is ended", number, START_SECONDS)
-            self._processes[number].kill()
+            _signal(self._processes[number].kill)
 
 
 @asynccontextmanager
@@ -253,6 +260,12 @@ def reserved(host: str, port: int, field: str) -> Iterator[int]:
         yield port
 
 
+def _signal(send: Callable[[], None]) -> None:
+    """Sends a signal to a process that may just have ended."""
+    with suppress(ProcessLookupError):
+        send()
+
+
 async def _first(*awaited: Awaitable[object]) -> int:
     """Which ends first, by its place; the others are cancelled, but for tasks, which belong to others."""
     tasks = [asyncio.ensure_future(item) for item in awaited]
@@ -264,7 +277,3 @@ async def _first(*awaited: Awaitable[object]) -> int:
         for task in own:
             task.cancel()
         await asyncio.gather(*own, return_exceptions=True)
-
-
-def _ended(status: int) -> str:
-    return f"ended by signal {-status}" if status < 0 else f"ended with status {status}"

@@ -1,8 +1,10 @@
 """The slots of one endpoint, and the queue before them: the endpoint's concurrency limit and its batcher in one.
 
-A request that finds a free slot goes out at once, alone. What comes while all slots are busy waits, and each slot that
-becomes free takes as many waiting requests as may travel together: no timer, no delay when idle, larger batches under
-load. A batch outlives the leaving of its members; what it fails with is told to each of them (docs/errors.md).
+A request that finds a free slot goes out at once, alone; at a server that goes on when it is cancelled, whose calls are
+tasks of the batcher's anyway, with what the same turn of the loop brought: the first of a burst has no call to itself.
+What comes while all slots are busy waits, and each slot that becomes free takes as many waiting requests as may travel
+together: no timer, no delay when idle, larger batches under load. A batch outlives the leaving of its members; what it
+fails with is told to each of them (docs/errors.md).
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ class _Entry:
     nbytes: int
     limits: BatchLimits | None
     since: float
+    at_once: bool
+    """Whether there was a free slot when it came."""
     answer: asyncio.Future[InferenceResponse]
     batch: _Batch | None = None
 
@@ -95,6 +99,7 @@ class Batcher:
         self._busy = 0
         self._queue: FairQueue[_Entry] = FairQueue()
         self._quarantine = Quarantine(clock)
+        self._turn_ends = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._quiet: asyncio.Event | None = None
 
@@ -143,8 +148,10 @@ class Batcher:
 
     def _handler(self, line: _Line) -> Handler:
         async def handle(request: InferenceRequest, context: CallContext) -> InferenceResponse:
-            # Nobody waits where a slot is free: every release hands its slot on.
-            if self._busy < self._slots:
+            # Nobody waits longer than this turn where a slot is free: every release hands its slot on.
+            limits = line.limits_of(request)
+            alone = limits is None or self._cancels
+            if alone and self._busy < self._slots and not len(self._queue):
                 self._observer.queue_left(endpoint=self._endpoint, model=request.model.name, seconds=0.0)
                 self._busy += 1
                 self._changed()
@@ -154,7 +161,7 @@ class Batcher:
                     return await self._call(line, request, context)
                 finally:
                     self._release()
-            entry = self._enter(line, request, context)
+            entry = self._enter(line, request, context, limits)
             try:
                 return await entry.answer
             except asyncio.CancelledError:
@@ -184,27 +191,41 @@ class Batcher:
         line.forecast.took(self._clock.now() - started)
         return response
 
-    def _enter(self, line: _Line, request: InferenceRequest, context: CallContext) -> _Entry:
+    def _enter(
+        self, line: _Line, request: InferenceRequest, context: CallContext, limits: BatchLimits | None
+    ) -> _Entry:
         now = self._clock.now()
-        if context.deadline - now <= line.forecast.at_least(now):
+        loop = asyncio.get_running_loop()
+        if at_once := self._busy < self._slots:
+            if len(self._queue) >= self._places:
+                self._dispatch()
+            if not self._turn_ends:
+                self._turn_ends = True
+                loop.call_soon(self._end_turn)
+        elif context.deadline - now <= line.forecast.at_least(now):
             raise self._no_time()
         caller = context.caller
-        if len(self._queue) >= self._places:
+        if len(self._queue) >= self._places and self._busy >= self._slots:
             self._make_room(caller)
         # Shared with nobody, unless it may travel in company.
         key: Hashable = object()
-        limits = line.limits_of(request)
         rows = 1 if limits is None else rows_of(request)
         # A row more or less than none decides for the whole batch in some kernels: no rows travel alone.
         if limits is None or not rows or (self._quarantine and digest(request) in self._quarantine):
             limits = None
         else:
             key = (id(line), batch_key(request))
-        answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
-        entry = _Entry(request, context, caller, line, key, rows, bytes_of(request), limits, now, answer)
+        answer: asyncio.Future[InferenceResponse] = loop.create_future()
+        entry = _Entry(request, context, caller, line, key, rows, bytes_of(request), limits, now, at_once, answer)
         self._queue.push(entry)
         self._changed()
         return entry
+
+    def _end_turn(self) -> None:
+        """Sends what this turn of the event loop brought, as far as there are slots."""
+        self._turn_ends = False
+        self._dispatch()
+        self._changed()
 
     def _no_time(self) -> GatewayError:
         return GatewayError(
@@ -265,7 +286,7 @@ class Batcher:
             batch.task.add_done_callback(partial(self._ended, batch))
 
     def _in_time(self, entry: _Entry, now: float) -> bool:
-        if entry.context.deadline - now > entry.line.forecast.at_least(now):
+        if entry.context.deadline - now > (0.0 if entry.at_once else entry.line.forecast.at_least(now)):
             return True
         _fail(
             entry,

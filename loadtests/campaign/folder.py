@@ -82,7 +82,7 @@ class State:
                     key: tuple((float(rate), bool(met)) for rate, met in tried)
                     for key, tried in document["searches"].items()
                 },
-                process=ProcessId(**document["process"]),
+                process=ProcessId(**document.get("process", {"pid": 0, "began": ""})),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise LoadTestError(f"{source}: not the state of a run: {exc}") from exc

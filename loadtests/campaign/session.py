@@ -18,7 +18,7 @@ from rich.console import Console
 from loadtests.campaign import lock, manifest
 from loadtests.campaign.asking import check_listening
 from loadtests.campaign.fleet import Fleet, addresses_of, build_where_missing, choose_ports, fleet_of, variants_of
-from loadtests.campaign.folder import DiskFullError, RunFolder, State, read_json, write_json
+from loadtests.campaign.folder import DiskFullError, RunFolder, State, Status, read_json, write_json
 from loadtests.campaign.gpu import gpu_meter
 from loadtests.campaign.interrupt import StoppedError, TwoStage
 from loadtests.campaign.ledger import Sources, key_of, ledger_of
@@ -118,9 +118,7 @@ def plan_text(campaign: Campaign, plan: Plan) -> list[str]:
     if searches:
         lines.append(f"  A search tries about ten rates, so {searches} of the cells of a round may take more or less.")
     if campaign.tier == "run" and campaign.rounds < 6:
-        lines.append(
-            f"  {campaign.rounds} rounds give no verdict: no p-value below 0.05 is possible with fewer than 6."
-        )
+        lines.append(f"  No verdict can come of rounds: {campaign.rounds}; with fewer than 6 no p-value is below 0.05.")
     return lines
 
 
@@ -156,12 +154,13 @@ class _Session:
         bar = Bar(self._console, self._ready.plan.seconds, self._ready.plan.seconds - left)
         with TwoStage(bar.tell) as signals:
             measurer = self._measurer(state, signals.stop, bar)
+            status: Status = "complete"
+            reason = ""
             try:
                 with bar:
                     self._rounds(measurer, signals, bar)
-                status, reason = (
-                    ("interrupted", "stopped after a round") if self._open_cells(measurer) else ("complete", "")
-                )
+                if self._open_cells(measurer):
+                    status, reason = "interrupted", "stopped after a round"
             except StoppedError:
                 status, reason = "interrupted", "stopped within a round"
             except DiskFullError as exc:
@@ -181,7 +180,7 @@ class _Session:
                 measurer.gpu.close()
             self._seal(measurer, status == "complete")
             self._end(measurer, status, reason)
-        return self._reported(measurer.state)
+        return self._reported()
 
     def _measurer(self, state: State, stop: threading.Event, bar: Bar) -> Measurer:
         costs = {
@@ -223,6 +222,7 @@ class _Session:
             for cell in cells:
                 what = f"Round {number + 1}/{plan.rounds}: {cell.target.model} {cell.scenario} on {cell.target.name}"
                 bar.now(what, seconds_of(self._campaign, cell))
+                signals.check()
                 measurer.measure(cell)
                 signals.stop.wait(cool_down)
                 bar.add(seconds_of(self._campaign, cell))
@@ -231,7 +231,8 @@ class _Session:
                 measurer.state = replace(measurer.state, sealed=(*measurer.state.sealed, number))
                 self._folder.save(measurer.state)
             if cells and not self._console.is_terminal:
-                bar.tell(f"Round {number + 1} of {plan.rounds} is done, {spoken(bar.left_s())} left.")
+                left = f", {spoken(bar.left_s())} left" if number + 1 < plan.rounds else ""
+                bar.tell(f"Round {number + 1} of {plan.rounds} is done{left}.")
             if signals.finish:
                 return
 
@@ -245,24 +246,21 @@ class _Session:
             if complete or any(self._folder.raw(number).glob("*.arrow")):
                 self._seams.seal_round(self._folder.path, number)
 
-    def _end(self, measurer: Measurer, status: Any, reason: str) -> None:  # noqa: ANN401 - a Status
+    def _end(self, measurer: Measurer, status: Status, reason: str) -> None:
         self._folder.save(replace(measurer.state, status=status, reason=reason))
         if status == "complete":
             self._folder.ballast.unlink(missing_ok=True)
 
-    def _reported(self, state: State) -> Outcome:
+    def _reported(self) -> Outcome:
         lines = self._folder.lines()
         written = self._seams.write_report(self._folder.path, self._options.formats) if lines else []
         outcome = outcome_of(self._folder.path, lines, written)
         say = _says(self._console)
-        if self._open_cells_of(state):
+        if self._folder.state().status != "complete":
             say(f"Interrupted; `twinserve bench run --resume {self._folder.path}` goes on.")
         for line in outcome.text.splitlines():
             say(line)
         return outcome
-
-    def _open_cells_of(self, state: State) -> bool:
-        return self._folder.state().status != "complete"
 
 
 def _checked(text: str, name: str, source: str, options: Options, say: Callable[[str], None]) -> Campaign:

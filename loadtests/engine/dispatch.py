@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
 from gevent.pool import Group
-from locust.event import EventHook
 
 from loadtests.cell_spec import CellSpec
 from loadtests.engine.alarm import alarm
@@ -27,6 +26,10 @@ from loadtests.engine.rows import Row
 from loadtests.engine.sink import Sink
 from loadtests.recorder import ServedBy
 from loadtests.replies import Outcome, Reply
+
+if TYPE_CHECKING:
+    # Importing Locust patches the standard library, which is the worker's to decide.
+    from locust.event import EventHook
 
 _NAN = float("nan")
 _NOBODY = ServedBy()

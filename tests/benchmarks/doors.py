@@ -21,6 +21,7 @@ from gateway.codecs import (
     torchserve,
     torchserve_json,
 )
+from gateway.codecs.oip_proto_raw import RawRequests
 from gateway.codecs.tfserving_proto import encode_request as encode_tfserving_request
 from gateway.core.contract import ModelContract
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec, TensorSpec
@@ -81,14 +82,37 @@ def json_cases(shape: tuple[int, ...]) -> list[Case]:
         def by_hand(loads: Loads) -> Way:
             return lambda: np.array(find(loads(body)), np.float32).reshape(shape)
 
+        colons = body.count(b":")
+
+        def checked() -> NDArray:
+            found = np.array(find(orjson.loads(body)))
+            # Numbers of one kind, none of them a boolean; no key twice; every FP32 finite.
+            if found.dtype.kind not in "fiu" or b"true" in body or b"false" in body or body.count(b":") != colons:
+                raise ValueError
+            narrow = found.astype(np.float32)
+            if not np.isfinite(narrow).all():
+                raise ValueError
+            return narrow.reshape(shape)
+
+        def written() -> bytes:
+            if not np.isfinite(array).all():
+                raise ValueError
+            return orjson.dumps(answer(array), option=orjson.OPT_SERIALIZE_NUMPY)
+
         return Case(
             door,
             shape,
             len(body),
-            {"ours": lambda: decode(body), "orjson": by_hand(orjson.loads), "json": by_hand(json.loads)},
+            {
+                "ours": lambda: decode(body),
+                "orjson": by_hand(orjson.loads),
+                "orjson, checked": checked,
+                "json": by_hand(json.loads),
+            },
             {
                 "ours": lambda: encode(response),
                 "orjson": lambda: orjson.dumps(answer(array), option=orjson.OPT_SERIALIZE_NUMPY),
+                "orjson, checked": written,
                 "json": lambda: json.dumps(answer(array.tolist())).encode(),
             },
         )
@@ -164,6 +188,7 @@ def _oip_grpc(shape: tuple[int, ...], *, raw: bool) -> Case:
     else:
         tensor.contents.fp32_contents.extend(array.reshape(-1).tolist())
     data = message.SerializeToString()
+    requests = RawRequests()
 
     def read() -> NDArray:
         asked = oip_pb2.ModelInferRequest.FromString(data)
@@ -184,7 +209,7 @@ def _oip_grpc(shape: tuple[int, ...], *, raw: bool) -> Case:
         f"OIP gRPC {'raw' if raw else 'typed'}",
         shape,
         len(data),
-        {"ours": lambda: oip_proto.decode_request(data, lambda _: model), "protobuf": read},
+        {"ours": lambda: requests.decode(data, lambda _model, _signature=None: model), "protobuf": read},
         {"ours": lambda: oip_proto.encode_response(response, raw=raw), "protobuf": write},
     )
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.faults
 CLIENTS = 32
 DRAINS = 10
 KILLS = 6
+RELOADS = 30
 
 
 def second_workers(world: World) -> set[int]:
@@ -59,6 +60,18 @@ async def test_workers_that_are_killed_in_turn_cost_their_clients_one_request_ea
             assert set(load.outcomes) <= {"200", "broken"}
             assert load.outcomes["broken"] <= CLIENTS
         assert f"\ngateway_worker_restarts_total {KILLS}.0\n" in await world.ask("/metrics")
+
+
+async def test_reloads_under_load_lose_no_request(tmp_path: Path) -> None:
+    """Whichever worker a request is at, and whichever route is in effect there."""
+    async with running(tmp_path) as world:
+        async with loaded(world, CLIENTS) as load:
+            for number in range(RELOADS):
+                world.write(targets=[{"endpoint": ("one", "two")[number % 2]}])
+                assert (await world.ask("/reload", "POST"))["last"]["outcome"] == "ok"
+        assert set(load.outcomes) == {"200"}
+        routes = await world.ask("/routes")
+        assert [target["endpoint"] for target in routes["routes"]["doubler"]["targets"]] == ["two"]
 
 
 async def test_a_worker_that_dies_again_and_again_ends_the_gateway(tmp_path: Path) -> None:

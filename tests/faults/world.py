@@ -227,7 +227,8 @@ class World:
         for name, upstream in (("sick", self.sick), ("spare", self.spare), ("well", self.well)):
             assert self.most[f"busy {name}"] <= SLOTS
             assert self.most[f"queued {name}"] <= QUEUE
-            assert upstream.fake.in_flight.most <= SLOTS
+            # A server may notice the end of a call that was given up a moment after the next one has come.
+            assert upstream.fake.in_flight.most <= 2 * SLOTS
 
 
 @asynccontextmanager

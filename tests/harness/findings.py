@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loadtests.analysis.cell import summarise
 from tests.harness.measuring import Measured, percentile
 
 # The limits of a valid cell, as in a campaign.
@@ -63,6 +64,12 @@ def fault(cell: Measured) -> str:
     if busiest > CPU:
         faults.append(f"{busiest:.0%} of a core in one second")
     return ", ".join(faults)
+
+
+def reasons(cell: Measured) -> list[str]:
+    """Why a campaign would call this cell INVALID, by the limits of a quick look; none where it is valid."""
+    line = summarise(cell.spec, cell.rows, cell.health, None, None, tier="quick")
+    return [str(reason) for reason in line["reasons"]]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

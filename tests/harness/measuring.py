@@ -106,7 +106,7 @@ def measure(spec: CellSpec, folder: Path, stop: threading.Event | None = None) -
 
 
 def measured(law: Law, folder: Path, *, transport: str = "rest", **load: Any) -> Measured:
-    """Measures an oracle with this law; `load` is that of `cell`."""
+    """Measures an oracle with this law; `load` is that of `cell`, `transport` one of `oracles.py`."""
     folder.mkdir(parents=True, exist_ok=True)
     protocol = "predict" if transport == "rest" else "oip-grpc"
     with oracle(law, transport) as address:

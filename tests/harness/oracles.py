@@ -1,9 +1,10 @@
 """Oracle servers: tiny HTTP/1.1 and gRPC servers that answer by a law, each in a process of its own.
 
-    python -m tests.harness.oracles rest|grpc LAW-AS-JSON
+    python -m tests.harness.oracles rest|grpc|h2 LAW-AS-JSON
 
-prints its port and runs until its standard input ends. A reply leaves when the law says, to the kernel's timers: an
-event loop's own round to a millisecond.
+prints its port and runs until its standard input ends. `grpc` is gRPC's own server; `h2` speaks just enough HTTP/2 to
+answer a gRPC call: where the generator is what is looked at, the server must not take its cores. A reply leaves when
+the law says, to the kernel's timers: an event loop's own round to a millisecond.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from tests.harness.laws import LAWS, Law
+from tests.harness.laws import LAWS, Answer, Law
 
 RIGHT, WRONG = b'{"outputs": {"y": [[1.0]]}}', b'{"outputs": {"y": [[2.0]]}}'
 _REASON = {200: b"OK", 503: b"Service Unavailable"}
@@ -94,10 +95,59 @@ class Connection(asyncio.Protocol):
         self._departures.at(answer.at, lambda: self._transport.write(reply))
 
 
-async def _serve_rest(law: Law) -> int:
+class H2Connection(Connection):
+    """One HTTP/2 connection (RFC 9113): every stream that ends is a call, whatever its headers say."""
+
+    _PREFACE = 24
+    _DATA, _HEADERS, _SETTINGS, _PING, _WINDOW_UPDATE = 0, 1, 4, 6, 8
+    _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
+    # 8 is `:status 200` in HPACK's static table; the others are literals without indexing.
+    _OPENS = b"\x88\x00\x0ccontent-type\x10application/grpc"
+    _CLOSES: ClassVar = {200: b"\x00\x0bgrpc-status\x010", 503: b"\x00\x0bgrpc-status\x018"}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keeps the transport and sends the settings, all as they are by default."""
+        super().connection_made(transport)
+        self._skip = self._PREFACE
+        self._transport.write(self._frame(self._SETTINGS, 0, 0, b""))
+
+    def data_received(self, data: bytes) -> None:
+        """Answers each stream when its request is whole."""
+        now = time.monotonic()
+        self._buffer += data
+        if self._skip:
+            if len(self._buffer) < self._skip:
+                return
+            self._buffer, self._skip = self._buffer[self._skip :], 0
+        while len(self._buffer) >= 9:
+            length, kind, flags = int.from_bytes(self._buffer[:3]), self._buffer[3], self._buffer[4]
+            stream, end = int.from_bytes(self._buffer[5:9]), 9 + length
+            if len(self._buffer) < end:
+                return
+            payload, self._buffer = self._buffer[9:end], self._buffer[end:]
+            if kind in (self._SETTINGS, self._PING) and not flags & self._ACK:
+                self._transport.write(self._frame(kind, self._ACK, 0, payload if kind == self._PING else b""))
+            if kind == self._DATA and length:
+                self._transport.write(self._frame(self._WINDOW_UPDATE, 0, 0, length.to_bytes(4)))
+            if kind in (self._DATA, self._HEADERS) and flags & self._END_STREAM:
+                self._answer(stream, self._law.answer(now))
+
+    def _answer(self, stream: int, answer: Answer) -> None:
+        reply = self._frame(self._HEADERS, self._END_HEADERS, stream, self._OPENS)
+        if answer.status == 200:
+            reply += self._frame(self._DATA, 0, stream, bytes(5))
+        reply += self._frame(self._HEADERS, self._END_HEADERS | self._END_STREAM, stream, self._CLOSES[answer.status])
+        self._departures.at(answer.at, lambda: self._transport.write(reply))
+
+    @staticmethod
+    def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+
+async def _serve(law: Law, protocol: type[Connection]) -> int:
     loop = asyncio.get_running_loop()
     departures = Departures(loop)
-    server = await loop.create_server(lambda: Connection(law, departures), "127.0.0.1", 0, backlog=4096)
+    server = await loop.create_server(lambda: protocol(law, departures), "127.0.0.1", 0, backlog=4096)
     return int(server.sockets[0].getsockname()[1])
 
 
@@ -127,10 +177,11 @@ async def _serve_grpc(law: Law) -> tuple[int, Any]:
 
 
 async def _main(transport: str, law: Law) -> None:
-    if transport == "rest":
-        port, server = await _serve_rest(law), None
-    else:
+    server = None
+    if transport == "grpc":
         port, server = await _serve_grpc(law)
+    else:
+        port = await _serve(law, Connection if transport == "rest" else H2Connection)
     print(port, flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     if server is not None:

@@ -50,7 +50,7 @@ class Pace:
 def dispatch_lag(bench: Bench) -> list[Finding]:
     """Lag p99 at 1,000 requests/s from one worker, over REST and gRPC."""
     findings = []
-    for transport, name in (("rest", "REST"), ("grpc", "gRPC")):
+    for transport, name in (("rest", "REST"), ("h2", "gRPC")):
         law = Fixed(0.002)
         found = bench.measured(
             law, f"dispatch lag over {name}", seconds=bench.seconds(15), rate=1000, transport=transport
@@ -76,7 +76,7 @@ def highest_rates(bench: Bench) -> str:
     rows = []
     for name, pace in (
         ("this engine, REST", lambda rate: _ours(bench, rate, "rest")),
-        ("this engine, gRPC", lambda rate: _ours(bench, rate, "grpc")),
+        ("this engine, gRPC", lambda rate: _ours(bench, rate, "h2")),
         ("plain Locust, FastHttpUser", lambda rate: _plain(bench, rate)),
     ):
         paces: list[Pace] = []

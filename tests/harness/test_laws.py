@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from loadtests.engine.arrivals import schedule
+from tests.harness.findings import reasons
 from tests.harness.laws import Fixed, Law, Queue, Refusal, Stall, Wrong, queue_times
 from tests.harness.measuring import Measured, cell, measured, percentile, write_golden
 
@@ -109,6 +110,7 @@ def test_wrong_answers_are_found_among_right_ones(tmp_path: Path) -> None:
     whole = found.rows["outcome"].to_pylist()
     assert whole.count("wrong_answer") == len(whole) // 100
     assert set(whole) == {"ok", "wrong_answer"}
+    assert any("wrong answers" in reason for reason in reasons(found))
 
 
 @pytest.mark.parametrize("transport", ["rest", "grpc"])

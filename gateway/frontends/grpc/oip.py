@@ -12,6 +12,7 @@ import grpc
 
 from gateway._generated import oip_pb2
 from gateway.codecs import oip_proto, oip_repository
+from gateway.codecs.oip_proto_raw import RawRequests
 from gateway.codecs.selection import addressed, version_number
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelSpec
@@ -42,6 +43,7 @@ class OipServicer:
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
         self._data_plane = edge.data_plane
+        self._requests = RawRequests()
         self._stream = InferenceStream(edge, PROTOCOL, self._outcome)
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -84,7 +86,7 @@ class OipServicer:
         keep_deadline(self._edge, call, context)
         timings = call.context.timings
         with timings.phase("decode"):
-            decoded = oip_proto.decode_request(data, self._data_plane.contract)
+            decoded = self._requests.decode(data, self._data_plane.contract)
         response = await self._edge.infer(call, decoded.request, selection(sent))
         with timings.phase("encode"):
             return oip_proto.encode_response(response, raw=decoded.raw)

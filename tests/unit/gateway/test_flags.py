@@ -50,10 +50,10 @@ def test_an_address_becomes_an_endpoint(
 
 
 def test_models_keys_and_ports_go_where_they_belong() -> None:
-    """Names are for the server that cannot list its own; ports are the gateway's."""
+    """Names are for the server that cannot list its own; ports and workers are the gateway's."""
     found = settings(
         *("--torchserve", "h", "--torchserve-key-file", "key_file.json", "--tfserving", "h", "--oip", "http://h:9"),
-        *("--model", "a", "--model", "b", "--rest-port", "0", "--grpc-port", "9001"),
+        *("--model", "a", "--model", "b", "--rest-port", "0", "--grpc-port", "9001", "--workers", "3"),
     )
     assert found.endpoints["torchserve"].token_file == Path("key_file.json")
     assert {name: spec.models for name, spec in found.endpoints.items()} == {
@@ -61,7 +61,7 @@ def test_models_keys_and_ports_go_where_they_belong() -> None:
         "tfserving": ("a", "b"),
         "oip": None,
     }
-    assert (found.server.rest_port, found.server.grpc_port) == (0, 9001)
+    assert (found.server.rest_port, found.server.grpc_port, found.server.workers) == (0, 9001, 3)
     assert settings("--oip", "http://h:9", "--model", "a").endpoints["oip"].models == ("a",)
 
 

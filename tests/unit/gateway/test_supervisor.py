@@ -147,6 +147,25 @@ async def test_a_worker_that_dies_again_and_again_ends_the_gateway() -> None:
     assert [worker.number for worker in nursery.born].count(2) == 3
 
 
+async def test_a_worker_that_cannot_be_started_is_one_that_died() -> None:
+    """Where the system has no room for another process now, it may have later."""
+    nursery = Nursery()
+    full = iter([True, False, False])
+
+    async def spawn(channel: socket.socket, number: int) -> FakeWorker:
+        if next(full):
+            raise OSError("no room")
+        return await nursery.spawn(channel, number)
+
+    stop = Stop()
+    listening: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(supervise(settings(), {}, stop, listening.set_result, spawn=spawn))
+    await asyncio.wait_for(listening, 5)
+    assert sorted(worker.number for worker in nursery.born) == [1, 2]
+    stop.ask()
+    await asyncio.wait_for(task, 5)
+
+
 async def test_a_stop_during_the_start_is_heeded() -> None:
     """Before any worker takes requests."""
     hold = asyncio.Event()

@@ -1,4 +1,4 @@
-"""When a batch's slot goes to the next one."""
+"""When a free slot is taken: by a burst, and by the batch behind another one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import asyncio
 
 from gateway.batching.fair_queue import BatchLimits
 from gateway.core.context import CallContext
+from gateway.core.errors import Cause
 from gateway.core.messages import InferenceRequest, InferenceResponse
-from tests.unit.gateway.batching.test_batcher import Bench, settled
+from tests.builders import request
+from tests.unit.gateway.batching.test_batcher import Bench, answer_of, cause_of, settled
 
 
 async def test_the_next_batch_is_sent_before_members_go_on() -> None:
@@ -27,4 +29,36 @@ async def test_the_next_batch_is_sent_before_members_go_on() -> None:
     await bench.server.let_go()
     await asyncio.gather(*tasks)
     await settled()
+    assert bench.at_rest
+
+
+def burst(bench: Bench, *values: float) -> list[asyncio.Task[InferenceResponse]]:
+    """Requests that come in one turn of the event loop."""
+
+    async def send(value: float) -> InferenceResponse:
+        context = CallContext(f"r{value:g}", "predict", bench.clock.now() + 60, caller="a")
+        return await bench.handler(request([[value, -value]]), context)
+
+    return [asyncio.create_task(send(value)) for value in values]
+
+
+async def test_a_burst_travels_together_where_a_server_goes_on() -> None:
+    """The first of it has no call to itself."""
+    bench = Bench(slots=2, cancels=False)
+    tasks = burst(bench, 1, 2, 3)
+    await settled()
+    assert bench.server.rows == [[[1, -1], [2, -2], [3, -3]]]
+    await bench.server.let_go()
+    assert [answer_of(task) for task in tasks] == [2, 4, 6]
+    assert bench.at_rest
+
+
+async def test_a_burst_has_no_more_places_than_there_are() -> None:
+    """One call runs and one request waits, whatever comes at once."""
+    bench = Bench(slots=1, queue=1, cancels=False)
+    tasks = burst(bench, 1, 2, 3, 4)
+    await settled()
+    assert [cause_of(task) for task in tasks[2:]] == [Cause.OVERLOADED] * 2
+    await bench.server.let_go(2)
+    assert [answer_of(task) for task in tasks[:2]] == [2, 4]
     assert bench.at_rest

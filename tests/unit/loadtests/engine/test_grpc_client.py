@@ -186,7 +186,7 @@ def test_an_address_without_a_port_is_refused() -> None:
 
 
 @contextmanager
-def scripted(*replies: bytes) -> Iterator[str]:
+def scripted(*replies: bytes, closes: bool = True) -> Iterator[str]:
     """A server that takes a connection, sends these bytes when it has heard something, and no more."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -198,7 +198,8 @@ def scripted(*replies: bytes) -> Iterator[str]:
             near.recv(4096)
             for reply in replies:
                 near.sendall(reply)
-            near.shutdown(socket.SHUT_WR)
+            if closes:
+                near.shutdown(socket.SHUT_WR)
             while near.recv(4096):
                 pass
 
@@ -262,6 +263,17 @@ def test_long_header_values_keep_their_length() -> None:
         block = request_block(METHOD, "h:1", 1.0, {"x": "v" * length})
         decoded = dict(http2.Decoder().decode(block)) if length < 10_000 else {}
         assert decoded.get("x", "v" * length) == "v" * length
+
+
+def test_a_request_that_its_time_cuts_off_does_not_spoil_the_next_one() -> None:
+    """The server's window stays shut: the body waits, its time is up, the stream is given up."""
+    with scripted(http2._frame(http2.PING, 0, 0, b"12345678"), closes=False) as address:
+        client = Http2GrpcClient(address, METHOD, {}, timeout=0.3)
+        reply = client.send(client.prepared(bytes(200_000)))
+        assert reply.outcome is Outcome.TIMEOUT
+        assert client._connection is not None
+        assert client._connection._streams == {}
+        client.close()
 
 
 def test_closing_ends_calls_under_way() -> None:

@@ -59,7 +59,7 @@ test-clients: setup  ## Third-party clients and servers, each in an environment 
 matrix: setup models  ## Ask every door, backend and datatype on real servers, and write docs/protocol-matrix.md
 	@TWINSERVE_CLIENTS=$(abspath $(CLIENTS)) $(BIN)/python -m tests.matrix
 
-test-harness: setup  ## The load tests against servers whose latency law is known (3 minutes)
+test-harness: setup  ## The load tests against servers whose latency law is known (6 minutes)
 	@$(BIN)/pytest -q -m harness -rs
 
 # FAULTS_SEED=N repeats a run whose chance began with N; every test prints what it began with where it fails.

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from loadtests.analysis.search import END
 from loadtests.campaign import cold
 from loadtests.campaign.fleet import Fleet, Restarted
 from loadtests.campaign.folder import RunFolder, State, read_json, write_json
@@ -30,6 +31,8 @@ from loadtests.raw import RAW_SCHEMA, read_rows
 Line = dict[str, Any]
 # A search that does not end by itself ends here.
 _MOST_TRIES = 40
+# So many tries in which the generator could not keep up, and none that passed, end it too.
+_MOST_HELD_UP = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +85,24 @@ class Measurer:
     def _search(self, cell: CellSpec) -> None:
         key = _search_key(cell)
         tried = self.state.searches.get(key, ())
+        held_up = 0
         while (rate := self._next(cell, tried)) is not None:
             line = self._one(at_rate(cell, rate, len(tried) + 1), search=cell.slug)
-            met: bool | None = line["meets_slo"]
-            word = "nothing is known, as the generator failed" if met is None else "met" if met else "missed"
-            self.say(f"{cell.target.name}: {cell.slo_ms:g} ms at {rate:g} requests/s: {word}")
-            tried = (*tried, (rate, met))
+            met = line.get("meets_slo")
+            word = "cannot be told to meet" if met is None else "meets" if met else "misses"
+            self.say(f"{cell.target.name}: {rate:g} requests/s {word} {cell.slo_ms:g} ms")
+            tried = (*tried, (rate, bool(met)))
+            held_up += met is None
+            if held_up == _MOST_HELD_UP and not any(ok for _, ok in tried):
+                # Slower still would take longer and longer, and say nothing of the server.
+                self.say(f"{cell.target.name}: the generator is held up at any rate; the search ends without one")
+                tried = (*tried, END)
             self._save(replace(self.state, searches={**self.state.searches, key: tried}))
 
-    def _next(self, cell: CellSpec, tried: Sequence[tuple[float, bool | None]]) -> float | None:
-        """The next rate; a try in which the generator failed says nothing of the server, and is made once more."""
-        if len(tried) >= _MOST_TRIES or [met for _, met in tried[-2:]] == [None, None]:
+    def _next(self, cell: CellSpec, tried: Sequence[tuple[float, bool]]) -> float | None:
+        if len(tried) >= _MOST_TRIES:
             return None
-        told = [(rate, met) for rate, met in tried if met is not None]
-        return self.seams.next_rate(told, first=self._first_guess(cell))
+        return self.seams.next_rate(tried, first=self._first_guess(cell))
 
     def _first_guess(self, cell: CellSpec) -> float:
         """What the round before found, so that later rounds need fewer tries."""

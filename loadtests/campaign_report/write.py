@@ -40,17 +40,16 @@ def write(run: Path, formats: Sequence[str] = ("html",), *, allow_unlike: bool =
     if unknown:
         raise LoadTestError(f"format {', '.join(unknown)}: there are {', '.join(FORMATS)}")
     data = read_campaign(run, allow_unlike=allow_unlike)
+    content = content_of(data)
     made = []
     for name in dict.fromkeys(formats):
         path = run / _FILES[name]
-        write_whole(path, text_of(data, name))
+        write_whole(path, _text(data, content, name))
         made.append(path)
     return made
 
 
-def text_of(data: CampaignData, form: str) -> str:
-    """A run's report in one of `FORMATS`."""
-    content = content_of(data)
+def _text(data: CampaignData, content: dict[str, Any], form: str) -> str:
     match form:
         case "html":
             return html_text(content)

@@ -71,8 +71,7 @@ async def test_a_batch_that_killed_its_server_is_sent_nowhere_again(way: Way) ->
         hold = Hold()
         world.sick.fake.then(*[hold] * SLOTS)
         dies_of(world.sick, KILLER)
-        asked = [asyncio.create_task(world.clients.ask("backed", "rest", LONG_MS)) for _ in range(SLOTS)]
-        await world.sick.fake.in_flight.reaches(SLOTS)
+        asked = await world.busy("backed")
         # While every slot is taken the next ones wait, and go out together.
         numbers = [KILLER, *range(KILLER + 1, KILLER + 8)]
         batch = [asyncio.create_task(world.clients.ask("backed", "rest", LONG_MS, number=n)) for n in numbers]

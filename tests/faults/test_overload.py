@@ -66,8 +66,7 @@ async def test_nothing_is_sent_once_its_deadline_has_passed(way: Way) -> None:
     async with running(way) as world:
         paced = Paced()
         world.sick.fake.otherwise = paced
-        busy = [asyncio.create_task(world.clients.ask("double", "rest", LONG_MS)) for _ in range(SLOTS)]
-        await world.sick.fake.in_flight.reaches(SLOTS)
+        busy = await world.busy("double")
         first = 1_000_000
         late = [
             asyncio.create_task(world.clients.ask("double", DOORS[number % 2], SHORT_MS, number=first + number))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,8 @@ STARTS_WITHIN_S = 120
 ROW = [0.0381, 0.0507, 0.0617, 0.0219, -0.0442, -0.0348, -0.0434, -0.0026, 0.0199, -0.0176]
 # What clients may be told of a server that was just killed.
 EXPECTED = {OK, "upstream_lost", "upstream_unreachable", "not_ready"}
+# TorchServe keeps what waits for a worker that is being started, be it beyond the request's deadline.
+NO_WORKER = {"deadline"}
 CALLERS = 8
 
 
@@ -178,15 +180,15 @@ async def test_a_killed_worker_of_torchserve_fails_only_what_it_held(fleet: Flee
         callers.stopped = True
         await asking
         print(f"\n{callers.told}")
-        check(callers)
+        check(callers, NO_WORKER)
         await nothing_left(callers)
 
 
-def check(callers: Callers) -> None:
+def check(callers: Callers, more: Collection[str] = ()) -> None:
     """Every request was answered once: by the other stack always well, of TorchServe with a result or the truth."""
     assert set(callers.told["tfserving"]) == {OK}
     # A worker that is gone is "no worker" to TorchServe, which the gateway tells from a full queue.
-    assert set(callers.told["torchserve"]) <= EXPECTED, callers.told
+    assert set(callers.told["torchserve"]) <= EXPECTED | set(more), callers.told
     assert sum(counts.total() for counts in callers.told.values()) == callers.asked
 
 

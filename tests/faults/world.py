@@ -169,6 +169,16 @@ class World:
                 self.note(samples)
                 await asyncio.sleep(0.005)
 
+    async def busy(self, model: str) -> list[asyncio.Task[str]]:
+        """Requests that have every slot of the sick server, which holds them. One after the other, for those that come
+        at once may go out together.
+        """
+        tasks = []
+        for count in range(1, SLOTS + 1):
+            tasks.append(asyncio.create_task(self.clients.ask(model, "rest", LONG_MS)))
+            await self.sick.fake.in_flight.reaches(count)
+        return tasks
+
     async def queued(self, endpoint: str, count: int) -> None:
         """Returns once so many requests wait at an endpoint."""
         await self.until(lambda samples: samples.total("gateway_endpoint_slots_queued", endpoint=endpoint) == count)

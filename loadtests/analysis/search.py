@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 STEP = 0.05
+# Among the tries it ends a search that cannot go on, as where the generator itself is held up.
+END = (0.0, False)
 _FLOOR = 1.0
 _CEILING = 1_000_000.0
 
@@ -15,10 +17,13 @@ def next_rate(tried: Sequence[tuple[float, bool]], *, first: float = 50.0, step:
     `tried` holds (rate, met) of every try so far, in any order. Doubles until one fails (halves where the first one
     does), then bisects until pass and fail are within `step` of one another: the shape of MLPerf LoadGen's "find peak"
     search. A rate that failed bounds the search even where a higher one passed: a server that meets its objective only
-    now and then does not meet it. Ends too where nothing above 1 a second passes, or everything up to a million does.
+    now and then does not meet it. Ends too with `END` among the tries, where nothing above 1 a second passes, or where
+    everything up to a million does.
     """
     if not tried:
         return first
+    if END in tried:
+        return None
     failed = min((rate for rate, met in tried if not met), default=None)
     passed = max((rate for rate, met in tried if met and (failed is None or rate < failed)), default=None)
     if failed is None:
@@ -34,7 +39,7 @@ def next_rate(tried: Sequence[tuple[float, bool]], *, first: float = 50.0, step:
 
 def found_rate(tried: Sequence[tuple[float, bool]]) -> float | None:
     """lambda*: the highest rate that passed with no failure below it; None where none did."""
-    failed = min((rate for rate, met in tried if not met), default=float("inf"))
+    failed = min((rate for rate, met in tried if not met and rate > 0), default=float("inf"))
     return max((rate for rate, met in tried if met and rate < failed), default=None)
 
 

@@ -20,6 +20,7 @@ Group = Literal["client", "server", "record"]
 
 # Their arrivals are one stationary stream, so that windows may be compared.
 STEADY_KINDS = frozenset({"single_stream", "multi_stream", "server", "offline", "mixed", "soak"})
+UNSENT = ("dropped arrivals", "arrivals not sent")
 LITTLE = "Little's law, N against X R"
 _WINDOWS = 3
 _BLOCKS = 6
@@ -198,8 +199,8 @@ def _client(columns: Columns, workers: Sequence[Mapping[str, Any]], limits: Limi
     steps = [abs(float(worker["clock_step_ms"])) for worker in workers if worker.get("clock_step_ms") is not None]
     sent = int(np.count_nonzero(columns.sent))
     checks = [
-        Check("dropped arrivals", "client", 100 * dropped / count, 100 * limits.dropped_share, " %"),
-        Check("arrivals not sent", "client", 100 * (count - sent) / count, 100 * limits.dispatch_share, " %"),
+        Check(UNSENT[0], "client", 100 * dropped / count, 100 * limits.dropped_share, " %"),
+        Check(UNSENT[1], "client", 100 * (count - sent) / count, 100 * limits.dispatch_share, " %"),
         Check("busiest second of a worker", "client", max(cpu, default=None), limits.client_cpu, " of a core"),
         Check("throttled periods", "client", max(throttled, default=None), 0),
         Check("clock step", "client", max(steps, default=None), limits.clock_step_ms, " ms"),

@@ -66,6 +66,8 @@ class State:
             for cell in self.planned
             if is_search(cell)
             for number, (rate, _) in enumerate(self.searches.get(f"{cell.round}/{cell.slug}", ()), 1)
+            # The mark that ends a search is no rate.
+            if rate > 0
         )
 
     @classmethod

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from loadtests.analysis.search import END
 from loadtests.campaign import cold
 from loadtests.campaign.fleet import Fleet, Restarted
 from loadtests.campaign.folder import RunFolder, State, read_json, write_json
@@ -30,6 +31,8 @@ from loadtests.raw import RAW_SCHEMA, read_rows
 Line = dict[str, Any]
 # A search that does not end by itself ends here.
 _MOST_TRIES = 40
+# So many tries in which the generator could not keep up, and none that passed, end it too.
+_MOST_HELD_UP = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +85,18 @@ class Measurer:
     def _search(self, cell: CellSpec) -> None:
         key = _search_key(cell)
         tried = self.state.searches.get(key, ())
+        held_up = 0
         while (rate := self._next(cell, tried)) is not None:
             line = self._one(at_rate(cell, rate, len(tried) + 1), search=cell.slug)
-            met = bool(line.get("meets_slo"))
-            self.say(f"{cell.target.name}: {rate:g} requests/s {'meets' if met else 'misses'} {cell.slo_ms:g} ms")
-            tried = (*tried, (rate, met))
+            met = line.get("meets_slo")
+            word = "cannot be told to meet" if met is None else "meets" if met else "misses"
+            self.say(f"{cell.target.name}: {rate:g} requests/s {word} {cell.slo_ms:g} ms")
+            tried = (*tried, (rate, bool(met)))
+            held_up += met is None
+            if held_up == _MOST_HELD_UP and not any(ok for _, ok in tried):
+                # Slower still would take longer and longer, and say nothing of the server.
+                self.say(f"{cell.target.name}: the generator is held up at any rate; the search ends without one")
+                tried = (*tried, END)
             self._save(replace(self.state, searches={**self.state.searches, key: tried}))
 
     def _next(self, cell: CellSpec, tried: Sequence[tuple[float, bool]]) -> float | None:

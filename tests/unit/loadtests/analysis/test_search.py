@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.analysis.search import found_rate, next_rate
+from loadtests.analysis.search import END, found_rate, next_rate
 
 
 def _search(limit: float, first: float = 50.0) -> tuple[float | None, list[float]]:
@@ -46,3 +46,9 @@ def test_a_pass_above_a_failure_does_not_count() -> None:
     tried = [(50.0, True), (100.0, False), (150.0, True)]
     assert next_rate(tried) == 75.0
     assert found_rate(tried) == 50.0
+
+
+def test_a_search_that_cannot_go_on_is_ended_by_its_mark() -> None:
+    """And what had passed by then is what was found."""
+    assert next_rate([(50.0, False), (25.0, False), END]) is None
+    assert found_rate([(50.0, True), END]) == 50.0

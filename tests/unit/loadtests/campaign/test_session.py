@@ -143,6 +143,15 @@ def test_a_search_tries_rates_until_it_knows(address: str, options: session.Opti
     assert RunFolder(outcome.run or Path()).state().status == "complete"
 
 
+def test_a_search_ends_where_the_generator_is_what_is_slow(address: str, options: session.Options) -> None:
+    """Three tries that tell nothing of the server are enough; the run is complete, and its cells are INVALID."""
+    search = [{"name": "s", "kind": "server", "duration_s": 5, "warm_up_s": 3}]
+    outcome = run(campaign_text(address, slo_ms=10, scenarios=search, rounds=1), options, FakeEngine(cpu=0.99))
+    assert [line["rate_offered"] for line in lines_of(outcome) if line["target"] == "a"] == [50, 25, 12.5]
+    assert outcome.code == INVALID
+    assert RunFolder(outcome.run or Path()).state().status == "complete"
+
+
 def test_ctrl_c_once_finishes_the_round_and_reports(address: str, options: session.Options) -> None:
     """The run can be resumed, and then measures only what is left."""
     reported: list[Path] = []

@@ -93,6 +93,8 @@ class FakeEngine:
     latency: Callable[[CellSpec], float] = lambda _: 0.002
     before: Callable[[CellSpec], None] = lambda _: None
     measured: list[CellSpec] = field(default_factory=list)
+    # The busiest second of its one worker, as a share of a core.
+    cpu: float = 0.1
 
     def run_cell(
         self,
@@ -110,7 +112,9 @@ class FakeEngine:
         with pa.OSFile(str(raw / f"{spec.slug}.0.arrow"), "wb") as file, pa.ipc.new_stream(file, RAW_SCHEMA) as out:
             out.write_table(rows)
         count = rows.num_rows
-        health.write_text(json.dumps({"schema": 1, "t0_unix": 0.0, "workers": [], "scheduled": count}))
+        health.write_text(
+            json.dumps({"schema": 1, "t0_unix": 0.0, "workers": [{"cpu_max": self.cpu}], "scheduled": count})
+        )
         self.measured.append(spec)
 
     def seams(self, reported: list[Path] | None = None) -> Seams:

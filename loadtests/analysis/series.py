@@ -127,15 +127,20 @@ class Series:
         if not lines or (metric == "lambda" and not self.is_search):
             return None
         if metric == "lambda":
-            return found_rate([(float(line["rate_offered"]), bool(line["meets_slo"])) for line in lines])
+            return found_rate(_tried(lines))
         found = _figure(self._at_best(lines), metric)
         return None if found is None else float(found)
 
     def _at_best(self, lines: list[Line]) -> Line:
         if not self.is_search:
             return lines[0]
-        best = found_rate([(float(line["rate_offered"]), bool(line["meets_slo"])) for line in lines])
+        best = found_rate(_tried(lines))
         return next((line for line in lines if line["rate_offered"] == best), lines[0])
+
+
+def _tried(lines: Iterable[Line]) -> list[tuple[float, bool]]:
+    """The rates of a search that say something of the server."""
+    return [(float(line["rate_offered"]), line["meets_slo"]) for line in lines if line["meets_slo"] is not None]
 
 
 def series_of(lines: Iterable[Line]) -> list[Series]:

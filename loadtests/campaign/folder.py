@@ -43,7 +43,7 @@ class State:
     sealed: tuple[int, ...] = ()
     status: Status = "running"
     reason: str = ""
-    # Of each finished search, and in JSON as `round/slug`: the rates tried, with what became of each.
+    # Of each search, by `round/slug`: the rates tried, and whether each met the objective.
     searches: Mapping[str, tuple[tuple[float, bool], ...]] = field(default_factory=dict)
     # Who measures, while the status is `running`.
     process: ProcessId = field(default_factory=lambda: ProcessId(0, ""))

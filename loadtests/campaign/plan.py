@@ -16,6 +16,7 @@ OVERHEAD_S = 1.5
 TRIES = 10
 # What a p99 needs, with a few late ones among them: MLPerf's early stopping asks 838 with two.
 TRY_REQUESTS = 850
+LONGEST_TRY_S = 120.0
 COLD_S = 20.0
 COOL_DOWN_S = 5.0
 # A quick campaign's targets are warm after its first round: later ones only open their connections.
@@ -71,7 +72,7 @@ def is_search(cell: CellSpec) -> bool:
 
 def at_rate(cell: CellSpec, rate: float, attempt: int) -> CellSpec:
     """One try of a search; at a low rate it lasts longer, so that its requests suffice to tell."""
-    steps = tuple(Step(rate, max(step.seconds, TRY_REQUESTS / rate)) for step in cell.load.steps)
+    steps = tuple(Step(rate, max(step.seconds, min(TRY_REQUESTS / rate, LONGEST_TRY_S))) for step in cell.load.steps)
     return replace(cell, slug=f"{cell.slug}-try{attempt:02}", load=replace(cell.load, steps=steps))
 
 

@@ -17,8 +17,8 @@ from loadtests.replies import Outcome, Reply, outcome_of_code
 
 _PREFIX = struct.Struct(">BI")  # compressed or not, the message's length
 _DETAIL_CHARACTERS = 200
-# A refused stream was not processed (RFC 9113, section 8.7), and gRPC's own clients send it again: servers count a stream
-# for a moment after its end, and refuse the next one at their limit.
+# A refused stream was not processed (RFC 9113, section 8.7), and gRPC's own clients send it again: servers count a
+# stream for a moment after its end, and refuse the next one at their limit.
 _REFUSED_STREAM = 7
 _SENT_AGAIN = 8
 _PAUSE_S = 0.001

@@ -154,8 +154,8 @@ async def test_what_the_handler_refuses_and_fails_at_is_told_apart(foreign: Fore
             assert answer["detail"] == "I do not like 14"
             status, answer = await predict(http, endpoint, [[15, 0]])
             assert (status, answer["cause"], answer["detail"]) == (500, "upstream_failed", "I do not like 15")
-            # The archive's queue holds one: of five at once some are answered, and some find it full. No two of them fit
-            # into one call of at most eight rows.
+            # The archive's queue holds one: of five at once some are answered, and some find it full. No two of them
+            # fit into one call of at most eight rows.
             crowd = await asyncio.gather(*(predict(http, endpoint, [[16, 0]] * 8) for _ in range(5)))
             assert {(status, answer.get("cause")) for status, answer in crowd} == {(200, None), (503, "overloaded")}, (
                 crowd

@@ -75,7 +75,24 @@ def where(found: Comparison) -> str:
 
 
 def sentence(found: Comparison) -> str:
-    """The comparison in plain words."""
+    """The comparison in plain words, with what failed and what did not recover on either side."""
+    return " ".join([_said(found), *_shortcomings(found)])
+
+
+def _shortcomings(found: Comparison) -> list[str]:
+    rounds = len(found.rounds)
+    told = []
+    for own in (found.a, found.b):
+        lost = sum(own.failed_share(number) for number in found.rounds) / rounds if rounds else 0.0
+        if lost:
+            told.append(f"{own.target} gave no right answer to {share(lost, 2)} of the requests.")
+        late = own.unrecovered(found.rounds)
+        if late:
+            told.append(f"{own.target} was not seen to recover in {late} of {rounds} rounds.")
+    return told
+
+
+def _said(found: Comparison) -> str:
     metric = METRICS[found.metric.name]
     # Where there are too few samples for the scenario's own figure, the first that both sides have.
     main = found.ratios[0] if found.ratios else None

@@ -9,11 +9,13 @@ import zlib
 import numpy as np
 import pytest
 
+from loadtests.analysis.compare import Comparison
+from loadtests.analysis.series import METRICS, series_of
 from loadtests.analysis.statistics import Interval
 from loadtests.campaign_report.decision import GROUPS, Fact, public_facts, scores
 from loadtests.campaign_report.exports import csv_cell, markdown_cell
 from loadtests.campaign_report.svg import Axis, Plot, log_axis, png, zero_axis
-from loadtests.campaign_report.words import share, times, with_interval
+from loadtests.campaign_report.words import sentence, share, times, with_interval
 from loadtests.report.words import NONE
 
 
@@ -108,3 +110,22 @@ def test_names_stay_in_their_cells() -> None:
     """No mark of Markdown is obeyed, no cell of a spreadsheet is a formula."""
     assert markdown_cell("a|b*c\nd") == "a\\|b\\*c d"
     assert [csv_cell(text) for text in ("=1+1", "@x", "-1", "name")] == ["'=1+1", "'@x", "'-1", "name"]
+
+
+def test_a_sentence_names_failures_and_what_did_not_recover() -> None:
+    """Of the rounds that were used, whichever side it was."""
+    lines = [
+        {
+            **{"cell": name, "model": "m", "scenario": "s", "target": name, "round": number, "server": name},
+            "outcomes": {"ok": 95, "timeout": 5} if name == "b" else {"ok": 100},
+            "overload": {"recovery_s": None if name == "b" and number else 2.0},
+        }
+        for number in range(3)
+        for name in ("a", "b")
+    ]
+    a, b = series_of(lines)
+    found = Comparison("stacks", "m", "s", a, b, METRICS["goodput"], (0, 1, 2), 0, (), why="because")
+    assert sentence(found) == (
+        "b: no figure in common with a. No verdict: because. b gave no right answer to 5 % of the requests. "
+        "b was not seen to recover in 2 of 3 rounds."
+    )

@@ -184,7 +184,9 @@ def _comparison(
     elif differences and not allow_unlike:
         why = f"the ledgers differ ({'; '.join(differences)}); --allow-unlike compares them all the same"
     else:
-        why = _unusable(a, b, metric, shared, valid, count) or (NO_CONTROL if math.isnan(resolved) else "")
+        sides = [shortcoming(own, metric, shared, valid) for own in (a, b)]
+        few = too_few(len(shared), len(valid), count, metric)
+        why = sides[0] or sides[1] or few or (NO_CONTROL if math.isnan(resolved) else "")
     return Comparison(
         family=family,
         model=a.model,
@@ -202,15 +204,11 @@ def _comparison(
     )
 
 
-def _unusable(a: Series, b: Series, metric: Metric, shared: Sequence[int], valid: Sequence[int], count: int) -> str:
-    """Why nothing may be said from these rounds, of which `count` have a ratio; empty where something may."""
-    open_ended = [own.target for own in (a, b) if any(own.open_ended(number) for number in shared)]
-    few = too_few(len(shared), len(valid), count, metric)
-    if open_ended and len(valid) < len(shared) and few:
-        return (
-            f"the generator, not the server, ended the search of {' and '.join(open_ended)}: the rate is at least that"
-        )
-    return next((text for own in (a, b) if (text := failing(own, metric, valid))), few)
+def shortcoming(own: Series, metric: Metric, rounds: Sequence[int], valid: Sequence[int]) -> str:
+    """Why nothing may be said of a side, whatever the other one did; empty where something may."""
+    if sum(own.open_ended(number) for number in rounds) > _MAX_LEFT_OUT * len(rounds):
+        return f"the generator, not the server, ended the search of {own.target}: the rate is at least that"
+    return _failing(own, metric, valid)
 
 
 def too_few(rounds: int, valid: int, count: int, metric: Metric) -> str:
@@ -227,7 +225,7 @@ def too_few(rounds: int, valid: int, count: int, metric: Metric) -> str:
     return ""
 
 
-def failing(own: Series, metric: Metric, rounds: Sequence[int]) -> str:
+def _failing(own: Series, metric: Metric, rounds: Sequence[int]) -> str:
     """Why a server's own failures forbid a verdict on a figure in these rounds; empty where they do not."""
     zeros = sum(own.value(number, metric.name) == 0 for number in rounds)
     if zeros:

@@ -292,4 +292,4 @@ def test_a_rate_that_only_the_generator_ended_is_at_least_that(above: bool | Non
                 lines.append(_line(number, name, 10.0, valid=met is True, **cell))
     found = _within(lines, {}).comparisons[0]
     assert (found.verdict, found.a.valid(0), found.a.open_ended(0)) == (None, False, True)
-    assert found.why == "the generator, not the server, ended the search of ts and tf: the rate is at least that"
+    assert found.why == "the generator, not the server, ended the search of ts: the rate is at least that"

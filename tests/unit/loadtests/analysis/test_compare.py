@@ -197,21 +197,55 @@ def test_unlike_ledgers_are_refused_and_named_unless_allowed() -> None:
     ("family", "a", "b", "differ"),
     [
         ("stacks", {"torchserve.cpus": "0-1"}, {"tfserving.cpus": "0-3"}, ["server.cpus: 0-1 against 0-3"]),
-        ("stacks", {"torchserve.cpus": "0-1"}, {"tfserving.threads": 2}, []),
+        (
+            "stacks",
+            {"torchserve.cpus": "0-1"},
+            {"tfserving.threads": 2},
+            ["server.cpus: 0-1 against not known"],
+        ),
         ("stacks", {"payload_bytes_out": 215}, {}, []),
         ("stacks", {"payload_bytes_out": 260}, {}, []),
         ("stacks", {"payload_bytes_out": 290}, {}, ["payload_bytes_out: 290 against 200"]),
         ("gateway", {"payload_bytes_out": 260}, {"gateway.slots": 4}, []),
         ("protocols", {"payload_bytes_out": 260}, {}, []),
-        ("stacks", {"weights": None}, {}, []),
-        ("runs", {"torchserve.batchSize": 1}, {"torchserve.batchSize": 8}, ["server.batchSize: 1 against 8"]),
+        ("stacks", {"weights": None}, {}, [f"weights: not known against {'a' * 12}…"]),
+        ("runs", {"torchserve.OMP_NUM_THREADS": "1"}, {}, ["server.OMP_NUM_THREADS: 1 against default"]),
+        ("stacks", {"torchserve.cpu_limit": 2.0}, {"tfserving.nice": 0}, ["server.cpu_limit: 2.0 against default"]),
+        ("stacks", {"torchserve.nice": 5}, {"tfserving.memory_limit": None}, ["server.nice: 5 against 0"]),
+        ("runs", {"torchserve.jobQueueSize": 9}, {}, ["server.jobQueueSize: 9 against not known"]),
+        ("stacks", {"torchserve.jobQueueSize": 9}, {"tfserving.rest_threads": "default"}, []),
+        (
+            "stacks",
+            {"torchserve.batchSize": 8, "torchserve.maxBatchDelay": 5, "torchserve.maxWorkers": 2},
+            {"tfserving.batching": "default"},
+            ["server.batch_size: 8 against 1"],
+        ),
+        (
+            "stacks",
+            {"torchserve.batchSize": 8, "torchserve.maxBatchDelay": 5, "torchserve.maxWorkers": 2},
+            {
+                "tfserving.batching": "true",
+                "tfserving.batching_file": "b",
+                "tfserving.max_batch_size": 8,
+                "tfserving.batch_timeout_micros": 1000,
+                "tfserving.num_batch_threads": 2,
+            },
+            ["server.batch_delay_ms: 5 against 1.0"],
+        ),
+        ("stacks", {"torchserve.batchSize": 1, "torchserve.maxBatchDelay": 5}, {"tfserving.batching": "default"}, []),
+        (
+            "runs",
+            {"torchserve.batchSize": 1},
+            {"torchserve.batchSize": 8},
+            ["server.batchSize: 1 against 8", "server.batch_size: 1 against 8"],
+        ),
         ("configs", {"torchserve.batchSize": 1}, {"torchserve.batchSize": 8}, []),
     ],
 )
 def test_what_must_be_alike_depends_on_what_is_compared(
     family: Any, a: dict[str, Any], b: dict[str, Any], differ: list[str]
 ) -> None:
-    """Facts of a server are compared by their own names; what nobody knows is no difference."""
+    """Facts of a server are compared by their own names; what only one side knows is a difference."""
     assert unlike({"like": {**LIKE, **a}}, {"like": {**LIKE, **b}}, family) == differ
 
 

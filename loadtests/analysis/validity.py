@@ -25,8 +25,6 @@ ACCOUNTS = "generator workers that gave an account"
 LITTLE = "Little's law, N against X R"
 _WINDOWS = 3
 _BLOCKS = 6
-# However noisy the samples are, a wider difference than this is more than noise.
-_NOISE_CAP = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,8 @@ class Limits:
     client_cpu: float = 0.8
     little: float = 0.05
     clock_step_ms: float = 5.0
+    # However noisy the samples are, a wider difference than this is more than noise.
+    noise_cap: float = 0.25
     # After the first round the servers are warm; only connections are opened again.
     warm_up_again_seconds: float = 30.0
 
@@ -311,7 +311,9 @@ def _steadiness(spec: CellSpec, columns: Columns, workers: Sequence[Mapping[str,
     law = little(columns, workers, seconds) if spec.load.kind != "cold" else None
     if law is not None:
         # Few samples of a small N scatter by themselves; the law is broken only beyond that.
-        checks.append(Check(LITTLE, "record", 100 * law[0], 100 * max(limits.little, min(law[1], _NOISE_CAP)), " %"))
+        checks.append(
+            Check(LITTLE, "record", 100 * law[0], 100 * max(limits.little, min(law[1], limits.noise_cap)), " %")
+        )
     if spec.load.kind not in STEADY_KINDS:
         return checks
     closed = spec.load.arrivals == "closed"
@@ -322,7 +324,7 @@ def _steadiness(spec: CellSpec, columns: Columns, workers: Sequence[Mapping[str,
     windows = instability(columns, seconds, closed=closed)
     if windows is not None:
         latency, throughput, noise = windows
-        allowed = max(limits.instability, min(noise, _NOISE_CAP))
+        allowed = max(limits.instability, min(noise, limits.noise_cap))
         checks += [
             Check("median over three windows, max/min - 1", "server", 100 * latency, 100 * allowed, " %"),
             Check(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zlib
 
 import numpy as np
 import pytest
 
-from loadtests.analysis.compare import Comparison
+from loadtests.analysis.compare import Comparison, Ratio
 from loadtests.analysis.series import METRICS, series_of
 from loadtests.analysis.statistics import Interval
 from loadtests.campaign_report.decision import GROUPS, Fact, public_facts, scores
 from loadtests.campaign_report.exports import csv_cell, markdown_cell
+from loadtests.campaign_report.other_charts import forest_chart
 from loadtests.campaign_report.svg import Axis, Plot, log_axis, png, zero_axis
 from loadtests.campaign_report.words import sentence, share, times, with_interval
 from loadtests.report.words import NONE
@@ -129,3 +131,20 @@ def test_a_sentence_names_failures_and_what_did_not_recover() -> None:
         "b: no figure in common with a. No verdict: because. b gave no right answer to 5 % of the requests. "
         "b was not seen to recover in 2 of 3 rounds."
     )
+
+
+def test_each_row_of_a_forest_has_the_band_of_its_own_control() -> None:
+    """5 % in one scenario, 20 % in another whose twins differed by that."""
+    line = {"cell": "c", "model": "m", "scenario": "s", "target": "a", "round": 0, "server": "x", "protocol": "predict"}
+    (own,) = series_of([line])
+    ratios = (Ratio("p99", Interval(1.1, 1.05, 1.15)),)
+    rows = [
+        Comparison("stacks", "m", "s", own, own, METRICS["p99"], (0,), 0, ratios, why="because", resolution=control)
+        for control in (math.nan, 0.01, 0.2)
+    ]
+    chart = forest_chart(rows, "All")
+    assert chart is not None
+    widths = [float(width) for width in re.findall(r'class="f margin"[^>]* width="([0-9.]+)"', str(chart.svg))]
+    assert len(widths) == 3
+    assert widths[0] == widths[1]
+    assert widths[2] / widths[0] == pytest.approx(math.log(1.2) / math.log(1.05), rel=0.02)

@@ -25,15 +25,16 @@ NO_CONTROL = f"no A/A control with {MIN_ROUNDS} valid rounds, so nobody knows wh
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """B/A of one figure over rounds, with its 95 % interval; NaN ends where there is one round only."""
+    """B/A of one figure over the `rounds` that have it on both sides, with its 95 % interval; one has NaN ends."""
 
     metric: str
     interval: Interval
+    rounds: int
 
     def to_json(self) -> dict[str, Any]:
         """JSON types only; an end that is not known is null."""
         ends = {name: _finite(getattr(self.interval, name)) for name in ("value", "low", "high")}
-        return {"metric": self.metric, **ends}
+        return {"metric": self.metric, **ends, "rounds": self.rounds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,8 @@ def _comparison(
         values = log_ratios(a, b, name, rounds)
         if len(values):
             mean = bootstrap_mean(values)
-            ratios.append(Ratio(name, Interval(*(math.exp(end) for end in (mean.value, mean.low, mean.high)))))
+            ends = Interval(*(math.exp(end) for end in (mean.value, mean.low, mean.high)))
+            ratios.append(Ratio(name, ends, len(values)))
     differences = tuple(unlike(_entry(ledger, a), _entry(ledger, b), family))
     count = len(log_ratios(a, b, metric.name, valid))
     resolved = resolution_of(control, a.scenario, metric.name)

@@ -43,6 +43,15 @@ def interval(found: Interval | None) -> str:
     return f"({number(found.low)} to {number(found.high)})"
 
 
+def caveat(series: Series, metric: str) -> str:
+    """What the figure of the shown rounds does not say by itself; empty where it says all."""
+    rounds = series.shown_rounds()
+    if metric == "lambda" and any(series.open_ended(number) for number in rounds):
+        return "at least: the generator ended the search"
+    late = series.unrecovered(rounds) if metric == "recovery" else 0
+    return f"not seen to recover in {late} of {len(rounds)} rounds" if late else ""
+
+
 def share(value: float | None, digits: int = 3) -> str:
     """A share of 1 in per cent; what rounds to all or nothing without being it is not shown as that."""
     if value is None or math.isnan(value):

@@ -18,6 +18,7 @@ SCHEMA = 1
 # An error share beyond it fails the objective whatever the latencies are.
 MAX_ERRORS = 0.001
 _RECOVERY_S = 5.0
+_WINDOW_CHECKS = 3
 _TOPOLOGY = {"torchserve": "TS", "tfserving": "TFS", "oip": "OIP"}
 
 
@@ -29,6 +30,7 @@ def summarise(
     parity: Mapping[str, Any] | None,
     *,
     tier: str = "run",
+    torn: bool = False,
 ) -> dict[str, Any]:
     """The cell's line, JSON types only. `rows` are of `RAW_SCHEMA`, warm-up included, or already columns.
 
@@ -36,7 +38,7 @@ def summarise(
     dispatch lag, and where the time went. L and S are of right answers, D of all that was sent. A percentile with too
     few samples is null. Rates are a second of the scheduled window; answers that came after its end count. A cell of
     several models has all their names as its `model`. `tier` says
-    whose limits decide on `valid`.
+    whose limits decide on `valid`; `torn` that a stream of the record lacks its end mark.
     """
     columns = rows if isinstance(rows, Columns) else Columns.of(rows)
     load, target = spec.load, spec.target
@@ -44,7 +46,7 @@ def summarise(
     counted, ok = columns.counted(), columns.ok
     latency, service = (columns.t_end - columns.t_int) * 1e3, (columns.t_end - columns.t_snd) * 1e3
     lag = percentiles(((columns.t_snd - columns.t_int) * 1e3)[columns.sent])
-    checks = check_cell(spec, columns, health, resources, parity, tier=tier)
+    checks = check_cell(spec, columns, health, resources, parity, tier=tier, torn=torn)
     broken = [check for check in checks if check.binding and not check.ok]
     server = " + ".join(columns.servers) or target.server
     objective = _objective(spec, ok, latency, columns.count, seconds)
@@ -244,8 +246,9 @@ def _p95(values: Values) -> float | None:
 
 
 def _stable(checks: Mapping[str, Any]) -> bool | None:
-    windows = [check for name, check in checks.items() if "three windows" in name]
-    return all(check.ok for check in windows) if windows else None
+    windows = [check.ok for name, check in checks.items() if "three windows" in name]
+    # Of the answers alone nobody can tell how steady they were.
+    return None if all(windows) and len(windows) < _WINDOW_CHECKS else all(windows)
 
 
 def _topology(spec: CellSpec) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from loadtests.analysis.cell import MAX_ERRORS
 from loadtests.analysis.likeness import Family, unlike
 from loadtests.analysis.samples import Values
 from loadtests.analysis.series import METRICS, Line, Metric, Series, series_of
@@ -19,19 +20,21 @@ from loadtests.store.stored import target_key
 _MAX_LEFT_OUT = 0.2
 Control = Mapping[tuple[str, str], float]
 QUICK = "a quick look gives figures, no verdict"
+NO_CONTROL = f"no A/A control with {MIN_ROUNDS} valid rounds, so nobody knows what differs here by itself"
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """B/A of one figure over rounds, with its 95 % interval; NaN ends where there is one round only."""
+    """B/A of one figure over the `rounds` that have it on both sides, with its 95 % interval; one has NaN ends."""
 
     metric: str
     interval: Interval
+    rounds: int
 
     def to_json(self) -> dict[str, Any]:
         """JSON types only; an end that is not known is null."""
         ends = {name: _finite(getattr(self.interval, name)) for name in ("value", "low", "high")}
-        return {"metric": self.metric, **ends}
+        return {"metric": self.metric, **ends, "rounds": self.rounds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +104,11 @@ def within_run(
     """Stacks, gateway against direct, variants, protocols, configurations and the A/A controls of one run.
 
     A verdict is about the scenario's own figure, paired by round; Holm corrects within each family. Rounds in which
-    either side is invalid are left out, except for the figures of a pair that has no other. There is no verdict in the
-    tier `quick`, where fewer than six rounds are left or more than a fifth was left out, between stacks where a
-    stand-in answered, or where the ledgers differ and `allow_unlike` does not ask for it.
+    either side is invalid or has no figure are left out, except for the figures of a pair that has no other. There is
+    no verdict in the tier `quick`, where fewer than six rounds are left or more than a fifth was left out, without an
+    A/A control of six rounds, on response times where more than 0.1 % of a round's requests failed, on a figure that
+    is zero, between stacks where a stand-in answered, or where the ledgers differ and `allow_unlike` does not ask for
+    it.
     """
     series = series_of(lines)
     pairs = list(_pairs(series, ledger))
@@ -130,14 +135,14 @@ def resolution_of(control: Control, scenario: str, metric: str) -> float:
 
 
 def log_ratios(a: Series, b: Series, metric: str, rounds: Sequence[int]) -> Values:
-    """ln B - ln A of each round that has both figures."""
+    """ln B - ln A of each round that has both figures; a figure that is zero has no logarithm and is none."""
     pairs = [(a.value(number, metric), b.value(number, metric)) for number in rounds]
     return np.array([math.log(y / x) for x, y in pairs if x and y and x > 0 and y > 0])
 
 
 def _resolution(pair: tuple[Family, Series, Series], metric: str) -> float:
     values = log_ratios(pair[1], pair[2], metric, _both_valid(pair[1], pair[2]))
-    return resolution(values) if len(values) > 1 else math.nan
+    return resolution(values) if len(values) >= MIN_ROUNDS else math.nan
 
 
 def _both_valid(a: Series, b: Series) -> list[int]:
@@ -165,11 +170,12 @@ def _comparison(
         values = log_ratios(a, b, name, rounds)
         if len(values):
             mean = bootstrap_mean(values)
-            ratios.append(Ratio(name, Interval(*(math.exp(end) for end in (mean.value, mean.low, mean.high)))))
+            ends = Interval(*(math.exp(end) for end in (mean.value, mean.low, mean.high)))
+            ratios.append(Ratio(name, ends, len(values)))
     differences = tuple(unlike(_entry(ledger, a), _entry(ledger, b), family))
-    left_out = len(shared) - len(valid)
+    count = len(log_ratios(a, b, metric.name, valid))
+    resolved = resolution_of(control, a.scenario, metric.name)
     stand_in = a.stand_in or b.stand_in
-    count = len(log_ratios(a, b, metric.name, rounds))
     why = ""
     if family == "control":
         why = "an A/A control: the same target twice"
@@ -179,11 +185,10 @@ def _comparison(
         why = "a stand-in answered: its speed says nothing of the server that it stands for"
     elif differences and not allow_unlike:
         why = f"the ledgers differ ({'; '.join(differences)}); --allow-unlike compares them all the same"
-    elif left_out > _MAX_LEFT_OUT * len(shared):
-        why = f"{left_out} of {len(shared)} rounds are invalid"
-    elif count < MIN_ROUNDS:
-        lacking = "" if count == len(rounds) else f" with enough samples for {metric.title}"
-        why = f"{count} valid rounds{lacking}; a verdict needs {MIN_ROUNDS}"
+    else:
+        sides = [shortcoming(own, metric, shared, valid) for own in (a, b)]
+        few = too_few(len(shared), len(valid), count, metric)
+        why = sides[0] or sides[1] or few or (NO_CONTROL if math.isnan(resolved) else "")
     return Comparison(
         family=family,
         model=a.model,
@@ -192,13 +197,46 @@ def _comparison(
         b=b,
         metric=metric,
         rounds=tuple(rounds),
-        left_out=left_out,
+        left_out=len(shared) - count,
         ratios=tuple(ratios),
         why=why,
         unlike=differences,
         stand_in=stand_in,
-        resolution=resolution_of(control, a.scenario, metric.name),
+        resolution=resolved,
     )
+
+
+def shortcoming(own: Series, metric: Metric, rounds: Sequence[int], valid: Sequence[int]) -> str:
+    """Why nothing may be said of a side, whatever the other one did; empty where something may."""
+    if sum(own.open_ended(number) for number in rounds) > _MAX_LEFT_OUT * len(rounds):
+        return f"the generator, not the server, ended the search of {own.target}: the rate is at least that"
+    return _failing(own, metric, valid)
+
+
+def too_few(rounds: int, valid: int, count: int, metric: Metric) -> str:
+    """Why `count` figures of `valid` rounds of all `rounds` are too few, or a selection; empty where they suffice."""
+    if rounds - valid > _MAX_LEFT_OUT * rounds:
+        return f"{rounds - valid} of {rounds} rounds are invalid"
+    if count < MIN_ROUNDS:
+        lacking = "" if count == valid else f" with enough samples for {metric.title}"
+        return f"{count} valid rounds{lacking}; a verdict needs {MIN_ROUNDS}"
+    if rounds - count > _MAX_LEFT_OUT * rounds:
+        return (
+            f"{rounds - count} of {rounds} rounds are left out: {rounds - valid} are invalid, the others lack figures"
+        )
+    return ""
+
+
+def _failing(own: Series, metric: Metric, rounds: Sequence[int]) -> str:
+    """Why a server's own failures forbid a verdict on a figure in these rounds; empty where they do not."""
+    zeros = sum(own.value(number, metric.name) == 0 for number in rounds)
+    if zeros:
+        return f"{metric.title} of {own.target} is zero in {zeros} of {len(rounds)} rounds, which has no ratio"
+    worst = max((own.failed_share(number) for number in rounds), default=0.0)
+    if metric.of_right_answers and worst > MAX_ERRORS:
+        lost = f"{own.target} gave no right answer to {100 * worst:.2g} % of a round's requests"
+        return f"{lost}; {metric.title} is of the rest"
+    return ""
 
 
 def _judged(found: Sequence[Comparison]) -> list[Comparison]:

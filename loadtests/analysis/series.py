@@ -21,6 +21,11 @@ class Metric:
     unit: str
     higher_is_better: bool = False
 
+    @property
+    def of_right_answers(self) -> bool:
+        """Whether it is a response time of the right answers alone: then a server that fails may look fast."""
+        return self.name in ("p50", "p90", "p95", "p99", "max")
+
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -106,12 +111,38 @@ class Series:
         return [line for number in sorted(self.rounds) for line in self.rounds[number]]
 
     def valid(self, number: int) -> bool:
-        """Whether the round's figures may be used. Of a search, the try at the rate found has to be valid."""
+        """Whether the round's figures may be used.
+
+        Of a search, the try at the rate found has to be valid, and the next faster one has to have missed the
+        objective: where it failed for the generator's sake, the rate found is only what the generator could do.
+        """
         lines = self.rounds.get(number, [])
         if not self.is_search:
             return bool(lines) and all(line["valid"] for line in lines)
         best = self.value(number, "lambda")
-        return best is not None and any(line["valid"] and line["rate_offered"] == best for line in lines)
+        found = best is not None and any(line["valid"] and line["rate_offered"] == best for line in lines)
+        return found and not self.open_ended(number)
+
+    def open_ended(self, number: int) -> bool:
+        """Whether a search ended without a faster rate that missed the objective: then lambda* is at least that."""
+        best = self.value(number, "lambda")
+        if best is None:
+            return False
+        faster = [line for line in self.rounds[number] if float(line["rate_offered"]) > best]
+        lowest = min((float(line["rate_offered"]) for line in faster), default=None)
+        return not any(float(line["rate_offered"]) == lowest and line["meets_slo"] is False for line in faster)
+
+    def failed_share(self, number: int) -> float:
+        """The share of a round's scheduled requests without a right answer; of a search, of the try at its rate."""
+        lines = self.rounds.get(number, [])
+        outcomes = self._at_best(lines).get("outcomes") or {} if lines else {}
+        total = sum(outcomes.values())
+        return 1 - float(outcomes.get("ok", 0)) / total if total else 0.0
+
+    def unrecovered(self, numbers: Iterable[int]) -> int:
+        """In how many rounds of an overload it was not seen to recover."""
+        lines = [line for number in numbers for line in self.rounds.get(number, [])]
+        return sum(bool(line.get("overload")) and line["overload"].get("recovery_s") is None for line in lines)
 
     def valid_rounds(self) -> list[int]:
         """Rounds whose figures may be used, ascending."""

@@ -28,6 +28,8 @@ MIN_ROUNDS = 6
 # Up to here every assignment is tried: 2^20 sign flips or as many ways to split two runs.
 _EXACT = 2**20
 _FAR = 200
+# Sums of the same numbers in another order differ by no more than this share of all of them.
+_ROUNDING = 1e-12
 Word = Literal["faster", "slower", "equivalent", "inconclusive"]
 
 
@@ -130,7 +132,7 @@ def sign_flip_p(differences: Sequence[float] | Values) -> float:
     go below 2 / 2^R. Beyond 20 rounds 2^20 seeded assignments are drawn, the one seen among them.
     """
     data = np.asarray(differences, dtype=np.float64)
-    seen = abs(float(data.sum())) * (1 - 1e-12)
+    seen = abs(float(data.sum())) - _ROUNDING * float(np.abs(data).sum())
     if 2 ** len(data) <= _EXACT:
         sums = np.zeros(1)
         for value in data:
@@ -155,7 +157,8 @@ def permutation_p(a: Values, b: Values) -> float:
     def difference(chosen: Values) -> Values:
         return np.asarray((total - chosen) / len(b) - chosen / size)
 
-    seen = abs(float(difference(np.asarray(a.sum())))) * (1 - 1e-12)
+    # Means of nearly equal rounds cancel: what is left is rounded by the size of the rounds, not of the difference.
+    seen = abs(float(difference(np.asarray(a.sum())))) - _ROUNDING * float(np.abs(pooled).sum())
     if math.comb(len(pooled), size) <= _EXACT:
         sums = np.fromiter((sum(part) for part in combinations(pooled.tolist(), size)), dtype=np.float64)
         return float(np.mean(np.abs(difference(sums)) >= seen))

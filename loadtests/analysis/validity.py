@@ -21,11 +21,10 @@ Group = Literal["client", "server", "record"]
 # Their arrivals are one stationary stream, so that windows may be compared.
 STEADY_KINDS = frozenset({"single_stream", "multi_stream", "server", "offline", "mixed", "soak"})
 UNSENT = ("dropped arrivals", "arrivals not sent")
+ACCOUNTS = "generator workers that gave an account"
 LITTLE = "Little's law, N against X R"
 _WINDOWS = 3
 _BLOCKS = 6
-# However noisy the samples are, a wider difference than this is more than noise.
-_NOISE_CAP = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,8 @@ class Limits:
     client_cpu: float = 0.8
     little: float = 0.05
     clock_step_ms: float = 5.0
+    # However noisy the samples are, a wider difference than this is more than noise.
+    noise_cap: float = 0.25
     # After the first round the servers are warm; only connections are opened again.
     warm_up_again_seconds: float = 30.0
 
@@ -77,6 +78,8 @@ def limits_of(tier: str) -> Limits:
 @dataclass(frozen=True, slots=True)
 class Check:
     """One value beside its limit. `value` None means that nobody measured it; it then cannot fail.
+
+    That a whole account is missing is a check of its own.
 
     A check that does not bind is printed and decides nothing.
     """
@@ -116,13 +119,18 @@ def check_cell(
     parity: Mapping[str, Any] | None,
     *,
     tier: str = "run",
+    torn: bool = False,
 ) -> list[Check]:
-    """Every check of the cell, those of the generator first (method, sections 2.6 and 4.3)."""
+    """Every check of the cell, those of the generator first (method, sections 2.6 and 4.3).
+
+    `torn` says that a stream of the record ended before its end mark.
+    """
     limits = limits_of(tier)
-    workers = list(health.get("workers", ()))
+    workers = list(health.get("workers") or ())
     return [
         *_client(columns, workers, limits, closed=spec.load.arrivals == "closed"),
         *_record(columns, health, parity),
+        *_account(spec, health, workers, torn=torn),
         *_load(spec, columns, limits),
         *_steadiness(spec, columns, workers, limits),
         *_server(resources),
@@ -178,6 +186,32 @@ def instability(columns: Columns, seconds: float, *, closed: bool) -> tuple[floa
     errors = [float(np.std([np.median(b) for b in np.array_split(p, _BLOCKS)], ddof=1)) / _BLOCKS**0.5 for p in parts]
     noise = 3 * 2**0.5 * float(np.mean(errors)) / float(medians.min()) if medians.min() > 0 else 0.0
     return _spread(medians), _spread(rates), noise
+
+
+def fewest_answers(columns: Columns, seconds: float, *, closed: bool) -> tuple[int, int]:
+    """(right answers, asked for) in the emptiest of the three windows; the larger lack first.
+
+    A window is what was scheduled in it, and what was answered in it: a server that stops answering leaves one of them
+    empty. Six are asked for, as `instability` needs them, of a window with fewer arrivals as many as arrived. A closed
+    loop has no arrivals without answers, so there six are asked for whatever arrived.
+    """
+    if not columns.count:
+        return 0, _BLOCKS
+    start, ok = float(columns.t_int[0]), columns.ok
+    edges = start + seconds * np.arange(1, _WINDOWS) / _WINDOWS
+    windows = np.searchsorted(edges, columns.t_int)
+    arrived = np.bincount(windows, minlength=_WINDOWS)
+    right = np.bincount(windows[ok], minlength=_WINDOWS)
+    ends = columns.t_end[ok & (columns.t_end <= start + seconds)]
+    done = np.bincount(np.searchsorted(edges, ends), minlength=_WINDOWS)
+    wanted = np.full(_WINDOWS, _BLOCKS) if closed else np.minimum(arrived, _BLOCKS)
+    # One answer in the window suffices of those that came late: a queue that grows is told by the throughput.
+    lacks = [
+        *zip(right, wanted, strict=True),
+        *((count, min(need, 1)) for count, need in zip(done, wanted, strict=True)),
+    ]
+    found, need = min(lacks, key=lambda pair: pair[0] - pair[1])
+    return int(found), int(need)
 
 
 def drift(columns: Columns, seconds: float, share: float) -> float | None:
@@ -241,6 +275,21 @@ def _record(columns: Columns, health: Mapping[str, Any], parity: Mapping[str, An
     return checks
 
 
+def _account(
+    spec: CellSpec, health: Mapping[str, Any], workers: Sequence[Mapping[str, Any]], *, torn: bool
+) -> list[Check]:
+    """Without the generator's account nobody knows whether it kept up, nor how much it meant to send."""
+    if spec.load.kind == "cold":
+        # The campaign itself asks after a cold start, one question after another.
+        told, wanted = float(health.get("scheduled") is not None), 1
+    else:
+        told, wanted = float(len(workers)), spec.load.workers
+    return [
+        Check(ACCOUNTS, "record", told, wanted, at_least=True),
+        Check("streams without their end mark", "record", float(torn), 0),
+    ]
+
+
 def _load(spec: CellSpec, columns: Columns, limits: Limits) -> list[Check]:
     load, checks = spec.load, []
     if load.kind != "cold":
@@ -250,10 +299,10 @@ def _load(spec: CellSpec, columns: Columns, limits: Limits) -> list[Check]:
             Check("warm-up", "server", load.warm_up_seconds, warm_up, " s", at_least=True),
             Check("warm-up requests", "server", columns.warm_up, limits.warm_up_requests, at_least=True),
         ]
+    fewest = 1
     if limits.samples and load.kind not in ("cold", "offline"):
-        share = 0.9 if load.kind == "single_stream" else 0.99
-        ok = float(np.count_nonzero(columns.ok))
-        checks.append(Check("right answers", "server", ok, n_min(share, 1), at_least=True))
+        fewest = n_min(0.9 if load.kind == "single_stream" else 0.99, 1)
+    checks.append(Check("right answers", "server", float(np.count_nonzero(columns.ok)), fewest, at_least=True))
     return checks
 
 
@@ -262,13 +311,20 @@ def _steadiness(spec: CellSpec, columns: Columns, workers: Sequence[Mapping[str,
     law = little(columns, workers, seconds) if spec.load.kind != "cold" else None
     if law is not None:
         # Few samples of a small N scatter by themselves; the law is broken only beyond that.
-        checks.append(Check(LITTLE, "record", 100 * law[0], 100 * max(limits.little, min(law[1], _NOISE_CAP)), " %"))
+        checks.append(
+            Check(LITTLE, "record", 100 * law[0], 100 * max(limits.little, min(law[1], limits.noise_cap)), " %")
+        )
     if spec.load.kind not in STEADY_KINDS:
         return checks
-    windows = instability(columns, seconds, closed=spec.load.arrivals == "closed")
+    closed = spec.load.arrivals == "closed"
+    found, wanted = fewest_answers(columns, seconds, closed=closed)
+    checks.append(
+        Check("right answers in the emptiest of three windows", "server", float(found), float(wanted), at_least=True)
+    )
+    windows = instability(columns, seconds, closed=closed)
     if windows is not None:
         latency, throughput, noise = windows
-        allowed = max(limits.instability, min(noise, _NOISE_CAP))
+        allowed = max(limits.instability, min(noise, limits.noise_cap))
         checks += [
             Check("median over three windows, max/min - 1", "server", 100 * latency, 100 * allowed, " %"),
             Check(

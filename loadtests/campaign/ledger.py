@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,11 @@ def _entry(
         "payload_bytes_in": round(parity.bytes_in) if parity else None,
         "config": config,
         **{f"{name}.cpus": program.get("cpus") for name, program in programs.items()},
-        **{f"{name}.memory_limit": program.get("memory_limit") for name, program in programs.items()},
+        **{
+            f"{name}.{fact}": program.get(fact)
+            for fact in ("memory_limit", "cpu_limit", "nice")
+            for name, program in programs.items()
+        },
         **settings,
     }
     return {
@@ -202,7 +207,18 @@ def tfserving_settings(command: Sequence[str]) -> Json:
         "--grpc_max_threads": "grpc_threads",
     }
     given = {name: value for name, _, value in (word.partition("=") for word in command) if name in names}
-    return {f"tfserving.{title}": given.get(option, "default") or "true" for option, title in names.items()}
+    found: Json = {f"tfserving.{title}": given.get(option, "default") or "true" for option, title in names.items()}
+    return found | _batching(Path(given.get("--batching_parameters_file") or "/dev/null"))
+
+
+def _batching(file: Path) -> Json:
+    """What TensorFlow Serving's text protobuf of BatchingParameters sets; empty where it cannot be read from here."""
+    text = ""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = file.read_text("utf-8")
+    names = ("max_batch_size", "batch_timeout_micros", "num_batch_threads")
+    given = {name: re.search(rf"\b{name}\s*:?\s*{{\s*value\s*:\s*(\d+)", text) for name in names}
+    return {f"tfserving.{name}": int(match[1]) for name, match in given.items() if match}
 
 
 def _gateway_settings(file: Path, target: Target) -> Json:

@@ -37,7 +37,7 @@ from loadtests.campaign_report.tables import (
     parity_of,
     resources_of,
 )
-from loadtests.campaign_report.words import FAMILIES, PROTOCOLS, interval, sentence, share, with_interval, word
+from loadtests.campaign_report.words import FAMILIES, PROTOCOLS, caveat, interval, sentence, share, with_interval, word
 from loadtests.report.words import number
 
 Row = dict[str, Any]
@@ -148,9 +148,9 @@ def table_row(series: Series) -> Row:
         "stand_in": series.stand_in,
         "path": series.first["path"],
         "protocol": _protocols(series),
-        "figures": {name: with_interval(figures.get(name)) for name, _ in FIGURES},
+        "figures": {name: f"{with_interval(figures.get(name))} {caveat(series, name)}".rstrip() for name, _ in FIGURES},
         "values": {name: found.value if (found := figures.get(name)) else None for name, _ in FIGURES},
-        "intervals": {name: interval(figures.get(name)) for name, _ in FIGURES},
+        "intervals": {name: f"{interval(figures.get(name))} {caveat(series, name)}".strip() for name, _ in FIGURES},
         "attainment": share(mean_of([line["attainment"] for line in lines])),
         "failed": sum(int(count) for line in lines for name, count in line["outcomes"].items() if name != "ok"),
         "requests": sum(int(line["scheduled"]) for line in lines),

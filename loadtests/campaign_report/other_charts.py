@@ -40,7 +40,7 @@ _NAMES = 150.0
 
 
 def forest_chart(found: Sequence[Comparison], title: str) -> Chart | None:
-    """One row a comparison: B/A with its interval; the grey band is the margin within which nothing is said."""
+    """One row a comparison: B/A with its interval; each row's grey band is its margin, within which nothing is said."""
     rows = [item for item in found if item.ratios]
     if not rows:
         return None
@@ -53,8 +53,9 @@ def forest_chart(found: Sequence[Comparison], title: str) -> Chart | None:
     wide = max([1.25, *(max(value, 1 / value) for value in ends if value > 0)]) * 1.06
     x = Axis(1 / wide, wide, "ratio B / A", log=True, format=lambda value: f"{value:.3g}")
     plot = Plot(x, Axis(-0.5, len(rows) - 0.5, ""), title, height=TOP + BOTTOM + _ROW * len(rows), left=_NAMES)
-    margin = max([EQUIVALENCE, *(item.resolution for item in rows if not math.isnan(item.resolution))])
-    plot.bar(1 / (1 + margin), -0.5, 1 + margin, len(rows) - 0.5, "margin")
+    for place, item in enumerate(rows):
+        y, margin = float(len(rows) - 1 - place), margin_of(item)
+        plot.bar(1 / (1 + margin), y - 0.5, 1 + margin, y + 0.5, "margin")
     plot.rule(x=1.0, kind="zero")
     for place, item in enumerate(rows):
         y = float(len(rows) - 1 - place)
@@ -67,8 +68,9 @@ def forest_chart(found: Sequence[Comparison], title: str) -> Chart | None:
         plot.label_left(y, cut(f"{place + 1}. {item.scenario}"))
     return Chart(
         title,
-        f"Each row is B divided by A over rounds, with its 95 % interval; the band is ±{share(margin)}: "
-        "5 %, or what the A/A control cannot tell apart. Rows are numbered as in the table below.",
+        "Each row is B divided by A over rounds, with its 95 % interval; its band is what counts as no difference: "
+        f"±{share(EQUIVALENCE)}, or what the A/A control of its scenario cannot tell apart. "
+        "Rows are numbered as in the table below.",
         plot.svg(y_labels=False),
         ("", "what", "A", "B", "figure", "B / A (95 % interval)", "p, adjusted", "verdict"),
         tuple(
@@ -86,6 +88,11 @@ def forest_chart(found: Sequence[Comparison], title: str) -> Chart | None:
         ),
         ((patch(2), "faster"), (patch(3), "slower"), (patch(0), "equivalent"), (patch(7), "inconclusive, no verdict")),
     )
+
+
+def margin_of(item: Comparison) -> float:
+    """The gap, as a share, within which nothing is said of a comparison: its own scenario's."""
+    return EQUIVALENCE if math.isnan(item.resolution) else max(EQUIVALENCE, item.resolution)
 
 
 def _colour(item: Comparison) -> int:

@@ -43,6 +43,15 @@ def interval(found: Interval | None) -> str:
     return f"({number(found.low)} to {number(found.high)})"
 
 
+def caveat(series: Series, metric: str) -> str:
+    """What the figure of the shown rounds does not say by itself; empty where it says all."""
+    rounds = series.shown_rounds()
+    if metric == "lambda" and any(series.open_ended(number) for number in rounds):
+        return "at least: the generator ended the search"
+    late = series.unrecovered(rounds) if metric == "recovery" else 0
+    return f"not seen to recover in {late} of {len(rounds)} rounds" if late else ""
+
+
 def share(value: float | None, digits: int = 3) -> str:
     """A share of 1 in per cent; what rounds to all or nothing without being it is not shown as that."""
     if value is None or math.isnan(value):
@@ -75,7 +84,24 @@ def where(found: Comparison) -> str:
 
 
 def sentence(found: Comparison) -> str:
-    """The comparison in plain words."""
+    """The comparison in plain words, with what failed and what did not recover on either side."""
+    return " ".join([_said(found), *_shortcomings(found)])
+
+
+def _shortcomings(found: Comparison) -> list[str]:
+    rounds = len(found.rounds)
+    told = []
+    for own in (found.a, found.b):
+        lost = sum(own.failed_share(number) for number in found.rounds) / rounds if rounds else 0.0
+        if lost:
+            told.append(f"{own.target} gave no right answer to {share(lost, 2)} of the requests.")
+        late = own.unrecovered(found.rounds)
+        if late:
+            told.append(f"{own.target} was not seen to recover in {late} of {rounds} rounds.")
+    return told
+
+
+def _said(found: Comparison) -> str:
     metric = METRICS[found.metric.name]
     # Where there are too few samples for the scenario's own figure, the first that both sides have.
     main = found.ratios[0] if found.ratios else None

@@ -169,5 +169,58 @@ def test_arrivals_that_found_no_room_are_misses() -> None:
     outcome = pc.if_else(last, "dropped_by_client", rows["outcome"].cast(pa.string()))
     for name, values in (("t_snd", pc.if_else(last, nothing, rows["t_snd"])), ("outcome", outcome)):
         rows = rows.set_column(rows.column_names.index(name), name, values)
-    line = summarise(SPEC, rows, {}, None, None)
+    line = summarise(SPEC, rows, health_of(SPEC, rows), None, None)
     assert (line["meets_slo"], line["dropped"], line["valid"]) == (False, 200, False)
+
+
+def test_a_server_that_stops_answering_is_not_steady() -> None:
+    """Timeouts from 38 of 60 seconds on leave the last window empty, in an open loop and in a closed one."""
+    for load in (server_load(200, 60), Load("offline", "closed", (Step(0, 60),), concurrency=4)):
+        spec = replace(SPEC, load=load)
+        rows = rows_of(spec, Law(median_ms=20.0 if load.arrivals == "closed" else 1.0))
+        dead = pc.greater(rows["t_int"], 38.0)
+        if load.arrivals == "closed":
+            rows = rows.filter(pc.invert(dead))
+        else:
+            outcome = pc.if_else(dead, "timeout", rows["outcome"].cast(pa.string()))
+            rows = rows.set_column(rows.column_names.index("outcome"), "outcome", outcome)
+        line = summarise(spec, rows, health_of(spec, rows), None, None)
+        assert (line["valid"], line["stable"]) == (False, False)
+        assert "server: right answers in the emptiest of three windows 0, limit at least 6" in line["reasons"]
+
+
+@pytest.mark.parametrize(
+    ("load", "health", "reason"),
+    [
+        (server_load(200, 60), {}, "record: generator workers that gave an account 0, limit at least 1"),
+        (server_load(200, 60, workers=2), None, "record: generator workers that gave an account 1, limit at least 2"),
+        (Load("cold", "closed", (Step(0, 5),)), {}, "record: generator workers that gave an account 0"),
+    ],
+)
+def test_a_cell_whose_generator_gave_no_account_is_invalid(load: Load, health: Any, reason: str) -> None:
+    """Nobody knows whether it kept up, nor how much of the record is there."""
+    spec = replace(SPEC, load=load)
+    rows = rows_of(spec, Law(), warm_up=1000 if load.kind == "server" else 0)
+    line = summarise(spec, rows, health_of(spec, rows) if health is None else health, None, None)
+    assert (line["valid"], len(line["reasons"])) == (False, 1)
+    assert line["reasons"][0].startswith(reason)
+
+
+def test_a_record_without_its_end_mark_is_invalid() -> None:
+    """The streams of a crashed generator."""
+    rows = rows_of(SPEC, Law())
+    line = summarise(SPEC, rows, health_of(SPEC, rows), None, None, torn=True)
+    assert line["reasons"] == ["record: streams without their end mark 1, limit at most 0"]
+
+
+@pytest.mark.parametrize("kind", ["offline", "overload", "cold"])
+def test_a_cell_without_one_right_answer_is_invalid_whatever_its_kind(kind: Any) -> None:
+    """Errors as such are a result, no answer at all is none."""
+    load = server_load(200, 60) if kind == "overload" else Load("offline", "closed", (Step(0, 60),))
+    spec = replace(SPEC, load=replace(load, kind=kind))
+    for share, valid in ((1.0, False), (0.5, True)):
+        line = _line(Law(median_ms=20.0 if kind != "overload" else 1.0, refused_share=share), spec)
+        assert (line["valid"], "server: right answers 0, limit at least 1" in " ".join(line["reasons"])) == (
+            valid,
+            not valid and kind != "overload",
+        )

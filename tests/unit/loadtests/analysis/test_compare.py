@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from loadtests.analysis.compare import within_run
+from loadtests.analysis.compare import Findings, within_run
 from loadtests.analysis.likeness import unlike
 from loadtests.analysis.series import series_of
 
@@ -59,13 +60,36 @@ def _lines(targets: dict[str, float], rounds: int = 8, **changes: Any) -> list[d
 
 def _kinds(lines: Sequence[dict[str, Any]], **more: Any) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
-    for item in within_run(lines, more.get("ledger", {})).comparisons:
+    for item in _within(lines, more.get("ledger", {})).comparisons:
         found.setdefault(item.family, []).append((item.a.target, item.b.target))
     return found
 
 
 def _ledger(**of: dict[str, Any]) -> dict[str, Any]:
     return {f"m/{name}": {"like": {**LIKE, **facts}} for name, facts in of.items()}
+
+
+def _twin(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The A/A control of the first target: the same lines once more."""
+    first = lines[0]["target"]
+    return [
+        {
+            **line,
+            "target": f"{first} (A/A)",
+            "control": f"s-{first}",
+            "cell": line["cell"].replace(f"s-{first}", f"s-{first}-AA"),
+        }
+        for line in lines
+        if line["target"] == first
+    ]
+
+
+def _within(lines: Sequence[dict[str, Any]], ledger: dict[str, Any], **more: Any) -> Findings:
+    """All comparisons but those of the control that is added."""
+    if any(line["control"] for line in lines):
+        return within_run(lines, ledger, **more)
+    found = within_run([*lines, *_twin(lines)], ledger, **more)
+    return replace(found, comparisons=tuple(item for item in found.comparisons if item.family != "control"))
 
 
 def test_two_targets_are_compared_where_they_differ_in_one_thing() -> None:
@@ -94,7 +118,7 @@ def test_variants_and_configurations_of_one_server_are_compared() -> None:
 
 def test_a_clear_gap_is_a_verdict_with_its_ratio() -> None:
     """B/A of the scenario's own figure first, of every other one beside it."""
-    found = within_run(_lines({"ts": 10.0, "tf": 8.0}), {}).comparisons[0]
+    found = _within(_lines({"ts": 10.0, "tf": 8.0}), {}).comparisons[0]
     assert found.verdict is not None
     assert found.verdict.word == "faster"
     assert found.ratios[0].metric == "p99"
@@ -107,7 +131,7 @@ def test_a_clear_gap_is_a_verdict_with_its_ratio() -> None:
 def test_what_the_control_cannot_tell_apart_is_not_told_apart() -> None:
     """Twins 30 % apart make a gap of 20 % inconclusive."""
     twin = [_line(n, "ts (A/A)", 13.0, control="s-ts", cell="s-ts-AA") for n in range(8)]
-    found = within_run([*_lines({"ts": 10.0, "tf": 8.0}), *twin], {})
+    found = _within([*_lines({"ts": 10.0, "tf": 8.0}), *twin], {})
     assert [item.family for item in found.comparisons] == ["control", "stacks"]
     assert found.of("control")[0].verdict is None
     assert found.resolutions["s", "p99"] == pytest.approx(0.3, abs=0.03)
@@ -127,14 +151,14 @@ def test_what_the_control_cannot_tell_apart_is_not_told_apart() -> None:
 def test_there_is_no_verdict_from_what_may_not_be_used(changes: dict[str, Any], why: str) -> None:
     """The reason is said instead."""
     lines = _lines({"ts": 10.0}) + [_line(n, "tf", 8.0, **changes) for n in range(8)]
-    found = within_run(lines, {}).comparisons[0]
+    found = _within(lines, {}).comparisons[0]
     assert found.verdict is None
     assert found.why.startswith(why)
 
 
 def test_a_stand_in_may_still_be_compared_with_itself() -> None:
     """Through the gateway against direct remains a claim."""
-    found = within_run(_lines({"ts": 10.0, "gw": 15.0}, stand_in=True), {}).comparisons
+    found = _within(_lines({"ts": 10.0, "gw": 15.0}, stand_in=True), {}).comparisons
     assert [(item.family, item.verdict.word if item.verdict else "") for item in found] == [("gateway", "slower")]
 
 
@@ -145,15 +169,15 @@ def test_invalid_rounds_are_left_out_and_too_many_of_them_end_it() -> None:
             {**line, "valid": line["round"] >= bad or line["target"] == "ts"}
             for line in _lines({"ts": 10.0, "tf": 8.0}, rounds=10)
         ]
-        found = within_run(lines, {}).comparisons[0]
+        found = _within(lines, {}).comparisons[0]
         assert (found.left_out, found.why) == (bad, expected)
 
 
 def test_five_rounds_and_a_quick_look_give_no_verdict() -> None:
     """Six rounds are needed, of a tier that lasts."""
     lines = _lines({"ts": 10.0, "tf": 8.0}, rounds=5)
-    assert within_run(lines, {}).comparisons[0].why == "5 valid rounds; a verdict needs 6"
-    quick = within_run(_lines({"ts": 10.0, "tf": 8.0}), {}, tier="quick").comparisons[0]
+    assert _within(lines, {}).comparisons[0].why == "5 valid rounds; a verdict needs 6"
+    quick = _within(_lines({"ts": 10.0, "tf": 8.0}), {}, tier="quick").comparisons[0]
     assert (quick.verdict, quick.why) == (None, "a quick look gives figures, no verdict")
     assert quick.ratios[0].interval.value == pytest.approx(0.8, rel=0.02)
 
@@ -161,10 +185,10 @@ def test_five_rounds_and_a_quick_look_give_no_verdict() -> None:
 def test_unlike_ledgers_are_refused_and_named_unless_allowed() -> None:
     """The findings then list what was allowed."""
     lines, ledger = _lines({"ts": 10.0, "tf": 8.0}), _ledger(ts={}, tf={"weights": "b" * 64})
-    refused = within_run(lines, ledger)
+    refused = _within(lines, ledger)
     assert refused.comparisons[0].verdict is None
     assert refused.comparisons[0].why.startswith("the ledgers differ (weights: aaaaaaaaaaaa… against bbbbbbbbbbbb…)")
-    allowed = within_run(lines, ledger, allow_unlike=True)
+    allowed = _within(lines, ledger, allow_unlike=True)
     assert allowed.comparisons[0].verdict is not None
     assert allowed.allowed == ("weights: aaaaaaaaaaaa… against bbbbbbbbbbbb…",)
 
@@ -173,21 +197,55 @@ def test_unlike_ledgers_are_refused_and_named_unless_allowed() -> None:
     ("family", "a", "b", "differ"),
     [
         ("stacks", {"torchserve.cpus": "0-1"}, {"tfserving.cpus": "0-3"}, ["server.cpus: 0-1 against 0-3"]),
-        ("stacks", {"torchserve.cpus": "0-1"}, {"tfserving.threads": 2}, []),
+        (
+            "stacks",
+            {"torchserve.cpus": "0-1"},
+            {"tfserving.threads": 2},
+            ["server.cpus: 0-1 against not known"],
+        ),
         ("stacks", {"payload_bytes_out": 215}, {}, []),
         ("stacks", {"payload_bytes_out": 260}, {}, []),
         ("stacks", {"payload_bytes_out": 290}, {}, ["payload_bytes_out: 290 against 200"]),
         ("gateway", {"payload_bytes_out": 260}, {"gateway.slots": 4}, []),
         ("protocols", {"payload_bytes_out": 260}, {}, []),
-        ("stacks", {"weights": None}, {}, []),
-        ("runs", {"torchserve.batchSize": 1}, {"torchserve.batchSize": 8}, ["server.batchSize: 1 against 8"]),
+        ("stacks", {"weights": None}, {}, [f"weights: not known against {'a' * 12}…"]),
+        ("runs", {"torchserve.OMP_NUM_THREADS": "1"}, {}, ["server.OMP_NUM_THREADS: 1 against default"]),
+        ("stacks", {"torchserve.cpu_limit": 2.0}, {"tfserving.nice": 0}, ["server.cpu_limit: 2.0 against default"]),
+        ("stacks", {"torchserve.nice": 5}, {"tfserving.memory_limit": None}, ["server.nice: 5 against 0"]),
+        ("runs", {"torchserve.jobQueueSize": 9}, {}, ["server.jobQueueSize: 9 against not known"]),
+        ("stacks", {"torchserve.jobQueueSize": 9}, {"tfserving.rest_threads": "default"}, []),
+        (
+            "stacks",
+            {"torchserve.batchSize": 8, "torchserve.maxBatchDelay": 5, "torchserve.maxWorkers": 2},
+            {"tfserving.batching": "default"},
+            ["server.batch_size: 8 against 1"],
+        ),
+        (
+            "stacks",
+            {"torchserve.batchSize": 8, "torchserve.maxBatchDelay": 5, "torchserve.maxWorkers": 2},
+            {
+                "tfserving.batching": "true",
+                "tfserving.batching_file": "b",
+                "tfserving.max_batch_size": 8,
+                "tfserving.batch_timeout_micros": 1000,
+                "tfserving.num_batch_threads": 2,
+            },
+            ["server.batch_delay_ms: 5 against 1.0"],
+        ),
+        ("stacks", {"torchserve.batchSize": 1, "torchserve.maxBatchDelay": 5}, {"tfserving.batching": "default"}, []),
+        (
+            "runs",
+            {"torchserve.batchSize": 1},
+            {"torchserve.batchSize": 8},
+            ["server.batchSize: 1 against 8", "server.batch_size: 1 against 8"],
+        ),
         ("configs", {"torchserve.batchSize": 1}, {"torchserve.batchSize": 8}, []),
     ],
 )
 def test_what_must_be_alike_depends_on_what_is_compared(
     family: Any, a: dict[str, Any], b: dict[str, Any], differ: list[str]
 ) -> None:
-    """Facts of a server are compared by their own names; what nobody knows is no difference."""
+    """Facts of a server are compared by their own names; what only one side knows is a difference."""
     assert unlike({"like": {**LIKE, **a}}, {"like": {**LIKE, **b}}, family) == differ
 
 
@@ -204,6 +262,68 @@ def test_a_search_is_compared_by_the_rate_it_found() -> None:
         (True, 200.0, "lambda"),
         (True, 400.0, "lambda"),
     ]
-    verdict = within_run(lines, {}).comparisons[0].verdict
+    verdict = _within(lines, {}).comparisons[0].verdict
     assert verdict is not None
     assert (verdict.word, verdict.ratio.value) == ("faster", pytest.approx(2.0))
+
+
+def test_without_a_control_there_is_no_verdict() -> None:
+    """Nor with one that has five rounds."""
+    lines = _lines({"ts": 10.0, "tf": 8.0})
+    for twin in ([], [line for line in _twin(lines) if line["round"] < 5]):
+        found = within_run([*lines, *twin], {}).of("stacks")[0]
+        assert (found.verdict, found.why.partition(",")[0]) == (None, "no A/A control with 6 valid rounds")
+
+
+def test_a_server_that_fails_is_never_called_faster_for_it() -> None:
+    """Response times are of right answers; one round with 2 % of failures ends it, one with 0.05 % does not."""
+    for bad, why in (
+        (40, "tf gave no right answer to 2 % of a round's requests; p99 response time is of the rest"),
+        (1, ""),
+    ):
+        lines = [
+            {**line, "outcomes": {"ok": 2000 - lost, "http_5xx": lost}}
+            for line in _lines({"ts": 10.0, "tf": 8.0})
+            for lost in [bad if line["target"] == "tf" and line["round"] == 3 else 0]
+        ]
+        found = _within(lines, {}).comparisons[0]
+        assert (found.why, found.verdict is None) == (why, bool(why))
+    offline = [{**line, "kind": "offline"} for line in lines]
+    assert _within(offline, {}).comparisons[0].verdict is not None
+
+
+def test_a_round_without_its_figure_is_left_out_and_counted() -> None:
+    """One of eight lacks p99, then three of ten; a rate of zero is a result, and has no ratio."""
+    blank = {"p50": 1.0, "p90": 1.0, "p95": 1.0, "p99": None, "max": 2.0}
+    for rounds, bad, why in (
+        (8, 1, ""),
+        (10, 3, "3 of 10 rounds are left out: 0 are invalid, the others lack figures"),
+    ):
+        lines = [
+            {**line, "L": blank} if line["target"] == "tf" and line["round"] < bad else line
+            for line in _lines({"ts": 10.0, "tf": 8.0}, rounds=rounds)
+        ]
+        found = _within(lines, {}).comparisons[0]
+        assert (found.left_out, found.why) == (bad, why)
+    lines = [
+        _line(number, name, 9.0, kind="overload", goodput=0.0 if name == "tf" and number > 5 else 100.0)
+        for number in range(8)
+        for name in ("ts", "tf")
+    ]
+    found = _within(lines, {}).comparisons[0]
+    assert (found.left_out, found.verdict) == (2, None)
+    assert found.why.endswith("of tf is zero in 2 of 8 rounds, which has no ratio")
+
+
+@pytest.mark.parametrize("above", [None, True])
+def test_a_rate_that_only_the_generator_ended_is_at_least_that(above: bool | None) -> None:
+    """The next faster try was held up, or there was none."""
+    lines = []
+    for number in range(8):
+        for name in ("ts", "tf"):
+            for attempt, (rate, met) in enumerate(((4000.0, True), (8000.0, above), (4200.0, above)), 1):
+                cell = {"cell": f"s-{name}-try{attempt:02}", "rate_offered": rate, "meets_slo": met}
+                lines.append(_line(number, name, 10.0, valid=met is True, **cell))
+    found = _within(lines, {}).comparisons[0]
+    assert (found.verdict, found.a.valid(0), found.a.open_ended(0)) == (None, False, True)
+    assert found.why == "the generator, not the server, ended the search of ts: the rate is at least that"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from loadtests.analysis.history import history
 from loadtests.analysis.regression import NOTHING_SLOWER, REFUSED, SLOWER, UNDECIDED, compare_runs
 from loadtests.analysis.sql import sql
 from loadtests.errors import LoadTestError
+from loadtests.store import StoredRun
+from loadtests.store.stored import write_lines
 from tests.unit.loadtests.synthetic import Law, plan, server_load, target, write_run
 
 TARGETS = [target("ts")]
@@ -57,6 +60,48 @@ def test_unlike_runs_are_refused_and_compared_on_request_under_a_title_that_says
     allowed = compare_runs(runs / "A", runs / "unlike", allow_unlike=True)
     assert allowed.title.startswith("unlike against A, UNLIKE SET-UPS COMPARED (simplenn/ts: server.cpus")
     assert allowed.exit_code != REFUSED
+
+
+def test_another_load_under_the_same_name_is_refused(runs: Path, tmp_path: Path) -> None:
+    """Rate, duration and objective; on request the title names them."""
+    write_run(tmp_path / "B", plan([("s", server_load(20, 70))], TARGETS, rounds=1, slo_ms=20.0), {"ts": Law()})
+    found = compare_runs(runs / "A", tmp_path / "B")
+    assert (found.exit_code, found.changes[0].why) == (REFUSED, "the set-ups are unlike")
+    assert found.refused == (
+        "s: slo_ms: 50.0 against 20.0",
+        "s: duration: 60 s against 70 s",
+        "s: rates: 30/s for 60 s against 20/s for 70 s",
+    )
+    allowed = compare_runs(runs / "A", tmp_path / "B", allow_unlike=True)
+    assert "UNLIKE SET-UPS COMPARED (s: slo_ms: 50.0 against 20.0" in allowed.title
+
+
+def test_a_run_on_another_processor_is_refused(runs: Path, tmp_path: Path) -> None:
+    """Its model and how many cores."""
+    shutil.copytree(runs / "A", tmp_path / "B")
+    manifest = json.loads((tmp_path / "B" / "manifest.json").read_text())
+    manifest["environment"] |= {"cpu_model": "Another", "cores": 64}
+    (tmp_path / "B" / "manifest.json").write_text(json.dumps(manifest))
+    refused = compare_runs(runs / "A", tmp_path / "B").refused
+    assert refused == ("processor: An imaginary CPU against Another", "cores: 8 against 64")
+
+
+def test_what_is_left_of_many_rounds_is_a_selection(runs: Path, tmp_path: Path) -> None:
+    """Eight valid rounds of twelve, a control that is missing, and a server that fails give no verdict."""
+    for name, change in (("B", {}), ("C", {}), ("D", {"outcomes": {"ok": 90, "http_5xx": 10}})):
+        shutil.copytree(runs / "slower", tmp_path / name)
+        file = StoredRun(tmp_path / name).cells_file
+        lines = [{**line, **change} for line in StoredRun(tmp_path / name).cells()]
+        if name == "B":
+            lines += [{**line, "round": 8 + line["round"], "valid": False} for line in lines if line["round"] < 4]
+        if name == "C":
+            lines = [line for line in lines if not line["control"]]
+        write_lines(file, lines)
+    found = [compare_runs(runs / "A", tmp_path / name).changes[0] for name in "BCD"]
+    assert [change.verdict for change in found] == [None] * 3
+    assert found[0].why == "run B: 4 of 12 rounds are invalid"
+    assert found[1].why.startswith("no A/A control with 6 valid rounds")
+    assert found[2].why.startswith("run B: ts gave no right answer to 10 % of a round's requests")
 
 
 def test_runs_without_anything_in_common_are_said_so(runs: Path, tmp_path: Path) -> None:

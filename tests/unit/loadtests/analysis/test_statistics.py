@@ -203,3 +203,12 @@ def test_false_alarms_are_rare_and_a_fifth_is_found() -> None:
     """The simulation of the validation page, shortened: alarms in at most 5 % of campaigns, power at least 80 %."""
     assert simulate(campaigns=40, cells=4).wrong <= 0.05
     assert simulate(campaigns=12, cells=4, effect=0.2).found >= 0.8
+
+
+def test_rounding_never_takes_the_split_that_was_seen_from_its_own_tally() -> None:
+    """Rounds that hardly differ: a whole separation of six and six is 2 of 924 ways, however the sums are rounded."""
+    chance = np.random.default_rng(0)
+    for _ in range(20):
+        rounds = np.sort(np.log(20 + chance.normal(0, 1e-6, 12)))
+        assert permutation_p(rounds[:6], rounds[6:]) == pytest.approx(2 / 924)
+    assert sign_flip_p([1.0, 1e-9, 2e-9, -1.0, 3e-9, 4e-9]) >= 2 / 64

@@ -140,3 +140,14 @@ def test_threads_and_batching_of_tensorflow_serving_are_on_its_command_line() ->
     assert found["tfserving.batching"] == "true"
     assert found["tfserving.intra_op_threads"] == "4"
     assert found["tfserving.rest_threads"] == "default"
+
+
+def test_the_batching_file_of_tensorflow_serving_is_read_where_it_is(tmp_path: Path) -> None:
+    """One inside a container is not known."""
+    file = tmp_path / "batching.txt"
+    file.write_text("max_batch_size { value: 32 }\nbatch_timeout_micros{value:1500}\n")
+    found = tfserving_settings(["server", "--enable_batching=true", f"--batching_parameters_file={file}"])
+    assert (found["tfserving.max_batch_size"], found["tfserving.batch_timeout_micros"]) == (32, 1500)
+    assert "tfserving.num_batch_threads" not in found
+    gone = tfserving_settings(["server", "--batching_parameters_file=/nowhere/at/all"])
+    assert "tfserving.max_batch_size" not in gone

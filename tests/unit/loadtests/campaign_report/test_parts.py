@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zlib
 
 import numpy as np
 import pytest
 
+from loadtests.analysis.compare import Comparison, Ratio
+from loadtests.analysis.series import METRICS, series_of
 from loadtests.analysis.statistics import Interval
 from loadtests.campaign_report.decision import GROUPS, Fact, public_facts, scores
 from loadtests.campaign_report.exports import csv_cell, markdown_cell
+from loadtests.campaign_report.other_charts import forest_chart
 from loadtests.campaign_report.svg import Axis, Plot, log_axis, png, zero_axis
-from loadtests.campaign_report.words import share, times, with_interval
+from loadtests.campaign_report.words import caveat, sentence, share, times, with_interval
 from loadtests.report.words import NONE
 
 
@@ -108,3 +112,50 @@ def test_names_stay_in_their_cells() -> None:
     """No mark of Markdown is obeyed, no cell of a spreadsheet is a formula."""
     assert markdown_cell("a|b*c\nd") == "a\\|b\\*c d"
     assert [csv_cell(text) for text in ("=1+1", "@x", "-1", "name")] == ["'=1+1", "'@x", "'-1", "name"]
+
+
+def test_a_sentence_names_failures_and_what_did_not_recover() -> None:
+    """Of the rounds that were used, whichever side it was."""
+    lines = [
+        {
+            **{"cell": name, "model": "m", "scenario": "s", "target": name, "round": number, "server": name},
+            "outcomes": {"ok": 95, "timeout": 5} if name == "b" else {"ok": 100},
+            "valid": True,
+            "overload": {"recovery_s": None if name == "b" and number else 2.0},
+        }
+        for number in range(3)
+        for name in ("a", "b")
+    ]
+    a, b = series_of(lines)
+    assert [caveat(own, "recovery") for own in (a, b)] == ["", "not seen to recover in 2 of 3 rounds"]
+    found = Comparison("stacks", "m", "s", a, b, METRICS["goodput"], (0, 1, 2), 0, (), why="because")
+    assert sentence(found) == (
+        "b: no figure in common with a. No verdict: because. b gave no right answer to 5 % of the requests. "
+        "b was not seen to recover in 2 of 3 rounds."
+    )
+
+
+def test_each_row_of_a_forest_has_the_band_of_its_own_control() -> None:
+    """5 % in one scenario, 20 % in another whose twins differed by that."""
+    line = {"cell": "c", "model": "m", "scenario": "s", "target": "a", "round": 0, "server": "x", "protocol": "predict"}
+    (own,) = series_of([line])
+    ratios = (Ratio("p99", Interval(1.1, 1.05, 1.15), 1),)
+    rows = [
+        Comparison("stacks", "m", "s", own, own, METRICS["p99"], (0,), 0, ratios, why="because", resolution=control)
+        for control in (math.nan, 0.01, 0.2)
+    ]
+    chart = forest_chart(rows, "All")
+    assert chart is not None
+    widths = [float(width) for width in re.findall(r'class="f margin"[^>]* width="([0-9.]+)"', str(chart.svg))]
+    assert len(widths) == 3
+    assert widths[0] == widths[1]
+    assert widths[2] / widths[0] == pytest.approx(math.log(1.2) / math.log(1.05), rel=0.02)
+
+
+def test_a_rate_that_the_generator_ended_is_shown_as_at_least_that() -> None:
+    """A search without a faster rate that missed the objective."""
+    line = {"cell": "c-try01", "model": "m", "scenario": "s", "target": "a", "round": 0, "rate_offered": 100.0}
+    for valid, said in ((None, "at least: the generator ended the search"), (False, "")):
+        tries = [{**line, "meets_slo": True, "valid": True}, {**line, "meets_slo": valid, "valid": False}]
+        (own,) = series_of([tries[0], {**tries[1], "rate_offered": 105.0}])
+        assert caveat(own, "lambda") == said

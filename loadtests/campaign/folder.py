@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from loadtests.campaign.plan import at_rate, is_search
-from loadtests.cell_spec import CellSpec
+from loadtests.campaign.plan import is_search
+from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.errors import LoadTestError
 from serving.state import ProcessId
 

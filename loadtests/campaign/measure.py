@@ -19,11 +19,11 @@ from loadtests.campaign.gpu import GpuMeter
 from loadtests.campaign.interrupt import StoppedError
 from loadtests.campaign.ledger import key_of
 from loadtests.campaign.parity import Parity
-from loadtests.campaign.plan import at_rate, is_search
+from loadtests.campaign.plan import is_search
 from loadtests.campaign.processes import ProcessMeter
 from loadtests.campaign.resources import Meter, Watch
 from loadtests.campaign.seams import Seams
-from loadtests.cell_spec import CellSpec
+from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
 from loadtests.raw import RAW_SCHEMA, read_rows

@@ -14,9 +14,6 @@ from loadtests.cell_spec import Arrivals, CellSpec, Kind, Load, Step, Target
 OVERHEAD_S = 1.5
 # A search doubles from a first guess and bisects to 5 %: about so many rates are tried.
 TRIES = 10
-# What a p99 needs, with a few late ones among them: MLPerf's early stopping asks 838 with two.
-TRY_REQUESTS = 850
-LONGEST_TRY_S = 120.0
 COLD_S = 20.0
 COOL_DOWN_S = 5.0
 # A quick campaign's targets are warm after its first round: later ones only open their connections.
@@ -68,12 +65,6 @@ def plan_of(campaign: Campaign, targets: Mapping[str, Sequence[Target]]) -> Plan
 def is_search(cell: CellSpec) -> bool:
     """Whether the cell stands for a search: its rate is yet to be found."""
     return cell.load.kind == "server" and all(step.rate == 0 for step in cell.load.steps)
-
-
-def at_rate(cell: CellSpec, rate: float, attempt: int) -> CellSpec:
-    """One try of a search; at a low rate it lasts longer, so that its requests suffice to tell."""
-    steps = tuple(Step(rate, max(step.seconds, min(TRY_REQUESTS / rate, LONGEST_TRY_S))) for step in cell.load.steps)
-    return replace(cell, slug=f"{cell.slug}-try{attempt:02}", load=replace(cell.load, steps=steps))
 
 
 def seconds_of(campaign: Campaign, cell: CellSpec) -> float:

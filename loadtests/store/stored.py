@@ -12,8 +12,7 @@ from typing import Any
 
 import yaml
 
-from loadtests.campaign.plan import at_rate
-from loadtests.cell_spec import CellSpec
+from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.errors import LoadTestError
 
 

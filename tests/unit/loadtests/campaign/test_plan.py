@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from loadtests.campaign.plan import at_rate, is_search, plan_of, seconds_of
+from loadtests.campaign.plan import is_search, plan_of, seconds_of
 from loadtests.campaign.quick import quick_campaign
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.settings import Campaign
-from loadtests.cell_spec import CellSpec
+from loadtests.cell_spec import CellSpec, at_rate
 from tests.unit.loadtests.campaign.worlds import campaign_text, target
 
 TARGETS = {"toy": [target("a"), target("b"), target("c")]}

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -176,11 +176,15 @@ class RunFolder:
         state = self.state()
         if state.status != "running" or state.process.runs():
             return
-        for path in self.path.glob("raw/*/*.arrow"):
-            if (int(path.parent.name), path.name.rsplit(".", 2)[0]) not in state.done:
-                path.unlink()
+        self.drop_partial(state.done)
         self.keep_lines(state.done)
         self.save(replace(state, status="interrupted", reason="the process was killed"))
+
+    def drop_partial(self, done: Collection[tuple[int, str]]) -> None:
+        """Removes the streams of cells that are not done: what was cut off in the middle is no measurement."""
+        for path in self.path.glob("raw/*/*.arrow"):
+            if (int(path.parent.name), path.name.rsplit(".", 2)[0]) not in done:
+                path.unlink()
 
     def save(self, state: State) -> None:
         """Writes the state in one step: whatever happens, the file is the old one or the new one."""

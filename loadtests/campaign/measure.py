@@ -27,6 +27,7 @@ from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
 from loadtests.raw import RAW_SCHEMA, read_rows
+from loadtests.store.seal import ended
 
 Line = dict[str, Any]
 # A search that does not end by itself ends here.
@@ -174,6 +175,9 @@ class Measurer:
         ]
         if not paths:
             raise LoadTestError(f"{cell.slug}: the generator left no record; its log is {self.folder.log(cell)}")
+        for path in paths:
+            if not ended(path):
+                raise LoadTestError(f"{path}: it has no end mark, so its recorder was stopped; the cell does not count")
         tables = [read_rows(path) for path in paths]
         return pa.concat_tables(tables).unify_dictionaries() if tables else RAW_SCHEMA.empty_table()
 

@@ -247,6 +247,8 @@ class _Session:
                 self._seams.seal_round(self._folder.path, number)
 
     def _end(self, measurer: Measurer, status: Status, reason: str) -> None:
+        if status == "failed":
+            self._folder.drop_partial(measurer.state.done)
         self._folder.save(replace(measurer.state, status=status, reason=reason))
         if status == "complete":
             self._folder.ballast.unlink(missing_ok=True)

@@ -106,7 +106,7 @@ def _cells(campaign: Campaign, targets: Mapping[str, Sequence[Target]]) -> list[
                     scenario_index=index,
                     slo_ms=campaign.slo_of(scenario),
                 )
-                for group in _asked_at_once(scenario, targets)
+                for group in _asked_at_once(campaign, scenario, targets)
             ]
             cells += made
             if made and (scenario.kind in _CONTROLLED or not kinds & _CONTROLLED):
@@ -119,11 +119,14 @@ def _models_of(group: Sequence[Target]) -> str:
     return "+".join(target.model for target in group)
 
 
-def _asked_at_once(scenario: ScenarioSettings, targets: Mapping[str, Sequence[Target]]) -> Iterator[tuple[Target, ...]]:
+def _asked_at_once(
+    campaign: Campaign, scenario: ScenarioSettings, targets: Mapping[str, Sequence[Target]]
+) -> Iterator[tuple[Target, ...]]:
     """What a cell asks: one target, and in a mixed scenario the same target for every model."""
     every = [target for of_model in targets.values() for target in of_model]
     if scenario.kind == "cold":
-        yield from ((target,) for target in every if _restartable(target))
+        elsewhere = {settings.address for settings in campaign.targets}
+        yield from ((target,) for target in every if _restartable(target) and target.address not in elsewhere)
     elif scenario.kind != "mixed":
         yield from ((target,) for target in every)
     else:

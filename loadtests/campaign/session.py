@@ -303,7 +303,7 @@ def _ready(campaign: Campaign, options: Options, say: Callable[[str], None]) -> 
         plan = plan_of(campaign, _only_targets(targets))
         pairs = [pair for of_model in targets.values() for pair in of_model]
         meters = {
-            key_of(target): meters_of([target], fleet.pids, configured=settings.stack is not None)
+            key_of(target): meters_of([target], fleet.pids, configured=settings.configured is not None)
             for target, settings in pairs
         }
         rows = min(cell.load.rows for cell in plan.round(0))

@@ -246,7 +246,8 @@ def heat_low_ms(row: int) -> float:
 
 def _raw_files(run: StoredRun) -> list[Path]:
     small = [
-        run.path / name for name in ("campaign.yaml", "state.json", "manifest.json", "ledger.json", "parity.json", "cells.jsonl")
+        run.path / name
+        for name in ("campaign.yaml", "state.json", "manifest.json", "ledger.json", "parity.json", "cells.jsonl")
     ]
     accounts = [*sorted(run.path.glob("health/*/*.json")), *sorted(run.path.glob("resources/*/*.json"))]
     return [path for path in (*small, *run.sealed_rounds().values(), *accounts) if path.is_file()]

@@ -29,6 +29,7 @@ from loadtests.campaign.plan import Plan, cool_down_of, is_search, plan_of, seco
 from loadtests.campaign.progress import Bar, spoken
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.resources import Meter, meters_of
+from loadtests.campaign.sameness import differences
 from loadtests.campaign.seams import Seams
 from loadtests.campaign.settings import Campaign, TargetSettings
 from loadtests.campaign.targets import needed_stacks, targets_of
@@ -88,8 +89,7 @@ def resume(run_name: str, options: Options, console: Console, seams: Seams | Non
         text, about = folder.campaign.read_text("utf-8"), read_json(folder.path / "manifest.json")
         campaign = _checked(text, str(about.get("campaign", "campaign")), str(folder.campaign), options, say)
         with _ready(campaign, options, say) as ready:
-            if [cell.slug for cell in ready.plan.cells] != [cell.slug for cell in state.planned]:
-                raise LoadTestError(f"{folder.path}: the plan of its campaign.yaml is another one now; begin a new run")
+            _refuse_another(folder, state, ready, options)
             write_json(folder.path / "manifest.json", manifest.resumed(about, options.command))
             folder.keep_lines(state.done)
             say(f"Going on with {folder.path}: {len(state.done)} cells are done.")
@@ -331,12 +331,29 @@ def _open(folder: RunFolder, text: str, campaign: Campaign, ready: _Ready, optio
     write_json(folder.path / "manifest.json", about)
     parities = {key: found.to_json() for key, found in ready.parities.items()}
     write_json(folder.path / "parity.json", {"schema": 1, "targets": parities})
+    write_json(folder.path / "ledger.json", _ledger(ready, options))
+    folder.save(State(planned=ready.plan.cells, process=ProcessId.of(os.getpid())))
+
+
+def _ledger(ready: _Ready, options: Options) -> dict[str, Any]:
     settings = LaunchSettings(artifacts=options.artifacts)
     sources = Sources(settings.models_dir, settings.run_dir, ready.fleet.management)
     rows = sorted({cell.load.rows for cell in ready.plan.round(0)})
     pairs = [(target, settings.config) for target, settings in ready.every()]
-    write_json(folder.path / "ledger.json", ledger_of(pairs, ready.parities, ready.meters, sources, rows))
-    folder.save(State(planned=ready.plan.cells, process=ProcessId.of(os.getpid())))
+    return ledger_of(pairs, ready.parities, ready.meters, sources, rows)
+
+
+def _refuse_another(folder: RunFolder, state: State, ready: _Ready, options: Options) -> None:
+    """Rounds of two experiments are no rounds of one: raises LoadTestError."""
+    stored, now = read_json(folder.path / "ledger.json"), _ledger(ready, options)
+    found = differences((state.planned, ready.plan.cells), (stored.get("targets", {}), now["targets"]))
+    if found:
+        lines = "".join(f"\n  {text}" for text in found)
+        raise LoadTestError(
+            f"{folder.path}: going on would measure something else than it began with:{lines}\n"
+            "Bring that back and resume again, or begin a new run; "
+            f"`twinserve bench report {folder.path}` reports what was measured"
+        )
 
 
 def _only_targets(targets: Targets) -> dict[str, list[Target]]:

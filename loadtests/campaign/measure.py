@@ -21,7 +21,7 @@ from loadtests.campaign.ledger import key_of
 from loadtests.campaign.parity import Parity
 from loadtests.campaign.plan import is_search
 from loadtests.campaign.processes import ProcessMeter
-from loadtests.campaign.resources import Meter, Watch
+from loadtests.campaign.resources import Meter, Watch, gpu_beside
 from loadtests.campaign.seams import Seams
 from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.errors import LoadTestError
@@ -119,7 +119,8 @@ class Measurer:
         cold_start, restarted = None, None
         if cell.load.kind == "cold":
             restarted = self._restart(cell.target.stack)
-        with Watch(self.meters[key_of(cell.target)], self.gpu) as watch:
+        meters = self.meters[key_of(cell.target)]
+        with Watch(meters, gpu_beside(meters, self.gpu)) as watch:
             if restarted is not None:
                 cold_start = self._cold(cell, restarted)
             else:

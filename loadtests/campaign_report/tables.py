@@ -24,9 +24,7 @@ def resources_of(data: CampaignData) -> list[Row]:
         for line in series.lines():
             for server in (line.get("resources") or {}).get("servers") or []:
                 used.setdefault(str(server.get("name")), []).append(server)
-        gpu = [item for line in series.lines() if (item := (line.get("resources") or {}).get("gpu"))]
-        watts = [item["energy_j"] for item in gpu if item.get("energy_j") is not None]
-        right = sum(int(line["outcomes"].get("ok", 0)) for line in series.lines())
+        joules = _joules_per_request(series.lines())
         for name, found in used.items():
             rows.append(
                 {
@@ -46,11 +44,22 @@ def resources_of(data: CampaignData) -> list[Row]:
                     "threads": _most(found, "threads"),
                     "switches": mean_of([_sum(item, "ctx_voluntary", "ctx_involuntary") for item in found]),
                     "throttled": _most(found, "throttled"),
-                    "joules": sum(watts) / right if watts and right else None,
+                    "joules": joules,
                     "why": next((str(item["why"]) for item in found if item.get("why")), ""),
                 }
             )
     return rows
+
+
+def _joules_per_request(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """The GPUs' counters run over the warm-up as well: divided by all requests that were sent, as CPU time is."""
+    used = [
+        (float(energy), int(found["requests"]))
+        for line in lines
+        if (found := line.get("resources") or {}).get("requests")
+        and (energy := (found.get("gpu") or {}).get("energy_j")) is not None
+    ]
+    return sum(energy for energy, _ in used) / sum(requests for _, requests in used) if used else None
 
 
 def costs_of(data: CampaignData) -> list[Row]:

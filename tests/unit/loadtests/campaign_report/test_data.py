@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 from loadtests.campaign_report.data import read_campaign
+from loadtests.campaign_report.tables import resources_of
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
 from loadtests.store import StoredRun
@@ -87,3 +88,13 @@ def test_the_checksums_are_of_all_the_raw_evidence(tmp_path: Path) -> None:
     files = set(read_campaign(run).sha256)
     assert {f"{kind}/0/{cell.slug}.json" for kind in ("health", "resources") for cell in CELLS} <= files
     assert {"raw/0.parquet", "ledger.json", "parity.json", "campaign.yaml", "manifest.json"} <= files
+
+
+def test_energy_is_of_all_requests_that_it_was_measured_over(tmp_path: Path) -> None:
+    """The warm-up's too, as CPU time is; a cell whose energy nobody measured takes no part."""
+    run = write_run(tmp_path / "R", CELLS, {"ts": Law()}, lines=False)
+    for cell, energy in ((DONE, 260.0), (OTHER, None)):
+        gpu = {"status": "measured", "energy_j": energy}
+        _changed(run / "resources" / "0" / f"{cell.slug}.json", gpu=gpu)
+    rows = {row["target"]: row["joules"] for row in resources_of(read_campaign(run))}
+    assert rows == {"ts": pytest.approx(260.0 / 13_000), "ts (A/A)": None}

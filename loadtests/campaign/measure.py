@@ -24,6 +24,7 @@ from loadtests.campaign.processes import ProcessMeter
 from loadtests.campaign.resources import Meter, Watch, gpu_beside
 from loadtests.campaign.seams import Seams
 from loadtests.cell_spec import CellSpec, at_rate
+from loadtests.disk import telling_full
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
 from loadtests.raw import RAW_SCHEMA, read_rows
@@ -162,7 +163,8 @@ class Measurer:
         t0 = cold.wall_of(restarted.began)
         asked = cold.ask_after(restarted, cell, golden, stop=self.stop.is_set, clock=time.perf_counter)
         start = cold.cold_start(restarted.ready_s, asked).to_json()
-        cold.write_rows(asked, cell, self.folder.raw(cell.round) / f"{cell.slug}.0.arrow", t0)
+        with telling_full(self.folder.path):
+            cold.write_rows(asked, cell, self.folder.raw(cell.round) / f"{cell.slug}.0.arrow", t0)
         count = len(asked)
         health = {"schema": 1, "t0_unix": t0, "workers": [], "scheduled": count, "finished": count, "cold": start}
         write_json(self.folder.health(cell), {**health, "seconds": cell.load.seconds})

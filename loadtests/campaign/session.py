@@ -18,7 +18,7 @@ from rich.console import Console
 from loadtests.campaign import lock, manifest
 from loadtests.campaign.asking import check_listening
 from loadtests.campaign.fleet import Fleet, addresses_of, build_where_missing, choose_ports, fleet_of, variants_of
-from loadtests.campaign.folder import DiskFullError, RunFolder, State, Status, read_json, write_json
+from loadtests.campaign.folder import RunFolder, State, Status, read_json, write_json
 from loadtests.campaign.gpu import gpu_meter
 from loadtests.campaign.interrupt import StoppedError, TwoStage
 from loadtests.campaign.ledger import Sources, key_of, ledger_of
@@ -35,6 +35,7 @@ from loadtests.campaign.settings import Campaign, TargetSettings
 from loadtests.campaign.targets import needed_stacks, targets_of
 from loadtests.cell_spec import CellSpec, Target
 from loadtests.cells import Endpoints
+from loadtests.disk import DiskFullError, telling_full
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
 from serving.settings import LaunchSettings
@@ -323,7 +324,8 @@ def _ready(campaign: Campaign, options: Options, say: Callable[[str], None]) -> 
 
 
 def _open(folder: RunFolder, text: str, campaign: Campaign, ready: _Ready, options: Options) -> None:
-    folder.campaign.write_text(text, "utf-8")
+    with telling_full(folder.path):
+        folder.campaign.write_text(text, "utf-8")
     launched = ready.fleet.stack is not None
     about = manifest.manifest_of(
         campaign, ready.plan, folder.id, options.command, ready.fleet.servers, launched=launched

@@ -307,18 +307,18 @@ def _ready(campaign: Campaign, options: Options, say: Callable[[str], None]) -> 
             key_of(target): meters_of([target], fleet.pids, configured=settings.configured is not None)
             for target, settings in pairs
         }
-        rows = min(cell.load.rows for cell in plan.round(0))
+        rows = sorted({cell.load.rows for cell in plan.round(0)})
         parities: dict[str, Parity] = {}
         for target, settings in pairs:
             if settings.address is not None:
                 check_listening(target)
             if target.parity:
-                found = gate(target, load_golden(options.artifacts, target.model), rows)
+                found = gate(target, load_golden(options.artifacts, target.model), *rows)
                 parities[key_of(target)] = found
                 if (told := warning(target, found)) is not None:
                     say(told)
         if parities:
-            good = sum(not found.bad for found in parities.values())
+            good = sum(not found.bad and found.whole for found in parities.values())
             say(f"Parity: {good} of {len(parities)} targets answer every golden input within the contract's tolerance.")
         yield _Ready(plan, fleet, targets, meters, parities)
 

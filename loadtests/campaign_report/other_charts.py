@@ -186,7 +186,7 @@ def _part(series: Series, name: str, figure: str = "mean") -> float | None:
 
 
 def time_chart(data: CampaignData, group: Sequence[Series], styles: dict[str, Style]) -> Chart | None:
-    """Right answers a second over time, the mean of the rounds that are shown, beside what was offered: overload and recovery."""
+    """Right answers a second over time, the mean of the shown rounds, beside what was offered: overload, recovery."""
     steps = group[0].first["steps"]
     if not steps:
         return None

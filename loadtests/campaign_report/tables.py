@@ -128,6 +128,7 @@ def parity_of(data: CampaignData) -> list[Row]:
             {
                 "target": name,
                 "checked": found.get("checked"),
+                "questions": found.get("questions") or found.get("checked"),
                 "bad": found.get("bad"),
                 "max_abs": found.get("max_abs"),
                 "max_rel": found.get("max_rel"),

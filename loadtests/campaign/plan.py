@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from loadtests.campaign.settings import WARM_UP_S, Campaign, ScenarioSettings
@@ -110,7 +110,7 @@ def _cells(campaign: Campaign, targets: Mapping[str, Sequence[Target]]) -> list[
             ]
             cells += made
             if made and (scenario.kind in _CONTROLLED or not kinds & _CONTROLLED):
-                cells.append(_control(made[0], slugs))
+                cells.append(_control(made[0], slugs, {target.name for group in targets.values() for target in group}))
             index += 1
     return cells
 
@@ -146,8 +146,13 @@ def _rows(scenario: ScenarioSettings) -> tuple[int, ...]:
     return scenario.rows if isinstance(scenario.rows, tuple) else (scenario.rows,)
 
 
-def _control(cell: CellSpec, slugs: set[str]) -> CellSpec:
-    target = replace(cell.target, name=f"{cell.target.name} (A/A)")
+def _control(cell: CellSpec, slugs: set[str], names: Collection[str]) -> CellSpec:
+    """The twin of a cell, under a name that no target has."""
+    name, number = f"{cell.target.name} (A/A)", 1
+    while name in names:
+        number += 1
+        name = f"{cell.target.name} (A/A {number})"
+    target = replace(cell.target, name=name)
     return replace(cell, slug=_slug((cell.slug, "AA"), slugs), target=target, control=cell.slug)
 
 

@@ -143,7 +143,7 @@ def _in_order(
 
     def place(line: Mapping[str, Any]) -> tuple[int, int, bool, int]:
         spec = specs[int(line["round"]), str(line["cell"])]
-        own = target_key(spec.target.model, spec.target.name)
+        own = target_key(spec.target.model, spec.target.name, spec.control)
         return spec.scenario_index, targets.get(own, len(targets)), bool(spec.control), spec.round
 
     return sorted(lines, key=place)
@@ -195,7 +195,7 @@ def _cell(
         columns,
         health,
         run.resources(spec.round, spec.slug),
-        parity.get(target_key(spec.target.model, spec.target.name)),
+        parity.get(target_key(spec.target.model, spec.target.name, spec.control)),
         tier=tier,
     )
     return _with_files_checked(line, whole=not torn, health=bool(health)), _histograms(columns, spec.load.seconds)

@@ -12,6 +12,7 @@ from loadtests.analysis.validity import LITTLE
 from loadtests.campaign_report.chart import figure
 from loadtests.campaign_report.data import CampaignData
 from loadtests.report.words import NONE
+from loadtests.store.stored import target_key
 
 Row = dict[str, Any]
 
@@ -117,9 +118,8 @@ def parity_of(data: CampaignData) -> list[Row]:
     """What the gate found, and the wrong answers of the run itself."""
     wrong: Counter[str] = Counter()
     for line in data.lines:
-        wrong[f"{line['model']}/{str(line['target']).removesuffix(' (A/A)')}"] += int(
-            line["outcomes"].get("wrong_answer", 0)
-        )
+        name = target_key(str(line["model"]), str(line["target"]), line.get("control"))
+        wrong[name] += int(line["outcomes"].get("wrong_answer", 0))
     rows = []
     for name in dict.fromkeys([*data.parity, *wrong]):
         found = data.parity.get(name) or {}

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 from loadtests.campaign_report.data import read_campaign
-from loadtests.campaign_report.tables import resources_of
+from loadtests.campaign_report.tables import parity_of, resources_of
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
 from loadtests.store import StoredRun
@@ -98,3 +98,15 @@ def test_energy_is_of_all_requests_that_it_was_measured_over(tmp_path: Path) -> 
         _changed(run / "resources" / "0" / f"{cell.slug}.json", gpu=gpu)
     rows = {row["target"]: row["joules"] for row in resources_of(read_campaign(run))}
     assert rows == {"ts": pytest.approx(260.0 / 13_000), "ts (A/A)": None}
+
+
+def test_a_target_may_be_called_as_an_a_a_twin_is(tmp_path: Path) -> None:
+    """Its ledger and parity are its own: only `control` says that a cell is the twin of another."""
+    own = [target("ts"), target("x (A/A)")]
+    cells = plan([("s", server_load(20, 5))], own, rounds=1)
+    run = write_run(tmp_path / "R", cells, {"ts": Law(), "x (A/A)": Law(wrong_share=0.5)}, lines=False)
+    data = read_campaign(run)
+    wrong = {row["target"]: bool(row["wrong"]) for row in parity_of(data)}
+    assert wrong == {"simplenn/ts": False, "simplenn/x (A/A)": True}
+    parities = {line["target"]: line["parity"] for line in data.lines}
+    assert all(parities[name] for name in ("ts", "ts (A/A)", "x (A/A)"))

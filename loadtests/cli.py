@@ -235,7 +235,9 @@ def _failing(command: str, code: int = FAILED) -> Iterator[None]:
         words = f"{where}{exc.strerror or exc}; see that the disk has room and the folder may be read and written"
         _stop(f"twinserve bench {command}: {words}", code, typer.echo, exc)
     except KeyboardInterrupt as exc:
-        _stop("Interrupted before anything was measured; every process was ended.", INTERRUPTED, typer.echo, exc)
+        # Whoever was under way says how far it was; else nothing was.
+        early = " before anything was measured; every process was ended" if command in ("quick", "run") else ""
+        _stop(str(exc) or f"Interrupted{early}.", INTERRUPTED, typer.echo, exc)
 
 
 def _stop(text: str, code: int, echo: Callable[..., None], cause: BaseException) -> NoReturn:

@@ -256,7 +256,13 @@ class _Session:
 
     def _reported(self) -> Outcome:
         lines = self._folder.lines()
-        written = self._seams.write_report(self._folder.path, self._options.formats) if lines else []
+        try:
+            written = self._seams.write_report(self._folder.path, self._options.formats) if lines else []
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"Interrupted while the report was written; everything measured is in {self._folder.path}: "
+                f"`twinserve bench report {self._folder.path}` writes it"
+            ) from None
         outcome = outcome_of(self._folder.path, lines, written)
         say = _says(self._console)
         if self._folder.state().status != "complete":

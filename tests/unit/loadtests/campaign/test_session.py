@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,18 @@ def test_two_campaigns_on_one_host_refuse_each_other(address: str, options: sess
         run(campaign_text(address), options)
     options.lock.write_text('{"pid": 1, "run": "dead", "since": "long ago"}')
     assert run(campaign_text(address, rounds=1), options).code == VALID
+
+
+def test_ctrl_c_in_the_report_loses_nothing_and_says_so(address: str, options: session.Options) -> None:
+    """The run is complete; what to do for its report is told."""
+
+    def interrupted(run: Path, formats: object = ()) -> list[Path]:
+        raise KeyboardInterrupt
+
+    seams = replace(FakeEngine().seams(), write_report=interrupted)
+    with pytest.raises(KeyboardInterrupt, match="while the report was written.*`twinserve bench report"):
+        session.run(campaign_text(address, rounds=1), "c", "c", options, Console(quiet=True), seams)
+    assert RunFolder(next(options.runs.iterdir())).state().status == "complete"
 
 
 def test_a_complete_run_is_not_resumed(address: str, options: session.Options) -> None:

@@ -181,6 +181,8 @@ def worker(
 def _print_rows(rows: Rows, *, as_json: bool) -> None:
     from loadtests.campaign.tables import rows_table
 
+    for text in rows.left_out:
+        typer.echo(f"Warning: {text}", err=True)
     if as_json:
         # DuckDB's decimals are numbers, everything else that JSON does not know is text.
         found = [dict(zip(rows.columns, row, strict=True)) for row in rows.rows]
@@ -226,8 +228,16 @@ def _failing(command: str, code: int = FAILED) -> Iterator[None]:
         yield
     except LoadTestError as exc:
         _stop(f"twinserve bench {command}: {exc}", code, typer.echo, exc)
+    except BrokenPipeError:
+        raise  # whoever reads the output has had enough
+    except OSError as exc:
+        where = f"{exc.filename}: " if exc.filename else ""
+        words = f"{where}{exc.strerror or exc}; see that the disk has room and the folder may be read and written"
+        _stop(f"twinserve bench {command}: {words}", code, typer.echo, exc)
     except KeyboardInterrupt as exc:
-        _stop("Interrupted before anything was measured; every process was ended.", INTERRUPTED, typer.echo, exc)
+        # Whoever was under way says how far it was; else nothing was.
+        early = " before anything was measured; every process was ended" if command in ("quick", "run") else ""
+        _stop(str(exc) or f"Interrupted{early}.", INTERRUPTED, typer.echo, exc)
 
 
 def _stop(text: str, code: int, echo: Callable[..., None], cause: BaseException) -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,18 +14,6 @@ from loadtests.replies import Outcome
 # A few texts per kind of failure tell what went wrong; all of them would only repeat it.
 _EXAMPLES = 3
 _SERVED_BY = re.compile(r'endpoint=(?P<endpoint>[^;]*); stack=(?P<stack>[^;]*); server="(?P<server>[^"]*)"')
-
-
-def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """The nearest-rank percentile of ascending values; None where there are too few for it to mean anything.
-
-    `share` is of 1: 0.99 needs 100 values, as below that it would only be the largest one.
-    """
-    count = len(ordered)
-    # 1 - 0.99 is a little over 0.01 in binary; the rounding keeps the limits at 2, 20 and 100.
-    if count < round(1 / (1 - share), 6):
-        return None
-    return ordered[math.ceil(round(share * count, 6)) - 1]
 
 
 @dataclass(frozen=True, slots=True)

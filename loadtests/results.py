@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from loadtests.analysis.samples import percentile
 from loadtests.cells import STAND_IN, Cell, Transport
 from loadtests.errors import LoadTestError
-from loadtests.recorder import percentile
 from loadtests.replies import Outcome
 
 SCHEMA = 1
@@ -68,7 +70,7 @@ class CellResult:
 
     def as_row(self) -> dict[str, Any]:
         """The cell's entry in `summary.json`."""
-        ordered = sorted(self.latencies_ms)
+        values = np.asarray(self.latencies_ms, dtype=np.float64)
         return {
             "model": self.cell.model,
             "stack": self.cell.stack,
@@ -80,7 +82,7 @@ class CellResult:
             "requests": self.requests,
             "failures": self.failures,
             "rps": round(self.rps, 1),
-            **{f"p{round(share * 100)}_ms": _rounded(percentile(ordered, share)) for share in (0.5, 0.95, 0.99)},
+            **{f"p{round(share * 100)}_ms": _rounded(percentile(values, share)) for share in (0.5, 0.95, 0.99)},
         }
 
     @classmethod

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from loadtests.campaign.lock import LOCK, sole_campaign
 from loadtests.cells import Addresses, Cell, demo_cells
 from loadtests.errors import LoadTestError
 from loadtests.golden import Golden, load_golden
@@ -47,6 +48,7 @@ class DemoOptions:
     framework: str
     seconds: float
     users: int
+    lock: Path = LOCK
 
 
 def run(options: DemoOptions, console: Console) -> None:
@@ -54,14 +56,16 @@ def run(options: DemoOptions, console: Console) -> None:
     began = time.perf_counter()
     steps = Steps(console, total=len(MODELS) * len(BUILD_STEPS) + OTHER_STEPS)
     try:
-        with Interrupts():
-            # Before minutes of work, not after them.
-            check_ports(every_port(Ports()), LaunchSettings().host)
-            _build(options, steps)
-        with _served(options, steps) as stack:
-            _predict(options, steps, stack)
-            results = _load(options, steps, stack)
-        _report(options, steps, results, console)
+        # A campaign on this host would be measured with the demo's load, and the demo with the campaign's.
+        with sole_campaign("twinserve demo", options.lock):
+            with Interrupts():
+                # Before minutes of work, not after them.
+                check_ports(every_port(Ports()), LaunchSettings().host)
+                _build(options, steps)
+            with _served(options, steps) as stack:
+                _predict(options, steps, stack)
+                results = _load(options, steps, stack)
+            _report(options, steps, results, console)
     except (LaunchError, LoadTestError, PredictError) as exc:
         raise DemoFailedError(str(exc)) from exc
     console.print(

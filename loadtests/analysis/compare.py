@@ -312,7 +312,7 @@ def _ordered(family: Family, a: Series, b: Series) -> tuple[Series, Series]:
 
 
 def _entry(ledger: Mapping[str, Any], series: Series) -> Mapping[str, Any]:
-    found = ledger.get(target_key(series.model, series.target), {})
+    found = ledger.get(target_key(series.model, series.target, series.first.get("control")), {})
     return found if isinstance(found, Mapping) else {}
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from loadtests.campaign.plan import at_rate, is_search
-from loadtests.cell_spec import CellSpec
+from loadtests.campaign.plan import is_search
+from loadtests.cell_spec import CellSpec, at_rate
+from loadtests.disk import DiskFullError, full, telling_full
 from loadtests.errors import LoadTestError
 from serving.state import ProcessId
 
@@ -28,10 +28,6 @@ LEAST_FREE_BYTES = 16 << 20
 _ROW_BYTES = 150
 # What a closed loop may reach; nobody knows it beforehand.
 _CLOSED_RATE = 5000.0
-
-
-class DiskFullError(LoadTestError):
-    """Raised where there is no room for the records; the text says where, and how to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +99,7 @@ class RunFolder:
         base = f"{stamp}-{re.sub(r'[^A-Za-z0-9_]+', '-', name).strip('-')[:40] or 'campaign'}"
         for number in range(1, 1000):
             path = runs / (base if number == 1 else f"{base}-{number}")
-            with contextlib.suppress(FileExistsError), telling_full(runs):
+            with telling_full(runs), contextlib.suppress(FileExistsError):
                 path.mkdir(parents=True)
                 folder = cls(path)
                 folder.ballast.write_bytes(os.urandom(_BALLAST_BYTES))
@@ -157,11 +153,12 @@ class RunFolder:
         return self.path / "logs" / str(cell.round) / f"{cell.slug}.log"
 
     def prepare(self, cell: CellSpec) -> None:
-        """Makes the folders of a cell's records, and removes what an earlier attempt at it left."""
-        for path in (self.health(cell), self.resources(cell), self.log(cell)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
-        self.raw(cell.round).mkdir(parents=True, exist_ok=True)
+        """Makes the folders of a cell's records, and removes what an earlier attempt left; raises DiskFullError."""
+        with telling_full(self.path):
+            for path in (self.health(cell), self.resources(cell), self.log(cell)):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.unlink(missing_ok=True)
+            self.raw(cell.round).mkdir(parents=True, exist_ok=True)
         for path in self.raw(cell.round).glob("*.arrow"):
             if path.name.rsplit(".", 2)[0] == cell.slug:
                 path.unlink()
@@ -176,11 +173,15 @@ class RunFolder:
         state = self.state()
         if state.status != "running" or state.process.runs():
             return
-        for path in self.path.glob("raw/*/*.arrow"):
-            if (int(path.parent.name), path.name.rsplit(".", 2)[0]) not in state.done:
-                path.unlink()
+        self.drop_partial(state.done)
         self.keep_lines(state.done)
         self.save(replace(state, status="interrupted", reason="the process was killed"))
+
+    def drop_partial(self, done: Collection[tuple[int, str]]) -> None:
+        """Removes the streams of cells that are not done: what was cut off in the middle is no measurement."""
+        for path in self.path.glob("raw/*/*.arrow"):
+            if (int(path.parent.name), path.name.rsplit(".", 2)[0]) not in done:
+                path.unlink()
 
     def save(self, state: State) -> None:
         """Writes the state in one step: whatever happens, the file is the old one or the new one."""
@@ -238,7 +239,7 @@ class RunFolder:
         needed = LEAST_FREE_BYTES + int(requests * _ROW_BYTES)
         free = shutil.disk_usage(self.path).free
         if free < needed:
-            raise _full(self.path, f"{free >> 20} MB are left, and the next cell may need {needed >> 20}")
+            raise full(self.path, f"{free >> 20} MB are left, and the next cell may need {needed >> 20}")
 
 
 def write_json(path: Path, document: object) -> None:
@@ -271,23 +272,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise LoadTestError(f"{path}: expected an object")
     return document
-
-
-@contextlib.contextmanager
-def telling_full(path: Path) -> Iterator[None]:
-    """Inside, a full disk raises DiskFullError, and a folder that cannot be written LoadTestError."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _full(path, exc.strerror or "no space left") from exc
-        if exc.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            raise LoadTestError(f"{path}: cannot be written: {exc.strerror}; --runs names another folder") from exc
-        raise
-
-
-def _full(path: Path, what: str) -> DiskFullError:
-    return DiskFullError(
-        f"the disk is full: {path}: {what}. Nothing that was recorded is lost; "
-        "make room, then go on with `twinserve bench run --resume` and the name of the run"
-    )

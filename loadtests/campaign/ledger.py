@@ -174,9 +174,10 @@ def _settings(target: Target, programs: Mapping[str, Json], sources: Sources) ->
     found: Json = {}
     if "gateway" in programs:
         found |= _gateway_settings(sources.run_dir / "gateway.yaml", target)
-    if target.stack == "torchserve" and sources.management:
+    # The management address is that of the configured TorchServe; one at an address of the user's is another.
+    if target.stack == "torchserve" and "torchserve" in programs and sources.management:
         found |= torchserve_settings(_get(sources.management, f"/models/{target.model}"))
-    if target.stack == "tfserving":
+    if target.stack == "tfserving" or (target.path == "direct" and target.protocol.startswith("tfserving")):
         command = programs.get("tfserving", next(iter(programs.values()), {})).get("command", [])
         found |= tfserving_settings(command)
     for name, program in programs.items():

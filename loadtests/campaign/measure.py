@@ -19,14 +19,16 @@ from loadtests.campaign.gpu import GpuMeter
 from loadtests.campaign.interrupt import StoppedError
 from loadtests.campaign.ledger import key_of
 from loadtests.campaign.parity import Parity
-from loadtests.campaign.plan import at_rate, is_search
+from loadtests.campaign.plan import is_search
 from loadtests.campaign.processes import ProcessMeter
-from loadtests.campaign.resources import Meter, Watch
+from loadtests.campaign.resources import Meter, Watch, gpu_beside
 from loadtests.campaign.seams import Seams
-from loadtests.cell_spec import CellSpec
+from loadtests.cell_spec import CellSpec, at_rate
+from loadtests.disk import telling_full
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
 from loadtests.raw import RAW_SCHEMA, read_rows
+from loadtests.store.seal import ended
 
 Line = dict[str, Any]
 # A search that does not end by itself ends here.
@@ -118,7 +120,8 @@ class Measurer:
         cold_start, restarted = None, None
         if cell.load.kind == "cold":
             restarted = self._restart(cell.target.stack)
-        with Watch(self.meters[key_of(cell.target)], self.gpu) as watch:
+        meters = self.meters[key_of(cell.target)]
+        with Watch(meters, gpu_beside(meters, self.gpu)) as watch:
             if restarted is not None:
                 cold_start = self._cold(cell, restarted)
             else:
@@ -160,7 +163,8 @@ class Measurer:
         t0 = cold.wall_of(restarted.began)
         asked = cold.ask_after(restarted, cell, golden, stop=self.stop.is_set, clock=time.perf_counter)
         start = cold.cold_start(restarted.ready_s, asked).to_json()
-        cold.write_rows(asked, cell, self.folder.raw(cell.round) / f"{cell.slug}.0.arrow", t0)
+        with telling_full(self.folder.path):
+            cold.write_rows(asked, cell, self.folder.raw(cell.round) / f"{cell.slug}.0.arrow", t0)
         count = len(asked)
         health = {"schema": 1, "t0_unix": t0, "workers": [], "scheduled": count, "finished": count, "cold": start}
         write_json(self.folder.health(cell), {**health, "seconds": cell.load.seconds})
@@ -174,6 +178,9 @@ class Measurer:
         ]
         if not paths:
             raise LoadTestError(f"{cell.slug}: the generator left no record; its log is {self.folder.log(cell)}")
+        for path in paths:
+            if not ended(path):
+                raise LoadTestError(f"{path}: it has no end mark, so its recorder was stopped; the cell does not count")
         tables = [read_rows(path) for path in paths]
         return pa.concat_tables(tables).unify_dictionaries() if tables else RAW_SCHEMA.empty_table()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from loadtests.campaign.settings import WARM_UP_S, Campaign, ScenarioSettings
@@ -14,9 +14,6 @@ from loadtests.cell_spec import Arrivals, CellSpec, Kind, Load, Step, Target
 OVERHEAD_S = 1.5
 # A search doubles from a first guess and bisects to 5 %: about so many rates are tried.
 TRIES = 10
-# What a p99 needs, with a few late ones among them: MLPerf's early stopping asks 838 with two.
-TRY_REQUESTS = 850
-LONGEST_TRY_S = 120.0
 COLD_S = 20.0
 COOL_DOWN_S = 5.0
 # A quick campaign's targets are warm after its first round: later ones only open their connections.
@@ -70,12 +67,6 @@ def is_search(cell: CellSpec) -> bool:
     return cell.load.kind == "server" and all(step.rate == 0 for step in cell.load.steps)
 
 
-def at_rate(cell: CellSpec, rate: float, attempt: int) -> CellSpec:
-    """One try of a search; at a low rate it lasts longer, so that its requests suffice to tell."""
-    steps = tuple(Step(rate, max(step.seconds, min(TRY_REQUESTS / rate, LONGEST_TRY_S))) for step in cell.load.steps)
-    return replace(cell, slug=f"{cell.slug}-try{attempt:02}", load=replace(cell.load, steps=steps))
-
-
 def seconds_of(campaign: Campaign, cell: CellSpec) -> float:
     """About how long a cell takes."""
     cool_down, load = cool_down_of(campaign), cell.load
@@ -115,11 +106,11 @@ def _cells(campaign: Campaign, targets: Mapping[str, Sequence[Target]]) -> list[
                     scenario_index=index,
                     slo_ms=campaign.slo_of(scenario),
                 )
-                for group in _asked_at_once(scenario, targets)
+                for group in _asked_at_once(campaign, scenario, targets)
             ]
             cells += made
             if made and (scenario.kind in _CONTROLLED or not kinds & _CONTROLLED):
-                cells.append(_control(made[0], slugs))
+                cells.append(_control(made[0], slugs, {target.name for group in targets.values() for target in group}))
             index += 1
     return cells
 
@@ -128,11 +119,14 @@ def _models_of(group: Sequence[Target]) -> str:
     return "+".join(target.model for target in group)
 
 
-def _asked_at_once(scenario: ScenarioSettings, targets: Mapping[str, Sequence[Target]]) -> Iterator[tuple[Target, ...]]:
+def _asked_at_once(
+    campaign: Campaign, scenario: ScenarioSettings, targets: Mapping[str, Sequence[Target]]
+) -> Iterator[tuple[Target, ...]]:
     """What a cell asks: one target, and in a mixed scenario the same target for every model."""
     every = [target for of_model in targets.values() for target in of_model]
     if scenario.kind == "cold":
-        yield from ((target,) for target in every if _restartable(target))
+        elsewhere = {settings.address for settings in campaign.targets}
+        yield from ((target,) for target in every if _restartable(target) and target.address not in elsewhere)
     elif scenario.kind != "mixed":
         yield from ((target,) for target in every)
     else:
@@ -152,8 +146,13 @@ def _rows(scenario: ScenarioSettings) -> tuple[int, ...]:
     return scenario.rows if isinstance(scenario.rows, tuple) else (scenario.rows,)
 
 
-def _control(cell: CellSpec, slugs: set[str]) -> CellSpec:
-    target = replace(cell.target, name=f"{cell.target.name} (A/A)")
+def _control(cell: CellSpec, slugs: set[str], names: Collection[str]) -> CellSpec:
+    """The twin of a cell, under a name that no target has."""
+    name, number = f"{cell.target.name} (A/A)", 1
+    while name in names:
+        number += 1
+        name = f"{cell.target.name} (A/A {number})"
+    target = replace(cell.target, name=name)
     return replace(cell, slug=_slug((cell.slug, "AA"), slugs), target=target, control=cell.slug)
 
 

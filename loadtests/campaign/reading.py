@@ -146,8 +146,11 @@ def _mistakes(campaign: Campaign) -> Iterator[tuple[Place, str]]:
             )
         if scenario.kind == "mixed" and len(campaign.models) < 2:
             yield ("scenarios", number), "`mixed` asks several models at once; `models` names one"
-        if scenario.kind == "cold" and not any(target.stack for target in campaign.targets):
-            yield ("scenarios", number), "`cold` restarts a server of this machine; no target has `stack`"
+        if scenario.kind == "cold" and not any(target.configured for target in campaign.targets):
+            yield (
+                ("scenarios", number),
+                "`cold` restarts a server of `twinserve up`; no target is a `stack` without `address`",
+            )
 
 
 def _unknown_of(document: dict[str, object], built: list[str]) -> Iterator[tuple[Place, str]]:
@@ -168,7 +171,7 @@ def _unknown(campaign: Campaign, built: list[str]) -> Iterator[tuple[Place, str]
     for number, name in enumerate(campaign.models):
         # A server whose answers are not compared may have a model of which nothing is known here.
         own = [target for target in campaign.targets if target.model in (None, name)]
-        unchecked = all(t.stack is None and not (campaign.parity if t.parity is None else t.parity) for t in own)
+        unchecked = all(t.configured is None and not (campaign.parity if t.parity is None else t.parity) for t in own)
         if name not in built and not (own and unchecked):
             yield ("models", number), _not_built(name, built)
 

@@ -44,10 +44,11 @@ class Meter(Protocol):
 
 @dataclass(slots=True)
 class Unmeasured:
-    """A server that cannot be looked at from here."""
+    """A server that cannot be looked at from here; `elsewhere` says that it is on another host."""
 
     name: str
     why: str
+    elsewhere: bool = False
 
     def begin(self) -> None:
         """Nothing."""
@@ -117,7 +118,7 @@ def meter_at(name: str, address: str) -> Meter:
     except LoadTestError as exc:
         return Unmeasured(name, str(exc))
     if not _here(host):
-        return Unmeasured(name, "it runs on another host")
+        return Unmeasured(name, "it runs on another host", elsewhere=True)
     # A published port is held by the engine's proxy, whose CPU time is not the server's.
     container = container_at(port)
     if container is not None:
@@ -138,6 +139,13 @@ def meters_of(targets: Sequence[Target], pids: Mapping[str, int], configured: bo
         ProcessMeter(name, pids[name]) if name in pids else Unmeasured(name, "its process is not known")
         for name in names
     ]
+
+
+def gpu_beside(meters: Sequence[Meter], gpu: GpuMeter) -> GpuMeter:
+    """The meter of this machine's GPUs, or one that says why not: they are none of a server on another host."""
+    if any(isinstance(meter, Unmeasured) and meter.elsewhere for meter in meters):
+        return GpuMeter(None, "the server runs on another host")
+    return gpu
 
 
 def _per_1k(usage: Usage, requests: int) -> Usage:

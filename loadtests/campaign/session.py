@@ -18,7 +18,7 @@ from rich.console import Console
 from loadtests.campaign import lock, manifest
 from loadtests.campaign.asking import check_listening
 from loadtests.campaign.fleet import Fleet, addresses_of, build_where_missing, choose_ports, fleet_of, variants_of
-from loadtests.campaign.folder import DiskFullError, RunFolder, State, Status, read_json, write_json
+from loadtests.campaign.folder import RunFolder, State, Status, read_json, write_json
 from loadtests.campaign.gpu import gpu_meter
 from loadtests.campaign.interrupt import StoppedError, TwoStage
 from loadtests.campaign.ledger import Sources, key_of, ledger_of
@@ -29,11 +29,13 @@ from loadtests.campaign.plan import Plan, cool_down_of, is_search, plan_of, seco
 from loadtests.campaign.progress import Bar, spoken
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.resources import Meter, meters_of
+from loadtests.campaign.sameness import differences
 from loadtests.campaign.seams import Seams
 from loadtests.campaign.settings import Campaign, TargetSettings
 from loadtests.campaign.targets import needed_stacks, targets_of
 from loadtests.cell_spec import CellSpec, Target
 from loadtests.cells import Endpoints
+from loadtests.disk import DiskFullError, telling_full
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
 from serving.settings import LaunchSettings
@@ -88,8 +90,7 @@ def resume(run_name: str, options: Options, console: Console, seams: Seams | Non
         text, about = folder.campaign.read_text("utf-8"), read_json(folder.path / "manifest.json")
         campaign = _checked(text, str(about.get("campaign", "campaign")), str(folder.campaign), options, say)
         with _ready(campaign, options, say) as ready:
-            if [cell.slug for cell in ready.plan.cells] != [cell.slug for cell in state.planned]:
-                raise LoadTestError(f"{folder.path}: the plan of its campaign.yaml is another one now; begin a new run")
+            _refuse_another(folder, state, ready, options)
             write_json(folder.path / "manifest.json", manifest.resumed(about, options.command))
             folder.keep_lines(state.done)
             say(f"Going on with {folder.path}: {len(state.done)} cells are done.")
@@ -247,13 +248,21 @@ class _Session:
                 self._seams.seal_round(self._folder.path, number)
 
     def _end(self, measurer: Measurer, status: Status, reason: str) -> None:
+        if status == "failed":
+            self._folder.drop_partial(measurer.state.done)
         self._folder.save(replace(measurer.state, status=status, reason=reason))
         if status == "complete":
             self._folder.ballast.unlink(missing_ok=True)
 
     def _reported(self) -> Outcome:
         lines = self._folder.lines()
-        written = self._seams.write_report(self._folder.path, self._options.formats) if lines else []
+        try:
+            written = self._seams.write_report(self._folder.path, self._options.formats) if lines else []
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"Interrupted while the report was written; everything measured is in {self._folder.path}: "
+                f"`twinserve bench report {self._folder.path}` writes it"
+            ) from None
         outcome = outcome_of(self._folder.path, lines, written)
         say = _says(self._console)
         if self._folder.state().status != "complete":
@@ -301,27 +310,28 @@ def _ready(campaign: Campaign, options: Options, say: Callable[[str], None]) -> 
         plan = plan_of(campaign, _only_targets(targets))
         pairs = [pair for of_model in targets.values() for pair in of_model]
         meters = {
-            key_of(target): meters_of([target], fleet.pids, configured=settings.stack is not None)
+            key_of(target): meters_of([target], fleet.pids, configured=settings.configured is not None)
             for target, settings in pairs
         }
-        rows = min(cell.load.rows for cell in plan.round(0))
+        rows = sorted({cell.load.rows for cell in plan.round(0)})
         parities: dict[str, Parity] = {}
         for target, settings in pairs:
             if settings.address is not None:
                 check_listening(target)
             if target.parity:
-                found = gate(target, load_golden(options.artifacts, target.model), rows)
+                found = gate(target, load_golden(options.artifacts, target.model), *rows)
                 parities[key_of(target)] = found
                 if (told := warning(target, found)) is not None:
                     say(told)
         if parities:
-            good = sum(not found.bad for found in parities.values())
+            good = sum(not found.bad and found.whole for found in parities.values())
             say(f"Parity: {good} of {len(parities)} targets answer every golden input within the contract's tolerance.")
         yield _Ready(plan, fleet, targets, meters, parities)
 
 
 def _open(folder: RunFolder, text: str, campaign: Campaign, ready: _Ready, options: Options) -> None:
-    folder.campaign.write_text(text, "utf-8")
+    with telling_full(folder.path):
+        folder.campaign.write_text(text, "utf-8")
     launched = ready.fleet.stack is not None
     about = manifest.manifest_of(
         campaign, ready.plan, folder.id, options.command, ready.fleet.servers, launched=launched
@@ -329,12 +339,29 @@ def _open(folder: RunFolder, text: str, campaign: Campaign, ready: _Ready, optio
     write_json(folder.path / "manifest.json", about)
     parities = {key: found.to_json() for key, found in ready.parities.items()}
     write_json(folder.path / "parity.json", {"schema": 1, "targets": parities})
+    write_json(folder.path / "ledger.json", _ledger(ready, options))
+    folder.save(State(planned=ready.plan.cells, process=ProcessId.of(os.getpid())))
+
+
+def _ledger(ready: _Ready, options: Options) -> dict[str, Any]:
     settings = LaunchSettings(artifacts=options.artifacts)
     sources = Sources(settings.models_dir, settings.run_dir, ready.fleet.management)
     rows = sorted({cell.load.rows for cell in ready.plan.round(0)})
     pairs = [(target, settings.config) for target, settings in ready.every()]
-    write_json(folder.path / "ledger.json", ledger_of(pairs, ready.parities, ready.meters, sources, rows))
-    folder.save(State(planned=ready.plan.cells, process=ProcessId.of(os.getpid())))
+    return ledger_of(pairs, ready.parities, ready.meters, sources, rows)
+
+
+def _refuse_another(folder: RunFolder, state: State, ready: _Ready, options: Options) -> None:
+    """Rounds of two experiments are no rounds of one: raises LoadTestError."""
+    stored, now = read_json(folder.path / "ledger.json"), _ledger(ready, options)
+    found = differences((state.planned, ready.plan.cells), (stored.get("targets", {}), now["targets"]))
+    if found:
+        lines = "".join(f"\n  {text}" for text in found)
+        raise LoadTestError(
+            f"{folder.path}: going on would measure something else than it began with:{lines}\n"
+            "Bring that back and resume again, or begin a new run; "
+            f"`twinserve bench report {folder.path}` reports what was measured"
+        )
 
 
 def _only_targets(targets: Targets) -> dict[str, list[Target]]:

@@ -113,7 +113,7 @@ class TargetSettings(_Strict):
     name: Name | None = None
     """What the target is called in the report; made of the other fields unless given."""
     stack: Literal["torchserve", "tfserving"] | None = None
-    """A stack that `twinserve up` runs; it is started where it does not run."""
+    """A stack that `twinserve up` runs, started where it does not run. With `address`: which stack answers there."""
     transport: Literal["rest", "grpc"] = "rest"
     """With `stack`: which of the stack's protocols is spoken, through the gateway: by the gateway."""
     path: Path = "direct"
@@ -127,7 +127,9 @@ class TargetSettings(_Strict):
     variant: str | None = None
     """With `address`: which export of the model it serves, such as `torchscript`, where you know."""
     server: str = ""
-    """With `address`: what the server is, for the report, such as `Triton 2.60`, where its answers do not say."""
+    """With `address`: what the server is, such as `Triton 2.60`. Targets of one server are given the same one."""
+    upstream: Protocol | None = None
+    """With `address` and `path: gateway`: what the gateway there speaks to the server, where you know."""
     config: Literal["default", "tuned"] = "default"
     """Whether the server runs as it comes, or was tuned; the report keeps the two apart."""
     parity: bool | None = None
@@ -142,17 +144,29 @@ class TargetSettings(_Strict):
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:
-        if (self.stack is None) == (self.address is None):
+        if self.stack is None and self.address is None:
             raise PydanticCustomError("target", "expected either `stack` or `address`")
         if self.address is not None and self.protocol is None:
             raise PydanticCustomError("target", "a target with `address` needs `protocol`")
-        if self.stack is not None and (given := sorted({"model", "variant", "server"} & self.model_fields_set)):
+        own = {"model", "variant", "server", "upstream"} & self.model_fields_set
+        if self.configured is not None and (given := sorted(own)):
             raise PydanticCustomError(
                 "wrong_field",
                 "`{field}` goes with `address`; of a configured stack it is known",
                 {"field": given[0]},
             )
+        if self.upstream is not None and self.path == "direct":
+            raise PydanticCustomError("wrong_field", "`upstream` goes with `path: gateway`", {"field": "upstream"})
+        if self.address is not None and "transport" in self.model_fields_set:
+            raise PydanticCustomError(
+                "wrong_field", "`transport` goes without `address`; `protocol` says it there", {"field": "transport"}
+            )
         return self
+
+    @property
+    def configured(self) -> Literal["torchserve", "tfserving"] | None:
+        """The stack of `twinserve up` that is asked; None of a server at an address."""
+        return self.stack if self.address is None else None
 
 
 SHORT_FORMS: dict[str, dict[str, Any]] = {

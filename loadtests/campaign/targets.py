@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from loadtests.campaign.settings import Campaign, TargetSettings
@@ -26,9 +26,9 @@ _NATIVE: dict[tuple[str, str], Protocol] = {
 
 def needed_stacks(campaign: Campaign) -> tuple[str, ...]:
     """The configured servers that a campaign needs, the gateway among them."""
-    stacks = {target.stack for target in campaign.targets if target.stack}
-    through = {"gateway"} if any(target.stack and target.path == "gateway" for target in campaign.targets) else set()
-    return tuple(sorted(stacks | through))
+    stacks = {target.configured for target in campaign.targets if target.configured}
+    through = {"gateway" for target in campaign.targets if target.configured and target.path == "gateway"}
+    return tuple(sorted({*stacks, *through}))
 
 
 def targets_of(
@@ -68,21 +68,22 @@ def _made(
     endpoints: Endpoints,
 ) -> Iterator[Target]:
     parity = campaign.parity if settings.parity is None else settings.parity
-    if settings.stack is None:
-        yield from _of_address(campaign, settings, model, parity)
+    stack = settings.configured
+    if stack is None:
+        yield from _of_address(campaign, settings, model, parity, of_stack)
         return
-    variant = of_stack.get(settings.stack, "")
+    variant = of_stack.get(stack, "")
     if campaign.variants is not None and variant not in campaign.variants:
         return
-    native = _NATIVE[settings.stack, settings.transport]
+    native = _NATIVE[stack, settings.transport]
     direct = Target(
         name=settings.name or native,
         protocol=settings.protocol or native,
-        address=addresses.of(settings.stack, settings.transport),
+        address=addresses.of(stack, settings.transport),
         model=model,
         variant=variant,
-        stack=settings.stack,
-        server=servers.get(settings.stack, ""),
+        stack=stack,
+        server=servers.get(stack, ""),
         parity=parity,
     )
     if settings.path == "direct":
@@ -97,11 +98,17 @@ def _made(
         address=addresses.of("gateway", WIRES[protocol].transport),
         path="gateway",
         upstream_protocol=native,
-        pins={"x-endpoint": endpoints.of(settings.stack, settings.transport)},
+        pins={"x-endpoint": endpoints.of(stack, settings.transport)},
     )
 
 
-def _of_address(campaign: Campaign, settings: TargetSettings, model: str, parity: bool) -> Iterator[Target]:
+def _of_address(
+    campaign: Campaign, settings: TargetSettings, model: str, parity: bool, of_stack: Mapping[str, str]
+) -> Iterator[Target]:
+    """What answers there is the stack that the user names, else the server, else a thing of its own.
+
+    The protocol does not tell: many servers speak each, and two of them are what a campaign may be about.
+    """
     assert settings.address is not None  # noqa: S101 - so the settings say
     assert settings.protocol is not None  # noqa: S101
     plain = Target(
@@ -109,8 +116,9 @@ def _of_address(campaign: Campaign, settings: TargetSettings, model: str, parity
         protocol=settings.protocol,
         address=settings.address,
         model=model,
-        stack=_stack_of(settings.protocol) if settings.path == "direct" else "",
+        stack=settings.stack or settings.server,
         path=settings.path,
+        upstream_protocol=settings.upstream or "",
         server=settings.server,
         parity=parity,
     )
@@ -119,18 +127,8 @@ def _of_address(campaign: Campaign, settings: TargetSettings, model: str, parity
         return
     if settings.path == "direct" or not named:
         # Of several variants it is not known which one a server has.
-        yield replace(plain, variant=named[0] if len(named) == 1 else "")
+        yield replace(plain, variant=named[0] if len(named) == 1 else of_stack.get(settings.stack or "", ""))
         return
     for variant in named:
         name = plain.name if len(named) == 1 else f"{plain.name} {variant}"
         yield replace(plain, name=name, variant=variant, pins={"x-variant": variant})
-
-
-def _stack_of(protocol: Protocol) -> str:
-    stack = protocol.partition("-")[0]
-    return stack if stack in ("torchserve", "tfserving", "oip") else ""
-
-
-def launched(targets: Sequence[tuple[Target, TargetSettings]]) -> bool:
-    """Whether any target is a configured stack."""
-    return any(settings.stack for _, settings in targets)

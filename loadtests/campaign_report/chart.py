@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from loadtests.analysis.samples import Values, shows
-from loadtests.analysis.series import Series
+from loadtests.analysis.series import Line, Series
 from loadtests.analysis.statistics import Interval, bootstrap_mean, histogram_percentile
 from loadtests.campaign_report.data import BINS, CENTRES_MS, CampaignData
 from loadtests.campaign_report.svg import swatch
@@ -71,14 +71,26 @@ def figure(series: Series, metric: str) -> Interval | None:
     return Interval(*(float(np.exp(end)) for end in (mean.value, mean.low, mean.high)))
 
 
+def shown_lines(series: Series) -> list[Line]:
+    """The lines that the figures are of: the valid rounds, of a search the try at the rate that was found.
+
+    Shares, counts and parts are of the same, so that what stands side by side speaks of the same requests.
+    """
+    found = []
+    for number in series.shown_rounds():
+        lines = series.rounds[number]
+        best = series.value(number, "lambda")
+        found.append(next((line for line in lines if best is not None and line["rate_offered"] == best), lines[0]))
+    return found
+
+
 def pooled(data: CampaignData, series: Series, *, service: bool = False) -> Values:
     """The histogram of right answers in the rounds that are shown, of service times where asked."""
-    total, rounds = np.zeros(BINS), series.shown_rounds()
-    for line in series.lines():
-        if int(line["round"]) in rounds:
-            own = data.histograms.get((int(line["round"]), str(line["cell"])))
-            if own is not None:
-                total += own.service if service else own.response
+    total = np.zeros(BINS)
+    for line in shown_lines(series):
+        own = data.histograms.get((int(line["round"]), str(line["cell"])))
+        if own is not None:
+            total += own.service if service else own.response
     return total
 
 

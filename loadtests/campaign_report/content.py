@@ -10,7 +10,7 @@ from typing import Any
 from loadtests.analysis.compare import Comparison
 from loadtests.analysis.series import Series
 from loadtests.analysis.validity import limits_of
-from loadtests.campaign_report.chart import Chart, Style, figure, styles_of
+from loadtests.campaign_report.chart import Chart, Style, figure, shown_lines, styles_of
 from loadtests.campaign_report.data import CampaignData
 from loadtests.campaign_report.decision import decision_of
 from loadtests.campaign_report.latency_charts import (
@@ -138,8 +138,11 @@ def validity_of(data: CampaignData) -> Row:
 
 
 def table_row(series: Series) -> Row:
-    """A row of the table: geometric means over valid rounds, each with its interval over rounds."""
-    lines = series.lines()
+    """A row of the table: geometric means over valid rounds, each with its interval over rounds.
+
+    What was within the objective and what failed is counted in the same rounds.
+    """
+    lines = shown_lines(series)
     valid = series.valid_rounds()
     figures = {name: figure(series, name) for name, _ in FIGURES if name != "lambda" or series.is_search}
     return {
@@ -253,7 +256,7 @@ def _how(group: Series) -> str:
 def _failures(group: Sequence[Series]) -> list[tuple[str, str, int]]:
     found: Counter[tuple[str, str]] = Counter()
     for own in group:
-        for line in own.lines():
+        for line in shown_lines(own):
             for text, count in (line.get("failures") or {}).items():
                 found[own.target, text] += int(count)
     return [(target, text, count) for (target, text), count in found.most_common(8)]

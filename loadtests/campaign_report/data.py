@@ -20,6 +20,7 @@ from loadtests.analysis.columns import Columns
 from loadtests.analysis.compare import Findings, within_run
 from loadtests.analysis.samples import Values
 from loadtests.analysis.series import Series, series_of
+from loadtests.analysis.validity import Check
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
 from loadtests.store import StoredRun, seal_round, torn_streams
@@ -47,7 +48,10 @@ class Histograms:
 
 @dataclass(frozen=True, slots=True)
 class CampaignData:
-    """A run as the report sees it. `histograms` are by (round, cell); `torn` by file and stream; `sha256` by file."""
+    """A run as the report sees it: the cells that are done. `histograms` are by (round, cell); `sha256` by file.
+
+    `torn` are streams of done cells that lack their end mark, by file and stream.
+    """
 
     run: StoredRun
     tier: str
@@ -74,8 +78,9 @@ class CampaignData:
 def read_campaign(path: Path, *, allow_unlike: bool = False) -> CampaignData:
     """Reads a run and computes every line anew from the raw record.
 
-    Rounds that an ended run left unsealed are sealed first. cells.jsonl is written where it lacks lines. Raises
-    LoadTestError where the folder is no run or nothing was recorded.
+    Rounds that an ended run left unsealed are sealed first. What the state does not call done was cut off in the
+    middle and is left out. cells.jsonl is written where its lines are not those of the done cells. Raises LoadTestError
+    where the folder is no run or no cell is done.
     """
     run = StoredRun(path).checked()
     state = run.state()
@@ -85,7 +90,9 @@ def read_campaign(path: Path, *, allow_unlike: bool = False) -> CampaignData:
     sealed = run.sealed_rounds()
     if not sealed:
         raise LoadTestError(f"{run.raw}: no round was finished, so there is nothing to report yet")
-    specs, tier, parity = run.specs(), run.tier, run.parity()
+    tier, parity = run.tier, run.parity()
+    done = {(int(number), str(slug)) for number, slug in state.get("done", [])}
+    specs = {key: spec for key, spec in run.specs().items() if key in done}
     known = {(int(line["round"]), str(line["cell"])): line for line in run.cells()}
     lines: list[dict[str, Any]] = []
     histograms: dict[tuple[int, str], Histograms] = {}
@@ -98,9 +105,9 @@ def read_campaign(path: Path, *, allow_unlike: bool = False) -> CampaignData:
                 histograms[key] = own
                 lines.append({**known.get(key, {}), **line})
     if not lines:
-        raise LoadTestError(f"{run.path}: none of the recorded cells is in the plan of state.json")
+        raise LoadTestError(f"{run.path}: no cell was finished, so there is nothing to report yet")
     lines.sort(key=lambda line: (line["round"], line["order_in_round"], line["cell"]))
-    if len(known) < len(lines):
+    if state.get("status") != "running" and known.keys() != histograms.keys():
         write_lines(run.cells_file, lines)
     ledger = run.ledger()
     ordered = _in_order(lines, specs, ledger)
@@ -117,7 +124,12 @@ def read_campaign(path: Path, *, allow_unlike: bool = False) -> CampaignData:
         campaign=run.campaign(),
         ledger=ledger,
         parity=parity,
-        torn={f"{file.name}: {name}": why for file in sealed.values() for name, why in torn_streams(file).items()},
+        torn={
+            f"{file.name}: {name}": why
+            for number, file in sealed.items()
+            for name, why in torn_streams(file).items()
+            if (number, name.rpartition(".")[0]) in done
+        },
         sha256={str(file.relative_to(run.path)): _digest(file) for file in _raw_files(run)},
         planned=len(state.get("planned", [])),
     )
@@ -131,7 +143,7 @@ def _in_order(
 
     def place(line: Mapping[str, Any]) -> tuple[int, int, bool, int]:
         spec = specs[int(line["round"]), str(line["cell"])]
-        own = target_key(spec.target.model, spec.target.name)
+        own = target_key(spec.target.model, spec.target.name, spec.control)
         return spec.scenario_index, targets.get(own, len(targets)), bool(spec.control), spec.round
 
     return sorted(lines, key=place)
@@ -145,8 +157,9 @@ def _round(
     tier: str,
     parity: Mapping[str, Any],
 ) -> list[tuple[dict[str, Any], Histograms]]:
+    torn = {name.rpartition(".")[0] for name in torn_streams(file)}
     return [
-        _cell(run, spec, rows, tier, parity)
+        _cell(run, spec, rows, tier, parity, torn=slug in torn)
         for slug, rows in _cells_of(file)
         if (spec := specs.get((number, slug))) is not None
     ]
@@ -173,18 +186,35 @@ def _cells_of(file: Path) -> Iterator[tuple[str, pa.Table]]:
 
 
 def _cell(
-    run: StoredRun, spec: CellSpec, rows: pa.Table, tier: str, parity: Mapping[str, Any]
+    run: StoredRun, spec: CellSpec, rows: pa.Table, tier: str, parity: Mapping[str, Any], *, torn: bool
 ) -> tuple[dict[str, Any], Histograms]:
     columns = Columns.of(rows)
+    health = run.health(spec.round, spec.slug)
     line = summarise(
         spec,
         columns,
-        run.health(spec.round, spec.slug),
+        health,
         run.resources(spec.round, spec.slug),
-        parity.get(target_key(spec.target.model, spec.target.name)),
+        parity.get(target_key(spec.target.model, spec.target.name, spec.control)),
         tier=tier,
     )
-    return line, _histograms(columns, spec.load.seconds)
+    return _with_files_checked(line, whole=not torn, health=bool(health)), _histograms(columns, spec.load.seconds)
+
+
+def _with_files_checked(line: dict[str, Any], *, whole: bool, health: bool) -> dict[str, Any]:
+    """The line, INVALID where files of its record are missing or cut off: nobody can say that it is whole."""
+    checks = [
+        Check("generator's own account", "record", float(health), 1, at_least=True),
+        Check("streams without their end mark", "record", float(not whole), 0),
+    ]
+    broken = [check for check in checks if not check.ok]
+    if not broken:
+        return line
+    told = {
+        "checks": [*line["checks"], *(check.to_json() for check in broken)],
+        "reasons": [*line["reasons"], *(check.reason for check in broken)],
+    }
+    return {**line, **told, "valid": False, "meets_slo": None}
 
 
 def _histograms(columns: Columns, seconds: float) -> Histograms:
@@ -216,9 +246,11 @@ def heat_low_ms(row: int) -> float:
 
 def _raw_files(run: StoredRun) -> list[Path]:
     small = [
-        run.path / name for name in ("campaign.yaml", "manifest.json", "ledger.json", "parity.json", "cells.jsonl")
+        run.path / name
+        for name in ("campaign.yaml", "state.json", "manifest.json", "ledger.json", "parity.json", "cells.jsonl")
     ]
-    return [path for path in (*small, *run.sealed_rounds().values()) if path.is_file()]
+    accounts = [*sorted(run.path.glob("health/*/*.json")), *sorted(run.path.glob("resources/*/*.json"))]
+    return [path for path in (*small, *run.sealed_rounds().values(), *accounts) if path.is_file()]
 
 
 def _digest(path: Path) -> str:

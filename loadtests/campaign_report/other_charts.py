@@ -10,7 +10,7 @@ import numpy as np
 from loadtests.analysis.compare import Comparison
 from loadtests.analysis.series import METRICS, Line, Series
 from loadtests.analysis.statistics import EQUIVALENCE
-from loadtests.campaign_report.chart import Chart, Style, figure, legend_of
+from loadtests.campaign_report.chart import Chart, Style, figure, legend_of, shown_lines
 from loadtests.campaign_report.data import CampaignData
 from loadtests.campaign_report.svg import BOTTOM, TOP, Axis, Plot, log_axis, patch, zero_axis
 from loadtests.campaign_report.words import FAMILIES, share, times, where, word
@@ -100,8 +100,8 @@ def _colour(item: Comparison) -> int:
 
 
 def outcome_chart(group: Sequence[Series]) -> Chart | None:
-    """What became of every scheduled request."""
-    totals = [(own, _summed(own.lines())) for own in group]
+    """What became of every scheduled request of the rounds that are shown."""
+    totals = [(own, _summed(shown_lines(own))) for own in group]
     totals = [(own, counts) for own, counts in totals if sum(counts.values())]
     if not totals:
         return None
@@ -119,7 +119,7 @@ def outcome_chart(group: Sequence[Series]) -> Chart | None:
             start += part
         plot.label_left(y, cut(own.target))
         failed = ", ".join(f"{title} {counts[name]:,}" for name, title, _ in _OUTCOMES[1:] if counts.get(name))
-        lines = own.lines()
+        lines = shown_lines(own)
         rates = [_mean(lines, name) for name in ("offered", "achieved", "goodput", "attainment")]
         rows.append(
             (own.target, f"{total:,}", *(number(rate) for rate in rates[:3]), share(rates[3]), failed or "none")
@@ -143,7 +143,7 @@ def breakdown_chart(group: Sequence[Series]) -> Chart | None:
         parts = {name: _part(own, name) for name, _, _ in PARTS}
         if parts["compute"] is None:
             # Nobody behind the client gave an account: what is known is the lag and the rest.
-            whole = [float(line["S"]["mean"]) for line in own.lines() if line["S"]["mean"]]
+            whole = [float(line["S"]["mean"]) for line in shown_lines(own) if line["S"]["mean"]]
             parts = {
                 **dict.fromkeys(parts),
                 "client": parts["client"],
@@ -186,12 +186,14 @@ def breakdown_chart(group: Sequence[Series]) -> Chart | None:
 
 
 def _part(series: Series, name: str, figure: str = "mean") -> float | None:
-    values = [part[figure] for line in series.lines() if (part := line["parts"].get(name)) and part[figure] is not None]
+    values = [
+        part[figure] for line in shown_lines(series) if (part := line["parts"].get(name)) and part[figure] is not None
+    ]
     return float(np.mean(values)) if values else None
 
 
 def time_chart(data: CampaignData, group: Sequence[Series], styles: dict[str, Style]) -> Chart | None:
-    """Right answers a second over time, the mean of all rounds, beside what was offered: overload and recovery."""
+    """Right answers a second over time, the mean of the shown rounds, beside what was offered: overload, recovery."""
     steps = group[0].first["steps"]
     if not steps:
         return None
@@ -201,7 +203,7 @@ def time_chart(data: CampaignData, group: Sequence[Series], styles: dict[str, St
         start += float(step["seconds"])
     curves = {}
     for own in group:
-        found = [data.histograms.get((int(line["round"]), str(line["cell"]))) for line in own.lines()]
+        found = [data.histograms.get((int(line["round"]), str(line["cell"]))) for line in shown_lines(own)]
         seconds = [item.heat.sum(axis=0) for item in found if item is not None]
         if seconds:
             length = min(len(item) for item in seconds)
@@ -221,7 +223,7 @@ def time_chart(data: CampaignData, group: Sequence[Series], styles: dict[str, St
     rows = []
     for own in group:
         for index, step in enumerate(own.first["steps"]):
-            all_steps = [line["steps"][index] for line in own.lines() if len(line["steps"]) > index]
+            all_steps = [line["steps"][index] for line in shown_lines(own) if len(line["steps"]) > index]
             good = [item["goodput"] for item in all_steps if item["goodput"] is not None]
             rows.append(
                 (

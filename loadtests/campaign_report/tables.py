@@ -12,6 +12,7 @@ from loadtests.analysis.validity import LITTLE
 from loadtests.campaign_report.chart import figure
 from loadtests.campaign_report.data import CampaignData
 from loadtests.report.words import NONE
+from loadtests.store.stored import target_key
 
 Row = dict[str, Any]
 
@@ -24,9 +25,7 @@ def resources_of(data: CampaignData) -> list[Row]:
         for line in series.lines():
             for server in (line.get("resources") or {}).get("servers") or []:
                 used.setdefault(str(server.get("name")), []).append(server)
-        gpu = [item for line in series.lines() if (item := (line.get("resources") or {}).get("gpu"))]
-        watts = [item["energy_j"] for item in gpu if item.get("energy_j") is not None]
-        right = sum(int(line["outcomes"].get("ok", 0)) for line in series.lines())
+        joules = _joules_per_request(series.lines())
         for name, found in used.items():
             rows.append(
                 {
@@ -46,11 +45,22 @@ def resources_of(data: CampaignData) -> list[Row]:
                     "threads": _most(found, "threads"),
                     "switches": mean_of([_sum(item, "ctx_voluntary", "ctx_involuntary") for item in found]),
                     "throttled": _most(found, "throttled"),
-                    "joules": sum(watts) / right if watts and right else None,
+                    "joules": joules,
                     "why": next((str(item["why"]) for item in found if item.get("why")), ""),
                 }
             )
     return rows
+
+
+def _joules_per_request(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """The GPUs' counters run over the warm-up as well: divided by all requests that were sent, as CPU time is."""
+    used = [
+        (float(energy), int(found["requests"]))
+        for line in lines
+        if (found := line.get("resources") or {}).get("requests")
+        and (energy := (found.get("gpu") or {}).get("energy_j")) is not None
+    ]
+    return sum(energy for energy, _ in used) / sum(requests for _, requests in used) if used else None
 
 
 def costs_of(data: CampaignData) -> list[Row]:
@@ -108,9 +118,8 @@ def parity_of(data: CampaignData) -> list[Row]:
     """What the gate found, and the wrong answers of the run itself."""
     wrong: Counter[str] = Counter()
     for line in data.lines:
-        wrong[f"{line['model']}/{str(line['target']).removesuffix(' (A/A)')}"] += int(
-            line["outcomes"].get("wrong_answer", 0)
-        )
+        name = target_key(str(line["model"]), str(line["target"]), line.get("control"))
+        wrong[name] += int(line["outcomes"].get("wrong_answer", 0))
     rows = []
     for name in dict.fromkeys([*data.parity, *wrong]):
         found = data.parity.get(name) or {}
@@ -119,6 +128,7 @@ def parity_of(data: CampaignData) -> list[Row]:
             {
                 "target": name,
                 "checked": found.get("checked"),
+                "questions": found.get("questions") or found.get("checked"),
                 "bad": found.get("bad"),
                 "max_abs": found.get("max_abs"),
                 "max_rel": found.get("max_rel"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from loadtests.cell_spec import CellSpec
+from loadtests.disk import telling_full
 from loadtests.engine.arrivals import check_load
 from loadtests.engine.conduct import Conductor, Player
 from loadtests.engine.questions import questions_of, targets_of
@@ -35,23 +36,36 @@ def run_cell(
     for the user; a failed request is a figure.
     """
     check(spec, artifacts)
-    for folder in (raw, health.parent, log.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="twinserve-cell-") as folder, log.open("wb") as output:
-        source, errors = Path(folder) / "cell.json", Path(folder) / "recorder.log"
-        source.write_text(json.dumps(spec.to_json()), "utf-8")
-        with contextlib.ExitStack() as processes:
-            recorder, players = _started(spec, raw, source, artifacts, output, errors, processes)
-            conductor = Conductor(spec, players, stop or threading.Event(), lambda: recorder.poll() is None)
-            try:
-                conductor.conduct()
-            except LoadTestError as exc:
-                _finish(recorder, errors, spec)  # where the recorder failed, its reason is the reason
-                raise LoadTestError(f"{spec.slug}: {exc}; the generator's log is {log}\n{tail(log)}") from exc
-            _finish(recorder, errors, spec)
-    part = health.with_suffix(".part")
-    part.write_text(json.dumps(conductor.account()), "utf-8")
-    part.replace(health)
+    with telling_full(health.parent):
+        for folder in (raw, health.parent, log.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+    with _files(spec, log) as (source, errors, output), contextlib.ExitStack() as processes:
+        recorder, players = _started(spec, raw, source, artifacts, output, errors, processes)
+        conductor = Conductor(spec, players, stop or threading.Event(), lambda: recorder.poll() is None)
+        try:
+            conductor.conduct()
+        except LoadTestError as exc:
+            _finish(recorder, errors, spec)  # where the recorder failed, its reason is the reason
+            raise LoadTestError(f"{spec.slug}: {exc}; the generator's log is {log}\n{tail(log)}") from exc
+        _finish(recorder, errors, spec)
+    with telling_full(health.parent):
+        part = health.with_suffix(".part")
+        part.write_text(json.dumps(conductor.account()), "utf-8")
+        part.replace(health)
+
+
+@contextlib.contextmanager
+def _files(spec: CellSpec, log: Path) -> Iterator[tuple[Path, Path, IO[bytes]]]:
+    """The cell as workers read it, where the recorder says what is wrong, and the open log; raises DiskFullError."""
+    with contextlib.ExitStack() as opened:
+        temporary = Path(tempfile.gettempdir())
+        with telling_full(temporary):
+            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="twinserve-cell-", dir=temporary)))
+            source = folder / "cell.json"
+            source.write_text(json.dumps(spec.to_json()), "utf-8")
+        with telling_full(log.parent):
+            output = opened.enter_context(log.open("wb"))
+        yield source, folder / "recorder.log", output
 
 
 def check(spec: CellSpec, artifacts: Path) -> None:
@@ -74,7 +88,8 @@ def _started(
     pipes = [os.pipe() for _ in range(spec.load.workers)]
     with _closed_after(fd for pipe in pipes for fd in pipe):
         files = [f"{read}={(raw / f'{spec.slug}.{index}.arrow').resolve()}" for index, (read, _) in enumerate(pipes)]
-        log = processes.enter_context(errors.open("wb"))
+        with telling_full(errors.parent):
+            log = processes.enter_context(errors.open("wb"))
         recorder = _process(["loadtests.engine.recorder", *files], [read for read, _ in pipes], log, processes)
         players = []
         for index, (_, write) in enumerate(pipes):

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from loadtests.recorder import percentile
+from loadtests.analysis.samples import percentile
 
 Values = npt.NDArray[np.float64]
 
@@ -152,7 +152,7 @@ def _ridge(axes: Axes, item: Series, edges: Values, *, base: float) -> None:
     axes.fill_between(xs, base, ys, color=colour, alpha=0.45 if item.through else 0.2, linewidth=0)
     axes.plot(xs, np.where(ys > base, ys, np.nan), color=colour, linewidth=1.1, linestyle=_dash(item))
     for share, name in _MARKS:
-        at = percentile(item.ordered, share)
+        at = percentile(values, share)
         if at is None or not edges[0] <= at <= edges[-1]:
             continue
         height = 0.7 if name == "p50" else 0.3

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from loadtests.errors import LoadTestError
 from loadtests.store.seal import SEALED_SCHEMA
@@ -48,17 +49,19 @@ _RUN_COLUMNS: dict[str, pa.DataType] = {
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a query gave."""
+    """What a query gave. `left_out` says of each run that could not be read which it is, and why."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...] = field(default=())
+    left_out: tuple[str, ...] = ()
 
 
 class Runs:
     """A connection whose views span every run under `root`; a context manager, for one thread.
 
     `requests` is the raw record with `run` in front, `cells` the lines of every cells.jsonl with L, S and D spread over
-    columns (`L_p99`), `runs` one row a run. Nothing can be changed through `sql`.
+    columns (`L_p99`), `runs` one row a run. Nothing can be changed through `sql`. A run that cannot be read is in none
+    of them, and `left_out` names it. Raises LoadTestError where DuckDB itself fails.
     """
 
     def __init__(self, root: Path) -> None:
@@ -66,11 +69,16 @@ class Runs:
         self.folders = {
             folder.id: folder for path in sorted(self.root.glob("*/state.json")) if (folder := StoredRun(path.parent))
         }
+        self.left_out: tuple[str, ...] = ()
         self._connection = duckdb.connect(":memory:")
-        self._connection.execute("SET timezone = 'UTC'")
-        # Tables are handed over by name only, and files outside of the runs stay out of reach.
-        self._connection.execute("SET python_enable_replacements = false")
-        self._make_views()
+        try:
+            self._connection.execute("SET timezone = 'UTC'")
+            # Tables are handed over by name only, and files outside of the runs stay out of reach.
+            self._connection.execute("SET python_enable_replacements = false")
+            self._make_views()
+        except duckdb.Error as exc:
+            self._connection.close()
+            raise LoadTestError(f"{self.root}: the runs cannot be queried: {exc}") from exc
 
     def __enter__(self) -> Self:
         return self
@@ -100,19 +108,26 @@ class Runs:
         try:
             done = self._connection.execute(statement)
             columns = tuple(str(item[0]) for item in done.description or ())
-            return Rows(columns, tuple(done.fetchall()))
+            return Rows(columns, tuple(done.fetchall()), self.left_out)
         except duckdb.Error as exc:
             raise LoadTestError(f"{exc}\nViews: requests, cells, runs; `DESCRIBE cells` lists columns") from exc
 
     def _make_views(self) -> None:
-        cells, runs = [], []
-        for name, folder in self.folders.items():
-            lines = folder.cells()
-            cells += [_cell_row(name, line) for line in lines]
-            runs.append(_run_row(name, folder, lines))
-        self._connection.register("cells", _table(cells, _CELL_COLUMNS))
-        self._connection.register("runs", _table(runs, _RUN_COLUMNS))
-        files = [str(path) for folder in self.folders.values() for path in folder.sealed_rounds().values()]
+        cells, runs = [_table([], _CELL_COLUMNS)], [_table([], _RUN_COLUMNS)]
+        files: list[str] = []
+        for name, folder in list(self.folders.items()):
+            try:
+                own_cells, own_run, own_files = _read(name, folder)
+            except (LoadTestError, OSError, pa.ArrowException, TypeError, ValueError, AttributeError) as exc:
+                # One damaged run must not hide all others.
+                self.left_out += (f"run {name} is left out: {str(exc).splitlines()[0] or type(exc).__name__}",)
+                del self.folders[name]
+                continue
+            cells.append(own_cells)
+            runs.append(own_run)
+            files += own_files
+        self._connection.register("cells", pa.concat_tables(cells))
+        self._connection.register("runs", pa.concat_tables(runs))
         if files:
             listed = ", ".join(_quoted(file) for file in files)
             self._connection.execute(
@@ -125,6 +140,19 @@ class Runs:
         self._connection.execute(f"SET allowed_directories = [{_quoted(str(self.root))}]")
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
+
+
+def _read(name: str, folder: StoredRun) -> tuple[pa.Table, pa.Table, list[str]]:
+    """A run's rows of `cells` and of `runs`, and its Parquet files, whose columns are those of the record."""
+    lines = folder.cells()
+    cells = _table([_cell_row(name, line) for line in lines], _CELL_COLUMNS)
+    files = []
+    for path in folder.sealed_rounds().values():
+        kinds = {field.name: field.type for field in pq.read_schema(path)}
+        if wrong := [field.name for field in SEALED_SCHEMA if kinds.get(field.name, field.type) != field.type]:
+            raise LoadTestError(f"{path}: {', '.join(wrong)} are of another type than in the record of this version")
+        files.append(str(path))
+    return cells, _table([_run_row(name, folder, lines)], _RUN_COLUMNS), files
 
 
 def _quoted(text: str) -> str:

@@ -142,7 +142,7 @@ def _read(path: Path, number: int) -> tuple[pa.Table, Stream]:
                 try:
                     batches.append(reader.read_next_batch())
                 except StopIteration:
-                    if not _ended(path):
+                    if not ended(path):
                         torn = "no end mark: the recorder was stopped"
                     break
     except (pa.ArrowInvalid, OSError) as exc:
@@ -160,9 +160,12 @@ def _read(path: Path, number: int) -> tuple[pa.Table, Stream]:
     return pa.table(columns, schema=SEALED_SCHEMA), Stream(slug, worker, rows, torn, metadata)
 
 
-def _ended(path: Path) -> bool:
-    # Arrow's end of stream: the continuation mark and a length of zero. A reader takes a bare end of file for one too.
+def ended(path: Path) -> bool:
+    """Whether a stream has Arrow's end mark; a reader takes a bare end of file for one too."""
+    # The continuation mark and a length of zero.
     with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) < 8:
+            return False
         file.seek(-8, os.SEEK_END)
         return file.read(8) == b"\xff\xff\xff\xff\x00\x00\x00\x00"
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import yaml
 
-from loadtests.campaign.plan import at_rate
-from loadtests.cell_spec import CellSpec
+from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.errors import LoadTestError
 
 
@@ -136,12 +135,17 @@ class StoredRun:
 _TRY = re.compile(r"-try(\d+)$")
 
 
-def target_key(model: str, name: str) -> str:
+# The name of an A/A twin is that of its target and this; a user may give such a name to a target of his own.
+_TWIN = re.compile(r" \(A/A(?: \d+)?\)$")
+
+
+def target_key(model: str, name: str, control: str | None = None) -> str:
     """A target's name in ledger.json and parity.json; an A/A twin has the entry of the target that it is.
 
-    Of a cell of several models it is that of the first.
+    `control` is the cell's: only where it is given the name is a twin's. Of a cell of several models it is that of the
+    first.
     """
-    return f"{model.partition(' + ')[0]}/{name.removesuffix(' (A/A)')}"
+    return f"{model.partition(' + ')[0]}/{_TWIN.sub('', name) if control else name}"
 
 
 def _by_target(document: dict[str, Any]) -> dict[str, Any]:

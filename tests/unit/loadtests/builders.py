@@ -54,7 +54,7 @@ def toy_cell(*, path: str = "direct", stack: str = "torchserve", protocol: str =
     raise LookupError(f"no cell {path} {stack} {protocol}")
 
 
-def toy_result(cell: Cell, *, count: int = 200, wrong: int = 0, seed: int = 0) -> CellResult:
+def toy_result(cell: Cell, *, count: int = 500, wrong: int = 0, seed: int = 0) -> CellResult:
     """A result with `count` right answers around 2 ms in a window of 2 s, and `wrong` wrong ones."""
     latencies = np.random.default_rng(seed).lognormal(np.log(2), 0.3, count)
     return CellResult(

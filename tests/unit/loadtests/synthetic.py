@@ -192,8 +192,9 @@ def plan(
         order = np.random.default_rng([seed, number]).permutation(len(scenarios) * (len(targets) + 1))
         position = 0
         for index, (name, load) in enumerate(scenarios):
-            for own in [*targets, replace(targets[0], name=f"{targets[0].name} (A/A)")]:
-                twin = _slug(name, targets[0].name) if own.name.endswith(" (A/A)") else ""
+            twin_of = replace(targets[0], name=f"{targets[0].name} (A/A)")
+            for own in [*targets, twin_of]:
+                twin = _slug(name, targets[0].name) if own is twin_of else ""
                 cells.append(
                     CellSpec(
                         slug=_slug(name, own.name),
@@ -230,7 +231,7 @@ def write_run(
     found = []
     for number in sorted({cell.round for cell in cells}):
         for spec in (cell for cell in cells if cell.round == number):
-            rows = rows_of(spec, laws[spec.target.name.removesuffix(" (A/A)")])
+            rows = rows_of(spec, laws[spec.target.name.removesuffix(" (A/A)") if spec.control else spec.target.name])
             write_stream(folder / "raw" / str(number) / f"{spec.slug}.0.arrow", rows)
             health, resources = health_of(spec, rows), resources_of(spec)
             _dump(folder / "health" / str(number) / f"{spec.slug}.json", health)

@@ -81,6 +81,22 @@ def test_an_answer_of_sql_is_a_table_or_json(tmp_path: Path) -> None:
     assert rows_table(["a"], [[1], [2]]).row_count == 2
 
 
+def test_a_damaged_run_is_left_out_of_answers_with_a_warning(tmp_path: Path) -> None:
+    """The answer of all others stands; the warning is no part of it."""
+    (tmp_path / "R1").mkdir()
+    (tmp_path / "R1" / "state.json").write_text("{")
+    result = CLI.invoke(app, ["sql", "SELECT count(*) AS n FROM runs", "--json", "--runs", str(tmp_path)])
+    assert (result.exit_code, result.stdout.strip()) == (0, '[{"n": 0}]')
+    assert "Warning: run R1 is left out: " in result.stderr
+
+
+def test_an_error_of_the_system_is_told_in_words(tmp_path: Path) -> None:
+    """Such as a name that no file can have; what else a disk does comes the same way."""
+    result = CLI.invoke(app, ["report", "x" * 300, "--runs", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "File name too long; see that the disk has room" in result.output
+
+
 def test_a_comparison_shows_its_verdicts_and_what_was_left_out() -> None:
     """Each change with its interval; unlike ledgers, and what only one run has."""
     verdict = Verdict("inconclusive", Interval(1.02, 0.97, 1.08), 0.2, 0.2, 0.05, 6, 40)

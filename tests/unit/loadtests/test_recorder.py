@@ -1,15 +1,12 @@
-"""The recorder: percentiles, the window, and that failures stay out of the latencies."""
+"""The recorder: the window, and that failures stay out of the latencies."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from loadtests.recorder import Recorder, ServedBy, percentile
+from loadtests.recorder import Recorder, ServedBy
 from loadtests.replies import Outcome
 
 
@@ -21,32 +18,6 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.5, 50.0), (0.95, 95.0), (0.99, 99.0), (0.01, 1.0), (0.505, 51.0)])
-def test_percentiles_are_nearest_rank(share: float, expected: float) -> None:
-    """x(ceil(p n)): always a value that was measured, never one in between."""
-    assert percentile([float(value) for value in range(1, 101)], share) == expected
-
-
-@pytest.mark.parametrize(
-    ("count", "share", "given_"), [(99, 0.99, False), (100, 0.99, True), (19, 0.95, False), (20, 0.95, True)]
-)
-def test_too_few_values_give_no_percentile(count: int, share: float, given_: bool) -> None:
-    """p99 of fewer than 100 values would only be the largest one."""
-    assert (percentile([1.0] * count, share) is not None) is given_
-    assert percentile([], 0.5) is None
-
-
-@given(st.lists(st.floats(0.001, 1e6), min_size=100, max_size=300))
-def test_percentiles_never_fall_as_the_share_rises(values: list[float]) -> None:
-    """p50 <= p95 <= p99 <= maximum, and each has its share of values at or below it."""
-    ordered = sorted(values)
-    found = [percentile(ordered, share) for share in (0.5, 0.95, 0.99)]
-    assert found == sorted(found)
-    for share, value in zip((0.5, 0.95, 0.99), found, strict=True):
-        assert value is not None
-        assert sum(item <= value for item in ordered) >= math.floor(share * len(ordered))
 
 
 def _opened() -> tuple[Recorder, FakeClock]:

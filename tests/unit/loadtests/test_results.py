@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.analysis.samples import percentiles
 from loadtests.cells import demo_cells
 from loadtests.errors import LoadTestError
 from loadtests.results import SCHEMA, CellResult
@@ -18,9 +19,20 @@ STAND_IN = "savedmodel-server 1.0 (stand-in)"
 
 def test_a_rows_figures_are_of_right_answers() -> None:
     """Requests count all, the rate and the percentiles right answers only."""
-    row = toy_result(toy_cell(), count=300, wrong=30).as_row()
-    assert (row["requests"], row["failures"], row["rps"]) == (330, 30, 150.0)
+    row = toy_result(toy_cell(), count=600, wrong=30).as_row()
+    assert (row["requests"], row["failures"], row["rps"]) == (630, 30, 300.0)
     assert row["p50_ms"] < row["p95_ms"] < row["p99_ms"]
+
+
+def test_a_row_has_a_percentile_where_a_campaign_would_have_it() -> None:
+    """One rule for both: with fewer samples nobody can be 99 % sure that so many are faster."""
+    for count in (89, 90, 458, 459):
+        result = toy_result(toy_cell(), count=count)
+        row, known = result.as_row(), percentiles(result.latencies_ms)
+        for name in ("p50", "p95", "p99"):
+            value = known[name]
+            assert row[f"{name}_ms"] == (None if value is None else round(value, 3))
+        assert (row["p95_ms"] is not None, row["p99_ms"] is not None) == (count >= 90, count >= 459)
 
 
 def test_a_row_without_a_right_answer_has_no_latencies() -> None:

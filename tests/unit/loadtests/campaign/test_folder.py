@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.campaign.folder import DiskFullError, RunFolder, State, read_json, telling_full, write_json
+from loadtests.campaign.folder import RunFolder, State, read_json, write_json
 from loadtests.campaign.plan import plan_of
 from loadtests.campaign.reading import campaign_of
+from loadtests.disk import DiskFullError, telling_full
 from loadtests.errors import LoadTestError
 from serving.state import ProcessId
 from tests.unit.loadtests.campaign.worlds import campaign_text, target
@@ -108,6 +109,14 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LoadTestError, match="--runs names another"):
         RunFolder.create(tmp_path / "file", "a")
+
+
+def test_the_folders_of_a_cell_that_cannot_be_made_are_told(tmp_path: Path) -> None:
+    """In words, whichever of them it is; an error of the system has none."""
+    folder = RunFolder.create(tmp_path, "a", NOW)
+    (folder.path / "health").write_text("")
+    with pytest.raises(LoadTestError, match="cannot be written"):
+        folder.prepare(PLAN.cells[0])
 
 
 def test_a_cell_is_not_begun_without_room_for_its_records(tmp_path: Path) -> None:

@@ -41,6 +41,26 @@ def test_right_answers_pass_with_their_largest_difference(golden: Golden) -> Non
     assert warning(target(), found) is None
 
 
+def test_every_size_that_is_measured_is_checked(golden: Golden) -> None:
+    """A server that mixes up the rows of a batch is right as long as one row is asked at a time."""
+
+    def mixed_up(question: int, rows: int) -> Told:
+        told = answering(golden)(question, rows)
+        assert told.answer is not None
+        return Told(Outcome.OK, 0.001, {"y": told.answer["y"][::-1]}, bytes_out=10 * rows, bytes_in=20 * rows)
+
+    found = parity_of(target(), golden, 1, mixed_up, 16)
+    assert (found.checked, found.questions, found.bad) == (68, 68, 4)
+    assert (found.bytes_out, found.bytes_in) == (10, 20)
+
+
+def test_a_gate_that_ended_early_says_so(golden: Golden) -> None:
+    """A slow target is asked for a minute, and its result says how much of the golden data that was."""
+    found = parity_of(target(), golden, 1, answering(golden, lambda _: 7.0), 4)
+    assert (found.checked, found.questions, found.whole) == (9, 80, False)
+    assert "9 of 80 golden questions were asked in 60 s" in (warning(target(), found) or "")
+
+
 def test_differences_are_counted_and_the_first_is_told(golden: Golden) -> None:
     """In the contract's tolerance, and as |a - b| and |a - b| / |b|."""
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from loadtests.campaign.plan import at_rate, is_search, plan_of, seconds_of
+from loadtests.campaign.plan import is_search, plan_of, seconds_of
 from loadtests.campaign.quick import quick_campaign
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.settings import Campaign
-from loadtests.cell_spec import CellSpec
+from loadtests.cell_spec import CellSpec, at_rate
 from tests.unit.loadtests.campaign.worlds import campaign_text, target
 
 TARGETS = {"toy": [target("a"), target("b"), target("c")]}
@@ -156,3 +156,10 @@ def test_a_cell_of_the_plan_survives_json() -> None:
     """The state of a run is made of them."""
     cell = plan_of(campaign(), TARGETS).cells[0]
     assert CellSpec.from_json(cell.to_json()) == cell
+
+
+def test_the_a_a_twin_takes_no_name_that_a_target_has() -> None:
+    """Figures are told apart by names."""
+    plan = plan_of(campaign(), {"toy": [target("a"), target("a (A/A)")]})
+    (twin,) = [cell for cell in plan.round(0) if cell.control]
+    assert twin.target.name == "a (A/A 2)"

@@ -17,7 +17,7 @@ from loadtests.campaign.gpu import GpuMeter
 from loadtests.campaign.ledger import Sources, key_of, ledger_of, tfserving_settings, torchserve_settings
 from loadtests.campaign.parity import Parity
 from loadtests.campaign.processes import ProcessMeter, listener
-from loadtests.campaign.resources import Unmeasured, Watch, meter_at, meters_of
+from loadtests.campaign.resources import Unmeasured, Watch, gpu_beside, meter_at, meters_of
 from tests.unit.loadtests.builders import write_toy
 from tests.unit.loadtests.campaign.worlds import target
 
@@ -86,6 +86,14 @@ def test_a_server_is_found_by_its_address() -> None:
     assert isinstance(elsewhere, Unmeasured)
     assert elsewhere.end().why == "it runs on another host"
     assert isinstance(meter_at("x", "no address"), Unmeasured)
+
+
+def test_the_gpus_of_this_machine_are_none_of_a_server_elsewhere() -> None:
+    """Their energy would be that of the generator's machine; a server that is merely another user's is on this one."""
+    gpu = GpuMeter(None, "none here")
+    assert gpu_beside([Unmeasured("x", "its process cannot be seen by this user")], gpu) is gpu
+    elsewhere = gpu_beside([meter_at("x", "192.0.2.1:80")], gpu)
+    assert elsewhere.end() == {"status": "not measured", "why": "the server runs on another host"}
 
 
 def test_behind_the_gateway_both_servers_are_measured() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,12 +219,40 @@ def test_a_generator_that_fails_leaves_a_run_that_can_go_on(address: str, option
     assert (state.status, len(state.done)) == ("failed", 2)
 
 
+def test_what_a_failure_left_of_a_cell_is_no_record_of_it(address: str, options: session.Options) -> None:
+    """The stream that was cut off in the middle goes; the next attempt writes its own."""
+    engine = FakeEngine()
+
+    def fail(spec: CellSpec) -> None:
+        if spec.round == 1:
+            folder = RunFolder(next(options.runs.iterdir()))
+            (folder.raw(1) / f"{spec.slug}.0.arrow").write_bytes(b"half")
+            raise LoadTestError("the server died")
+
+    engine.before = fail
+    with pytest.raises(LoadTestError, match="the server died"):
+        run(campaign_text(address), options, engine)
+    assert list(next(options.runs.iterdir()).glob("raw/*/*.arrow")) == []
+
+
 def test_two_campaigns_on_one_host_refuse_each_other(address: str, options: session.Options) -> None:
     """The second says who is first; a lock that a dead process left behind stops nobody."""
     with sole_campaign("first", options.lock), pytest.raises(LoadTestError, match=rf"process {os.getpid()}, run first"):
         run(campaign_text(address), options)
     options.lock.write_text('{"pid": 1, "run": "dead", "since": "long ago"}')
     assert run(campaign_text(address, rounds=1), options).code == VALID
+
+
+def test_ctrl_c_in_the_report_loses_nothing_and_says_so(address: str, options: session.Options) -> None:
+    """The run is complete; what to do for its report is told."""
+
+    def interrupted(run: Path, formats: object = ()) -> list[Path]:
+        raise KeyboardInterrupt
+
+    seams = replace(FakeEngine().seams(), write_report=interrupted)
+    with pytest.raises(KeyboardInterrupt, match="while the report was written.*`twinserve bench report"):
+        session.run(campaign_text(address, rounds=1), "c", "c", options, Console(quiet=True), seams)
+    assert RunFolder(next(options.runs.iterdir())).state().status == "complete"
 
 
 def test_a_complete_run_is_not_resumed(address: str, options: session.Options) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from loadtests.analysis.cell import summarise
+from loadtests.analysis.compare import within_run
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.targets import needed_stacks, targets_of
-from loadtests.cell_spec import Target
+from loadtests.cell_spec import CellSpec, Load, Step, Target
 from loadtests.cells import Addresses, Endpoints
 from loadtests.errors import LoadTestError
-from tests.unit.loadtests.campaign.worlds import campaign_text
+from tests.unit.loadtests.campaign.worlds import campaign_text, rows_of
 
 VARIANTS = {"toy": {"torchscript": "torchserve", "savedmodel": "tfserving"}}
 SERVERS = {"torchserve": "TorchServe 0.12.0", "tfserving": "savedmodel-server 1.0 (stand-in)"}
@@ -63,7 +65,7 @@ def test_any_address_is_a_target_and_parity_may_differ_there() -> None:
     server = {"name": "mine", "protocol": "oip-rest", "address": "h:1", "server": "Mine 1", "parity": False}
     (target,) = made([server], variants=["torchscript"])
     assert (target.name, target.address, target.server, target.parity) == ("mine", "h:1", "Mine 1", False)
-    assert (target.stack, target.variant) == ("oip", "torchscript")
+    assert (target.stack, target.variant) == ("Mine 1", "torchscript")
     assert made([server | {"parity": True}], parity=False)[0].parity
 
 
@@ -76,6 +78,48 @@ def test_a_gateway_of_ones_own_is_asked_for_each_variant() -> None:
         ("g savedmodel", {"x-variant": "savedmodel"}),
     ]
     assert made([gateway])[0].pins == {}
+
+
+def compared(targets: Any) -> list[str]:
+    """What a run of these targets compares."""
+    load = Load("server", "poisson", (Step(100, 5),))
+    cells = [
+        CellSpec(f"s-{place}", target, "s", load, round=number)
+        for number in range(2)
+        for place, target in enumerate(made(targets))
+    ]
+    lines = [summarise(cell, rows_of(cell), {}, None, None) for cell in cells]
+    return [f"{found.family}: {found.b.target} / {found.a.target}" for found in within_run(lines, {}).comparisons]
+
+
+def test_two_servers_of_one_protocol_are_two_servers() -> None:
+    """Triton against MLServer: by their names, or by what the user says they are; never one thing by the protocol."""
+    triton = {"name": "triton", "protocol": "oip-rest", "address": "h:1"}
+    mlserver = {"name": "mlserver", "protocol": "oip-rest", "address": "h:2"}
+    assert compared([triton, mlserver]) == ["stacks: mlserver / triton"]
+    told = [triton | {"server": "Triton 2.60"}, mlserver | {"server": "MLServer 1.7"}]
+    assert compared(told) == ["stacks: mlserver / triton"]
+
+
+def test_the_doors_of_one_server_are_compared_as_one() -> None:
+    """The same `server` says that a port for REST and one for gRPC, or a gateway in front, are of the same server."""
+    server = {"server": "Triton 2.60"}
+    rest = {"name": "rest", "protocol": "oip-rest", "address": "h:1", **server}
+    grpc = {"name": "grpc", "protocol": "oip-grpc", "address": "h:2", **server}
+    proxy = {"name": "proxy", "protocol": "oip-rest", "address": "h:3", "path": "gateway", **server}
+    assert compared([rest, grpc]) == ["protocols: grpc / rest"]
+    assert compared([proxy, rest]) == ["gateway: proxy / rest"]
+    assert compared([proxy | {"upstream": "oip-grpc"}, rest]) == []
+
+
+def test_a_gateway_of_ones_own_is_compared_with_the_stack_behind_it() -> None:
+    """`stack` and `upstream` say what answers behind an address; the export is then known too."""
+    own = {"name": "g", "protocol": "predict", "address": "h:1", "path": "gateway"}
+    found = made([own | {"stack": "torchserve", "upstream": "torchserve-rest"}])[0]
+    assert (found.stack, found.variant, found.upstream_protocol) == ("torchserve", "torchscript", "torchserve-rest")
+    both = ["torchserve-rest", own | {"stack": "torchserve", "upstream": "torchserve-rest"}]
+    assert compared(both) == ["gateway: g / torchserve-rest"]
+    assert needed_stacks(campaign_of(campaign_text("x:1", targets=both[1:]), "c")) == ()
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from loadtests.campaign.plan import at_rate
 from loadtests.campaign_report import FORMATS, write
 from loadtests.campaign_report.content import MOST_CHARTED
-from loadtests.cell_spec import Load, Step
+from loadtests.cell_spec import Load, Step, at_rate
 from loadtests.errors import LoadTestError
 from loadtests.report.words import number
 from loadtests.store import StoredRun

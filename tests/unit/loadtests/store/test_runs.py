@@ -78,6 +78,32 @@ def test_no_run_at_all_is_an_empty_answer(tmp_path: Path) -> None:
         assert empty.sql("DESCRIBE runs").columns[0] == "column_name"
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("raw/0.parquet", ""),
+        ("raw/0.parquet", "no Parquet at all, and longer than its foot"),
+        ("state.json", "{"),
+        ("manifest.json", "[]"),
+        ("cells.jsonl", "{\n{}\n"),
+        ("cells.jsonl", '{"cell": "x", "L": 5}\n'),
+        ("cells.jsonl", '{"cell": "x", "scheduled": "many"}\n'),
+    ],
+)
+@pytest.mark.parametrize("name", ["0 before", "Z after"])
+def test_a_damaged_run_hides_no_other(file: str, content: str, name: str, tmp_path: Path) -> None:
+    """It is left out of every view, and named with the reason."""
+    for run in ("A", name):
+        write_run(tmp_path / run, plan([("server", server_load(20, 5))], TARGETS, rounds=1), LAWS)
+    (tmp_path / name / file).write_text(content)
+    with Runs(tmp_path) as runs:
+        for view in ("requests", "cells", "runs"):
+            found = runs.sql(f"SELECT DISTINCT run FROM {view}")
+            assert found.rows == (("A",),)
+        (told,) = found.left_out
+    assert told.startswith(f"run {name} is left out: ")
+
+
 def test_a_torn_last_line_is_left_out_and_any_other_is_an_error(tmp_path: Path) -> None:
     """A crash tears only the end of cells.jsonl."""
     folder = StoredRun(tmp_path)

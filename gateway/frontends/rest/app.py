@@ -136,6 +136,7 @@ class GatewayApp(FastAPI):
                     and operation["responses"]["422"]["description"] == "Validation Error"
                 ):
                     del operation["responses"]["422"]
+                operation["responses"]["431"] = openapi.head_too_large()
         document["components"] = {"schemas": COMPONENTS | TFSERVING_COMPONENTS}
         return document
 

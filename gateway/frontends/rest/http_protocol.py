@@ -95,7 +95,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
-            if self._refused:
+            if self._refused and not self.pipeline:
                 self._linger()
             else:
                 self.transport.close()
@@ -212,7 +212,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Goes on with the next request, and reads more once few of them wait."""
         super().on_response_complete()
-        if len(self.pipeline) > READ_WAITING and not self._refused:
+        if len(self.pipeline) > READ_WAITING and not self._refused and not self.transport.is_closing():
             self.flow.pause_reading()
 
     def _should_upgrade(self) -> bool:

@@ -64,7 +64,11 @@ async def _work(channel: socket.socket, number: int) -> int:
     try:
         await worker.serve(control)
     except SettingsError as exc:
-        await control.call("failed", str(exc).encode(), timeout_s=ANSWER_SECONDS)
+        try:
+            await control.call("failed", str(exc).encode(), timeout_s=ANSWER_SECONDS)
+        except (ControlError, GatewayError) as untold:
+            # It still has the exit status to go by.
+            logger.error("could not start: %s (the supervisor was not told: %s)", exc, untold)
         return EXIT_FAILED
     except ControlError as exc:
         # The supervisor is gone, or hangs, before there was anything to drain.

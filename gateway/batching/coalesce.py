@@ -23,7 +23,10 @@ def batch_key(request: InferenceRequest) -> Hashable:
         spec.signature_name,
         tuple([(tensor.name, tensor.datatype, tensor.array.shape[1:]) for tensor in request.inputs]),
         request.wanted,
-        frozenset(request.parameters.items()) if request.parameters else None,
+        # With their types, since 1 equals 1.0 and true.
+        frozenset([(name, type(value), value) for name, value in request.parameters.items()])
+        if request.parameters
+        else None,
     )
 
 

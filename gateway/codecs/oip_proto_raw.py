@@ -52,6 +52,9 @@ class RawRequests:
         if end is None or known is None:
             return self._read(data, contract_of)
         request, name, datatype, shape, contract = known
+        # Another message of this length may begin alike, and have other contents or more behind them.
+        if len(data) - end != math.prod(shape) * NUMPY_DTYPE[datatype].itemsize:
+            return self._read(data, contract_of)
         # Another contract may want other inputs.
         if contract_of(request.model.name, request.model.signature_name) is not contract:
             return self._read(data, contract_of)

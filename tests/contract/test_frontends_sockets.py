@@ -11,7 +11,7 @@ import pytest
 
 from gateway.core.errors import Cause
 from gateway.frontends.edge import Limits
-from gateway.frontends.rest.http_protocol import BoundedHttpProtocol
+from gateway.frontends.rest.http_protocol import MAX_WAITING, BoundedHttpProtocol
 from tests.unit.gateway.frontends.world import World
 
 GOOD = b'{"model": "doubler", "inputs": [[1, 2]]}'
@@ -174,13 +174,13 @@ async def test_a_client_that_leaves_during_the_call_ends_it(world: World, port: 
 async def test_requests_sent_at_once_are_answered_in_order(world: World, port: int) -> None:
     """A pipeline is many requests, each with its own answer."""
     async with dialled(port) as wire:
-        bodies = [b'{"model": "doubler", "inputs": [[%d, 0]]}' % number for number in range(20)]
+        bodies = [b'{"model": "doubler", "inputs": [[%d, 0]]}' % number for number in range(100)]
         await wire.say(b"".join(HEAD + LENGTH % len(body) + body for body in bodies))
-        for number in range(20):
+        for number in range(100):
             status, _, body = await wire.hear()
             assert status == 200
             assert b'"y":[[%.1f,0.0]]' % (2 * number) in body
-    assert len(world.observer.finished) == 20
+    assert len(world.observer.finished) == 100
 
 
 async def test_a_refusal_leaves_the_connection_open(world: World, port: int) -> None:
@@ -190,6 +190,35 @@ async def test_a_refusal_leaves_the_connection_open(world: World, port: int) -> 
         assert (await wire.hear())[0] == 415
         assert (await wire.hear())[0] == 200
     assert [finished.cause for finished in world.observer.finished] == [Cause.MEDIA_TYPE, None]
+
+
+@pytest.mark.parametrize(
+    "head", [HEAD + b"Connection: close\r\n", HEAD.replace(b"HTTP/1.1", b"HTTP/1.0")], ids=["asked", "1.0"]
+)
+async def test_a_refusal_that_ends_the_connection_takes_the_rest_of_the_body(
+    world: World, port: int, head: bytes
+) -> None:
+    """However small that is: closed before it came, the connection would be reset and the answer lost."""
+    async with dialled(port) as wire:
+        await wire.say(head.replace(b"application/json", b"text/plain") + LENGTH % 10_000)
+        status, headers, _ = await wire.hear()
+        assert (status, headers[b"connection"]) == (415, b"close")
+        for _ in range(10):
+            await wire.say(b"x" * 1000)
+            await asyncio.sleep(0.005)
+        assert await wire.silence() == b""
+
+
+async def test_too_many_requests_sent_at_once_end_the_connection_once_those_taken_are_answered(port: int) -> None:
+    """Each in order; the last answer says that it is the last, and none is lost to what was sent behind."""
+    async with dialled(port) as wire:
+        await wire.say(WHOLE * 3000)
+        taken = 1
+        while b"connection" not in (heard := await wire.hear())[1]:
+            assert heard[0] == 200
+            taken += 1
+        assert (heard[0], taken) == (200, MAX_WAITING + 1)
+        assert await wire.silence() == b""
 
 
 @pytest.mark.parametrize(

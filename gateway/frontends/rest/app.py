@@ -54,8 +54,9 @@ _FRAMEWORK = {
 }
 
 
-# Paths are a client's to choose: so many are remembered before all are forgotten.
+# Paths are a client's to choose: so many are remembered before all are forgotten, and none that is longer than this.
 _MAX_FOUND = 1024
+_MAX_FOUND_PATH = 256
 
 
 class GatewayApp(FastAPI):
@@ -109,9 +110,11 @@ class GatewayApp(FastAPI):
         for pattern, methods, endpoint in self._direct:
             match = pattern.match(path)
             if match is not None and method in methods:
-                if len(self._found) >= _MAX_FOUND:
-                    self._found.clear()
-                found = self._found[method, path] = endpoint, match.groupdict()
+                found = endpoint, match.groupdict()
+                if len(path) <= _MAX_FOUND_PATH:
+                    if len(self._found) >= _MAX_FOUND:
+                        self._found.clear()
+                    self._found[method, path] = found
                 return found
         return None
 
@@ -133,6 +136,7 @@ class GatewayApp(FastAPI):
                     and operation["responses"]["422"]["description"] == "Validation Error"
                 ):
                     del operation["responses"]["422"]
+                operation["responses"]["431"] = openapi.head_too_large()
         document["components"] = {"schemas": COMPONENTS | TFSERVING_COMPONENTS}
         return document
 

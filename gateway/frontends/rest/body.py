@@ -14,7 +14,7 @@ from gateway.frontends.edge import Ticket
 
 T = TypeVar("T")
 
-# How long, and up to how many bytes, the rest of a refused body is thrown away before its connection closes:
+# How long the client of a refused request is silent, or how many bytes it may send, before its connection closes:
 # closing under a client that still writes resets the connection, and the answer is lost with it.
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 64 << 20
@@ -31,6 +31,11 @@ class Connection(Protocol):
 
     ASGI alone would take a task to tell, two steps to send an answer, and a timer for a body that is there already.
     """
+
+    @property
+    def ends(self) -> bool:
+        """Whether the connection ends with the request's answer."""
+        ...
 
     def take(self) -> bytes | None:
         """The request's body where all of it is there, None where it has to be received."""
@@ -70,6 +75,9 @@ class Body:
         length = self._length()
         if self.complete or length is None:
             return self.complete
+        # It is to end, and closed on what was not read it would take the answer along.
+        if self._connection is not None and self._connection.ends:
+            return False
         # Without a usable length the server cannot tell where the next request starts.
         return length.isdigit() and _number(length, SMALL_BODY_BYTES) <= SMALL_BODY_BYTES
 
@@ -108,13 +116,16 @@ class Body:
         ticket.whole()
         return data
 
-    async def discard(self) -> None:
-        """Throws away what a client still sends of a refused body, within `LINGER_SECONDS` and `LINGER_BYTES`."""
+    async def discard(self, timeout_s: float) -> None:
+        """Throws away what a client still sends of a refused body, until it has been silent for `LINGER_SECONDS`: of
+        all no more than `LINGER_BYTES`, and no longer than `timeout_s`.
+        """
         seen = 0
         try:
-            async with asyncio.timeout(LINGER_SECONDS):
+            async with asyncio.timeout(timeout_s):
                 while not self.complete and seen <= LINGER_BYTES:
-                    message = await self._receive()
+                    async with asyncio.timeout(LINGER_SECONDS):
+                        message = await self._receive()
                     seen += len(message.get("body", b""))
                     self.complete = message["type"] != "http.request" or not message.get("more_body", False)
         except TimeoutError:

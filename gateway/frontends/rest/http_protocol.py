@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 # The parser has no limits of its own, and joins a long header piece by piece at quadratic cost.
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 200
+# So many requests may wait on a connection for the answers before theirs: they take memory that nothing else counts.
+MAX_WAITING = 128
+# While more than this wait, no more is read.
+READ_WAITING = 8
 # How long a request's head may take to arrive, and how long a connection may stay open that never sent one.
 HEAD_SECONDS = 10.0
 # How long a connection without a request stays open when the gateway ends: one may be on its way.
@@ -27,7 +31,9 @@ CLOSE = (b"connection", b"close")
 
 class BoundedHttpProtocol(HttpToolsProtocol):
     """One connection. A head, or the framing between two parts of a body, is refused (431) when it grows too large
-    and (408) when it takes too long; `Upgrade` is ignored, as RFC 9110, section 7.8, allows.
+    and (408) when it takes too long; `Upgrade` is ignored, as RFC 9110, section 7.8, allows. With more than
+    `MAX_WAITING` requests ahead of their answers the connection ends once those are answered: a client sends the others
+    again, as RFC 9112, section 9.3.2, has it.
     """
 
     head_seconds = HEAD_SECONDS
@@ -60,6 +66,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         running.message_event.clear()
         return bytes(body)
 
+    @property
+    def ends(self) -> bool:
+        """Whether the connection ends with the running request's answer."""
+        return self._running is not None and not self._running.keep_alive
+
     def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
         """Sends the running request's whole answer in one go; false, and nothing is sent, where that is not simple.
 
@@ -84,7 +95,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
-            self.transport.close()
+            if self._refused and not self.pipeline:
+                self._linger()
+            else:
+                self.transport.close()
         cycle.on_response()
         return True
 
@@ -96,7 +110,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._running.disconnected:
             self.loop.call_soon(self._tell_gone)
         # Who does not read cannot see the client leave.
-        self.flow.resume_reading()
+        if len(self.pipeline) <= READ_WAITING:
+            self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells every request that has no whole answer yet; the base class tells the latest only."""
@@ -126,7 +141,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._framing += len(part)
             done = self._feed(part)
             rest = b"" if done == len(rest) else memoryview(rest)[done:]
-        if not self._refused and (self._head_open or self.cycle is None or self.cycle.response_complete):
+        if self._refused or self.timeout_keep_alive_task is not None:
+            return
+        if self._head_open or self.cycle is None or self.cycle.response_complete:
             self._start_clock()
 
     def shutdown(self) -> None:
@@ -146,6 +163,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head starts, with a time of its own."""
         self._stop_clock()
+        self._unset_keepalive_if_required()
         self._head_open = True
         super().on_message_begin()
 
@@ -168,6 +186,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._stop_clock()
         self._upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if not self._upgrading:
+            if len(self.pipeline) >= MAX_WAITING:
+                raise ValueError(f"more than {MAX_WAITING} requests wait")
             super().on_headers_complete()
             if self._parting:
                 self._announce_end()
@@ -182,6 +202,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._framing = 0
         if not self._upgrading:
             super().on_message_complete()
+            if self.cycle.response_complete:
+                # Answered before it was whole: only from now on does the connection wait for the next request.
+                self._stop_clock()
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+
+    def on_response_complete(self) -> None:
+        """Goes on with the next request, and reads more once few of them wait."""
+        super().on_response_complete()
+        if len(self.pipeline) > READ_WAITING and not self._refused and not self.transport.is_closing():
+            self.flow.pause_reading()
 
     def _should_upgrade(self) -> bool:
         return False
@@ -245,6 +277,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if cycle.response_started or self.pipeline or not cycle.more_body:
                 # Requests before it are still being answered; the connection ends with the last of them.
                 cycle.keep_alive = False
+                # What stays unread would reset the connection as it closes.
+                self.flow.resume_reading()
                 return
             # What cannot be parsed is this request's body, which will never be whole.
             cycle.disconnected = True
@@ -260,8 +294,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         ]
         lines = [b"%s: %s\r\n" % header for header in headers]
         self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Closes later: under a client that still writes it resets the connection, and the answer is lost with it."""
+        self._stop_clock()
         self.transport.write_eof()
-        # Closing under a client that still writes resets the connection, and the answer is lost with it.
         self._clock = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def _discard(self, size: int) -> None:

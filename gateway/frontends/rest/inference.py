@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
@@ -192,7 +193,8 @@ class InferenceEndpoint:
             await send_error(send, error, self._shape(error), call.context.request_id, headers)
             return
         headers.append((b"connection", b"close"))
-        await send_error(send, error, self._shape(error), call.context.request_id, headers, before_end=body.discard)
+        rest = partial(body.discard, self._edge.limits.body_timeout_s)
+        await send_error(send, error, self._shape(error), call.context.request_id, headers, before_end=rest)
 
     def _shape(self, _error: GatewayError) -> ErrorShape:
         """How the door tells this error."""

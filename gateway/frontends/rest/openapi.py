@@ -120,6 +120,11 @@ def json_answer(schema: str, description: str, media_type: str = JSON) -> dict[s
     return {"description": description, "content": {media_type: {"schema": ref(schema)}}}
 
 
+def head_too_large() -> dict[str, Any]:
+    """The answer to a head that is too large, at every path: it comes before any of them is looked at."""
+    return json_answer("OipError", "The head of the request is larger than 64 KiB, or has more than 200 headers.")
+
+
 def _operation(route: RawRoute, method: str, contracts: list[ModelContract]) -> dict[str, Any]:
     examples = {contract.name: route.example(contract) for contract in contracts}
     shown = {name: {"value": value} for name, value in examples.items() if value is not None}

@@ -57,6 +57,12 @@ def test_what_shapes_the_answer_keeps_requests_apart(other: InferenceRequest) ->
     assert batch_key(other) != batch_key(ONE)
 
 
+def test_parameters_that_python_takes_for_equal_keep_requests_apart() -> None:
+    """A model may tell true, 1 and 1.0 from each other, where they stand for different things."""
+    keys = {batch_key(replace(ONE, parameters={"t": value})) for value in (True, 1, 1.0, "1")}
+    assert len(keys) == 4
+
+
 def test_what_does_not_shape_the_answer_is_no_difference() -> None:
     """Ids, values and the number of rows."""
     keys: list[Hashable] = [batch_key(ONE), batch_key(request([[5, 6], [7, 8]], id="other"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from gateway.core.errors import Cause
+from gateway.frontends.rest.app import GatewayApp
 from tests.unit.gateway.frontends.world import Finished, World
 
 
@@ -125,3 +127,20 @@ async def test_a_host_header_cannot_change_the_path(client: httpx.AsyncClient) -
     """The shape of an error follows the path alone."""
     answer = await client.get("/nope", headers={"host": "gateway/v2"})
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_long_paths_are_not_remembered(world: World) -> None:
+    """They lead where they should, and however many are made up, the memory does not grow with them."""
+    app = world.app()
+    assert isinstance(app, GatewayApp)
+    app._find("POST", "/predict/first")
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            found = app._find("POST", f"/predict/{number}{'x' * 60_000}")
+            assert found is not None
+            assert found[1]["model"].startswith(f"{number}x")
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert now < 1_000_000

@@ -10,7 +10,7 @@ from starlette.types import Message
 
 from gateway.core.errors import Cause, GatewayError
 from gateway.frontends.edge import Admission, Limits
-from gateway.frontends.rest.body import SMALL_BODY_BYTES, Body, while_connected
+from gateway.frontends.rest.body import LINGER_SECONDS, SMALL_BODY_BYTES, Body, while_connected
 from tests.unit.gateway.frontends.rest.asgi import GONE, chunk, receiving
 
 CAP = 100
@@ -130,8 +130,46 @@ async def test_the_rest_of_a_refused_body_is_thrown_away() -> None:
     for last in (chunk(b"end"), GONE):
         body = body_of([chunk(b"x" * 200, True), chunk(b"x", True), last])
         assert await refusal(body) is Cause.TOO_LARGE
-        await body.discard()
+        await body.discard(5)
         assert body.complete
+
+
+class Skipping(asyncio.SelectorEventLoop):
+    """An event loop whose time is moved on by the test."""
+
+    skipped = 0.0
+
+    def time(self) -> float:
+        """What it would be, and what was skipped."""
+        return super().time() + self.skipped
+
+
+@pytest.mark.parametrize(("allowed_s", "whole"), [(60, True), (3, False)])
+def test_a_refused_client_may_be_slow_but_not_silent(allowed_s: float, whole: bool) -> None:
+    """Each part of its body may take its time, all of them together no longer than any body may."""
+    loop = Skipping()
+    left = 10
+
+    async def receive() -> Message:
+        nonlocal left
+        left -= 1
+        loop.skipped += 0.6 * LINGER_SECONDS
+        await asyncio.sleep(0)
+        return chunk(b"x", left > 0)
+
+    body = Body(receive, [(b"content-length", b"1000")], cap=CAP)
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(body.discard(allowed_s))
+    assert body.complete is whole
+
+
+async def test_a_small_body_is_not_skipped_where_the_connection_ends_with_the_answer() -> None:
+    """Closed on what was not read, it would be reset, and the answer lost."""
+    connection = Knowing()
+    body = Body(receiving([]), [(b"content-length", b"10")], cap=CAP, connection=connection)
+    assert body.skippable
+    connection.ends = True
+    assert not body.skippable
 
 
 async def test_the_result_comes_while_the_client_stays() -> None:
@@ -182,6 +220,7 @@ class Knowing:
     def __init__(self, body: bytes | None = None) -> None:
         self.body = body
         self.gone: Callable[[], None] | None = None
+        self.ends = False
 
     def take(self) -> bytes | None:
         return self.body

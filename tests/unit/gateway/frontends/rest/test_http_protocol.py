@@ -89,6 +89,10 @@ class Wire(asyncio.Transport):
         """Says so."""
         self.events.append("pause")
 
+    def resume_reading(self) -> None:
+        """Says so."""
+        self.events.append("resume")
+
     def is_closing(self) -> bool:
         """Whether it was closed."""
         return "close" in self.events
@@ -242,6 +246,7 @@ async def test_a_gateway_that_ends_says_so_in_the_answers_that_are_under_way(con
     connection.protocol.data_received(START + b"\r\n")
     connection.protocol.shutdown()
     assert ends_with_its_answer(connection)
+    assert connection.protocol.ends
     assert (connection.loop.pending, connection.wire.events) == ([], [])
 
 
@@ -260,6 +265,49 @@ async def test_a_body_that_is_there_is_taken_whole(connection: Connection) -> No
     other = Connection()
     other.protocol.data_received(asked(more=b"Expect: 100-continue\r\n"))
     assert other.protocol.take() is None
+
+
+def answer(connection: Connection) -> bool:
+    """Gives the running request its answer."""
+    return connection.protocol.answer(200, [(b"content-length", b"2")], b"{}")
+
+
+async def test_a_connection_whose_request_was_answered_early_is_kept_as_any_other(connection: Connection) -> None:
+    """The time of what is left of its body ends with that; what starts then is the time between two requests."""
+    whole = asked()
+    connection.protocol.data_received(whole[:-2])
+    assert answer(connection)
+    connection.protocol.data_received(whole[-2:-1])
+    (late,) = connection.loop.pending
+    assert late.seconds == HEAD_SECONDS
+    connection.protocol.data_received(whole[-1:])
+    (idle,) = connection.loop.pending
+    assert idle.seconds == connection.protocol.timeout_keep_alive
+    connection.protocol.data_received(START)
+    (head,) = connection.loop.pending
+    assert head.seconds == HEAD_SECONDS
+    connection.protocol.data_received(b"\r\n")
+    assert connection.loop.pending == []
+
+
+async def test_the_next_head_may_come_with_the_end_of_a_body_that_was_answered_early(connection: Connection) -> None:
+    """It has the time of a head, and no other timer closes its connection."""
+    whole = asked()
+    connection.protocol.data_received(whole[:-2])
+    assert answer(connection)
+    connection.protocol.data_received(whole[-2:] + START)
+    (head,) = connection.loop.pending
+    assert head.seconds == HEAD_SECONDS
+
+
+async def test_the_rest_of_a_body_that_was_answered_early_has_a_time(connection: Connection) -> None:
+    """Nobody waits for it."""
+    connection.protocol.data_received(asked()[:-2])
+    assert answer(connection)
+    connection.protocol.data_received(b"d")
+    (late,) = connection.loop.pending
+    late.call()
+    assert connection.wire.events == ["close"]
 
 
 async def test_a_whole_answer_goes_out_at_once(connection: Connection) -> None:

@@ -82,15 +82,21 @@ async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     ("path", "statuses"),
     [
-        ("/predict", {"200", "400", "404", "408", "413", "415", "422", "500", "502", "503", "504"}),
-        ("/predictions/{model}", {"200", "400", "404", "408", "413", "500", "502", "503", "504"}),
-        ("/v2/models/{model}/infer", {"200", "400", "404", "408", "413", "415", "500", "502", "503", "504"}),
-        ("/v1/models/{model}:predict", {"200", "400", "404", "408", "413", "500", "501", "502", "503", "504"}),
+        ("/predict", {"200", "400", "404", "408", "413", "415", "422", "431", "500", "502", "503", "504"}),
+        ("/predictions/{model}", {"200", "400", "404", "408", "413", "431", "500", "502", "503", "504"}),
+        ("/v2/models/{model}/infer", {"200", "400", "404", "408", "413", "415", "431", "500", "502", "503", "504"}),
+        ("/v1/models/{model}:predict", {"200", "400", "404", "408", "413", "431", "500", "501", "502", "503", "504"}),
     ],
 )
 async def test_inference_routes_name_every_status(document: dict[str, Any], path: str, statuses: set[str]) -> None:
-    """Those of the protocol's own table."""
+    """Those of the protocol's own table, and that of a head which is too large to have a path."""
     assert set(document["paths"][path]["post"]["responses"]) == statuses
+
+
+async def test_every_operation_names_the_status_of_a_head_that_is_too_large(document: dict[str, Any]) -> None:
+    """It may come at any path."""
+    for path in document["paths"].values():
+        assert all("431" in operation["responses"] for operation in path.values())
 
 
 async def test_parameters_in_the_path_are_declared(document: dict[str, Any]) -> None:

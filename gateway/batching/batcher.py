@@ -121,7 +121,7 @@ class Batcher:
     @property
     def idle(self) -> bool:
         """Whether a request sent now would go out at once."""
-        return self._busy < self._slots
+        return self._busy < self._slots and not len(self._queue)
 
     def __call__(self, inner: Handler) -> Handler:
         """The middleware for a target whose requests travel alone."""

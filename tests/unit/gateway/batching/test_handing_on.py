@@ -62,3 +62,16 @@ async def test_a_burst_has_no_more_places_than_there_are() -> None:
     await bench.server.let_go(2)
     assert [answer_of(task) for task in tasks[:2]] == [2, 4]
     assert bench.at_rest
+
+
+async def test_a_slot_that_a_burst_is_about_to_take_is_not_idle() -> None:
+    """What was sent in the same turn of the event loop, and asked after it, would wait behind the burst."""
+    bench = Bench(slots=1, cancels=False)
+    assert bench.batcher.idle
+    (task,) = burst(bench, 1)
+    await asyncio.sleep(0)
+    assert (bench.batcher.busy, bench.batcher.queued, bench.batcher.idle) == (0, 1, False)
+    await settled()
+    await bench.server.let_go()
+    assert answer_of(task) == 2
+    assert bench.batcher.idle

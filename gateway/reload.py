@@ -134,9 +134,9 @@ class Reloader:
             if getattr(getattr(wanted, section), name) != getattr(before, name)
         )
         settings = wanted.model_copy(update=fixed)
+        changes = await self._fleet.apply(Configuration(settings, read.contracts))
         if wanted.log_level != now.log_level:
             logging.getLogger().setLevel(wanted.log_level.upper())
-        changes = await self._fleet.apply(Configuration(settings, read.contracts))
         return Reload(_now(), cause, "ok", changes=changes, needs_restart=needs_restart)
 
     def _tell(self, done: Reload) -> None:

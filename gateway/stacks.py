@@ -84,6 +84,11 @@ class EndpointStack:
         breaker = self._breakers.get(model)
         return BreakerState.CLOSED if breaker is None else breaker.state
 
+    def show_breakers(self) -> None:
+        """Tells the observer of each breaker that is open no more because its time is over: perhaps nobody asked."""
+        for breaker in self._breakers.values():
+            _ = breaker.state
+
     async def close(self) -> None:
         """Ends the calls that run on their own."""
         await self.batcher.close()

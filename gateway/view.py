@@ -58,6 +58,8 @@ class FleetView:
 
     async def metrics(self) -> bytes:
         """What this worker counts."""
+        for member in self._fleet.members.values():
+            member.stack.show_breakers()
         return render(self._registry)
 
     async def routes(self) -> Document:

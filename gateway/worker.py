@@ -23,7 +23,7 @@ from gateway.collector import settle_garbage_collector
 from gateway.core.clock import SystemClock
 from gateway.core.errors import Cause, GatewayError
 from gateway.dataplane import DataPlane
-from gateway.fleet import Fleet, Prepared, opened
+from gateway.fleet import Fleet, opened
 from gateway.server import Gateway, running
 from gateway.settings import SettingsError
 from gateway.telemetry.histogram import Registry
@@ -32,6 +32,7 @@ from gateway.telemetry.metrics import PrometheusObserver
 from gateway.view import FleetView, to_json
 from gateway.workers.assignment import Assignment
 from gateway.workers.control import Control, ControlError, Handler
+from gateway.workers.pending import Pending
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +88,9 @@ class Worker:
         self._stop = stop
         self._registry = Registry()
         self._clock = SystemClock()
-        self._fleet: Fleet | None = None
         self._view: FleetView | None = None
         self._data_plane: DataPlane | None = None
-        self._prepared: Prepared | None = None
+        self._pending: Pending | None = None
         self._others_ready = True
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -116,7 +116,7 @@ class Worker:
         configure(configuration.settings.log_level, sys.stderr, self._number)
         observer = PrometheusObserver(self._registry)
         async with opened(configuration, self._clock, observer) as fleet:
-            self._fleet, self._view = fleet, FleetView(fleet, self._registry, self._clock)
+            self._pending, self._view = Pending(fleet), FleetView(fleet, self._registry, self._clock)
             gateway = Gateway(fleet, self._clock, observer)
             self._data_plane = gateway.data_plane
             self._data_plane.hear_of_others(self._others_ready)
@@ -169,21 +169,17 @@ class Worker:
             await asyncio.sleep(READY_SECONDS)
 
     async def _prepare(self, body: bytes) -> bytes:
-        await self._discard(b"")
-        self._prepared = await self._running_fleet().prepare(Assignment.from_json(body).of_worker(self._number))
+        assignment = Assignment.from_json(body)
+        await self._next().prepare(assignment.edition, assignment.of_worker(self._number))
         return b""
 
-    async def _commit(self, _: bytes) -> bytes:
-        prepared, self._prepared = self._prepared, None
-        if prepared is None:
-            raise ControlError("nothing was prepared")
-        logging.getLogger().setLevel(prepared.configuration.settings.log_level.upper())
-        return orjson.dumps(asdict(await self._running_fleet().commit(prepared)))
+    async def _commit(self, body: bytes) -> bytes:
+        configuration, changes = await self._next().commit(int(body))
+        logging.getLogger().setLevel(configuration.settings.log_level.upper())
+        return orjson.dumps(asdict(changes))
 
     async def _discard(self, _: bytes) -> bytes:
-        prepared, self._prepared = self._prepared, None
-        if prepared is not None:
-            await self._running_fleet().discard(prepared)
+        await self._next().discard()
         return b""
 
     async def _page(self, _: bytes) -> bytes:
@@ -204,10 +200,10 @@ class Worker:
             self._data_plane.hear_of_others(self._others_ready)
         return b""
 
-    def _running_fleet(self) -> Fleet:
-        if self._fleet is None:
+    def _next(self) -> Pending:
+        if self._pending is None:
             raise ControlError("this worker still starts")
-        return self._fleet
+        return self._pending
 
     def _running_view(self) -> FleetView:
         if self._view is None:

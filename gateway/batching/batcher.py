@@ -62,8 +62,8 @@ class _Entry:
     nbytes: int
     limits: BatchLimits | None
     since: float
-    at_once: bool
-    """Whether there was a free slot when it came."""
+    turn: int
+    """The turn in which it came and there was a free slot; -1 where there was none."""
     answer: asyncio.Future[InferenceResponse]
     batch: _Batch | None = None
 
@@ -99,6 +99,7 @@ class Batcher:
         self._busy = 0
         self._queue: FairQueue[_Entry] = FairQueue()
         self._quarantine = Quarantine(clock)
+        self._turn = 0
         self._turn_ends = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._quiet: asyncio.Event | None = None
@@ -121,7 +122,7 @@ class Batcher:
     @property
     def idle(self) -> bool:
         """Whether a request sent now would go out at once."""
-        return self._busy < self._slots
+        return self._busy < self._slots and not len(self._queue)
 
     def __call__(self, inner: Handler) -> Handler:
         """The middleware for a target whose requests travel alone."""
@@ -196,7 +197,8 @@ class Batcher:
     ) -> _Entry:
         now = self._clock.now()
         loop = asyncio.get_running_loop()
-        if at_once := self._busy < self._slots:
+        turn = self._turn if self._busy < self._slots else -1
+        if turn >= 0:
             if len(self._queue) >= self._places:
                 self._dispatch()
             if not self._turn_ends:
@@ -216,7 +218,7 @@ class Batcher:
         else:
             key = (id(line), batch_key(request))
         answer: asyncio.Future[InferenceResponse] = loop.create_future()
-        entry = _Entry(request, context, caller, line, key, rows, bytes_of(request), limits, now, at_once, answer)
+        entry = _Entry(request, context, caller, line, key, rows, bytes_of(request), limits, now, turn, answer)
         self._queue.push(entry)
         self._changed()
         return entry
@@ -225,6 +227,8 @@ class Batcher:
         """Sends what this turn of the event loop brought, as far as there are slots."""
         self._turn_ends = False
         self._dispatch()
+        # What is left has found no slot after all, and waits like the others.
+        self._turn += 1
         self._changed()
 
     def _no_time(self) -> GatewayError:
@@ -286,7 +290,7 @@ class Batcher:
             batch.task.add_done_callback(partial(self._ended, batch))
 
     def _in_time(self, entry: _Entry, now: float) -> bool:
-        if entry.context.deadline - now > (0.0 if entry.at_once else entry.line.forecast.at_least(now)):
+        if entry.context.deadline - now > (0.0 if entry.turn == self._turn else entry.line.forecast.at_least(now)):
             return True
         _fail(
             entry,
@@ -383,15 +387,9 @@ def _fail_all(members: Iterable[_Entry], exc: Exception, context: CallContext) -
 
 
 def _fail(entry: _Entry, exc: Exception) -> None:
-    """Each member gets an exception of its own: one that several tasks raise would collect all their tracebacks."""
-    if entry.answer.done():
-        return
-    own = exc
-    if isinstance(exc, GatewayError):
-        kind = RefusedError if isinstance(exc, RefusedError) else GatewayError
-        own = kind(exc.cause, exc.detail, retry_after_s=exc.retry_after_s)
-        own.__cause__ = exc.__cause__
-    entry.answer.set_exception(own)
+    """Each member gets an exception of its own."""
+    if not entry.answer.done():
+        entry.answer.set_exception(exc.again() if isinstance(exc, GatewayError) else exc)
 
 
 def _retrieved(call: asyncio.Task[Any]) -> None:

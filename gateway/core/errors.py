@@ -58,6 +58,13 @@ class GatewayError(Exception):
     def __repr__(self) -> str:
         return f"GatewayError({self.cause.name}, {self.detail!r})"
 
+    def again(self) -> GatewayError:
+        """The same, for another task to raise: one that several raise would collect all their tracebacks."""
+        kind = RefusedError if isinstance(self, RefusedError) else GatewayError
+        other = kind(self.cause, self.detail, retry_after_s=self.retry_after_s)
+        other.__cause__ = self.__cause__
+        return other
+
 
 class RefusedError(GatewayError):
     """Raised by a gate of the gateway's own: nothing was sent, so that another endpoint may be asked at no cost."""

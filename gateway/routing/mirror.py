@@ -23,6 +23,7 @@ from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, Selection
 from gateway.core.observer import Observer
 from gateway.routing.difference import Difference, difference
+from gateway.routing.endpoint import Target
 
 logger = logging.getLogger(__name__)
 
@@ -56,19 +57,18 @@ class MirrorReport:
 
 
 class Mirror:
-    """Copies a `share` (0 to 1) of one route's requests to `handler`, the way to the mirror's endpoint.
+    """Copies a `share` (0 to 1) of one route's requests to `handler`, the way to `target`.
 
-    `version` is the mirror's, None for whatever the client asked for. `idle` says whether that endpoint has a free
-    slot. `close` ends what is under way.
+    A target without a version gets whatever the client asked for. `idle` says whether its endpoint has a free slot.
+    `close` ends what is under way.
     """
 
     def __init__(
         self,
         contract: ModelContract,
-        endpoint: str,
+        target: Target,
         handler: Handler,
         *,
-        version: int | None = None,
         share: float,
         idle: Callable[[], bool],
         clock: Clock,
@@ -78,9 +78,8 @@ class Mirror:
         keep_payloads: bool = False,
     ) -> None:
         self._contract = contract
-        self._endpoint = endpoint
+        self._target = target
         self._handler = handler
-        self._version = version
         self._share = share
         self._idle = idle
         self._clock = clock
@@ -93,11 +92,13 @@ class Mirror:
         self._worst: list[tuple[float, int, Mismatch]] = []
         self._numbers = count()
 
-    def offer(self, request: InferenceRequest, response: InferenceResponse, protocol: str) -> None:
-        """A request of this route, by `protocol`, has got its answer: perhaps a copy of it is sent."""
+    def offer(
+        self, request: InferenceRequest, response: InferenceResponse, protocol: str, answered: Target | None = None
+    ) -> None:
+        """A request of this route, by `protocol`, has got its answer from `answered`: perhaps a copy of it is sent."""
         if self._random.random() >= self._share:
             return
-        if response.served_by is not None and response.served_by.endpoint == self._endpoint:
+        if answered is not None and self._is_the_same(answered, request, response):
             self._finish("same_endpoint")
         elif len(self._tasks) >= MOST or not self._idle():
             self._finish("skipped")
@@ -126,11 +127,24 @@ class Mirror:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _is_the_same(self, answered: Target, request: InferenceRequest, response: InferenceResponse) -> bool:
+        """Whether a copy would be answered by what has answered: another version, or model, of an endpoint is not."""
+        if (answered.endpoint, answered.model) != (self._target.endpoint, self._target.model):
+            return False
+        wanted = request.model.version
+        copied = wanted if self._target.version is None else self._target.version
+        return copied in (response.version, answered.version if wanted is None else wanted)
+
     async def _compare(self, request: InferenceRequest, response: InferenceResponse, protocol: str) -> None:
+        if not self._idle():
+            # Since it was offered, clients' requests, or copies that were offered with it, have taken the slots.
+            self._finish("skipped")
+            return
         begin = self._clock.now()
         context = CallContext("mirror", protocol, begin + self._timeout_s)
         # The mirror's own version, where it has one, rather than the one that the client chose for its answer.
-        spec = request.model if self._version is None else replace(request.model, version=self._version)
+        version = self._target.version
+        spec = request.model if version is None else replace(request.model, version=version)
         copy = replace(request, model=spec, selection=Selection())
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -141,7 +155,7 @@ class Mirror:
             self._finish(Cause.DEADLINE.value, self._clock.now() - begin)
         except Exception:
             self._finish(Cause.INTERNAL.value, self._clock.now() - begin)
-            logger.exception("mirroring model %s to endpoint %s failed", self._contract.name, self._endpoint)
+            logger.exception("mirroring model %s to endpoint %s failed", self._contract.name, self._target.endpoint)
         else:
             found = difference(self._contract, mirrored.outputs, response.outputs)
             self._finish("ok" if found.agrees else "mismatch", self._clock.now() - begin, found)
@@ -152,7 +166,7 @@ class Mirror:
         self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
         self._observer.mirror_finished(
             model=self._contract.name,
-            endpoint=self._endpoint,
+            endpoint=self._target.endpoint,
             outcome=outcome,
             seconds=seconds,
             difference=None if found is None else found.max_scaled,

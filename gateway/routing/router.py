@@ -192,10 +192,10 @@ class Router:
         try:
             if traffic.policy == "compare" and context.protocol == COMPARING_PROTOCOL and request.selection == ANYWHERE:
                 return await compared(route, request, context, self._ways(prepared, request), self._clock)
-            response = await self._first_to_answer(prepared, request, context)
+            response, answered = await self._first_to_answer(prepared, request, context)
             rules, mirror = traffic.mirror, prepared.mirror
             if mirror is not None and rules is not None and _fits(self._health, ModelSpec(model), rules.target):
-                mirror.offer(request, response, context.protocol)
+                mirror.offer(request, response, context.protocol, answered)
             return response
         finally:
             under_way.leave()
@@ -210,7 +210,7 @@ class Router:
 
     async def _first_to_answer(
         self, prepared: _Prepared, request: InferenceRequest, context: CallContext
-    ) -> InferenceResponse:
+    ) -> tuple[InferenceResponse, Target]:
         model, budget = request.model.name, prepared.budget
         budget.deposit()
         tried: set[str] = set()
@@ -226,7 +226,7 @@ class Router:
                 raise failure
             before = context.served_by
             try:
-                return await _ask(path, verdict, request, context)
+                return await _ask(path, verdict, request, context), path.target
             except RefusedError as exc:
                 # This endpoint has not seen the request.
                 refusal, context.served_by = refusal or exc, before
@@ -356,9 +356,8 @@ class Router:
             return before.mirror
         return Mirror(
             route.main,
-            endpoint.name,
+            rules.target,
             handler,
-            version=rules.target.version,
             share=rules.share,
             idle=lambda: endpoint.surroundings.idle,
             clock=self._clock,

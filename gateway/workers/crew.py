@@ -157,7 +157,7 @@ class Crew:
             taking = self._settled_members()
             await self._prepare(taking, new)
             self._assignment = new
-            done = await asyncio.gather(*(self._commit(member) for member in taking))
+            done = await asyncio.gather(*(self._commit(member, new.edition) for member in taking))
             return next((changes for changes in done if changes is not None), Changes())
 
     async def close(self) -> None:
@@ -199,9 +199,9 @@ class Crew:
             )
             raise SettingsError("\n".join(wrong))
 
-    async def _commit(self, member: Member) -> Changes | None:
+    async def _commit(self, member: Member, edition: int) -> Changes | None:
         try:
-            told = orjson.loads(await _call(member, "commit", b"", ANSWER_SECONDS))
+            told = orjson.loads(await _call(member, "commit", str(edition).encode(), ANSWER_SECONDS))
         except ControlLostError:
             return None
         except ControlError as exc:

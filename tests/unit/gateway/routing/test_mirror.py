@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -11,8 +11,9 @@ import pytest
 
 from gateway.core.digest import digest
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ServedBy
+from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.core.observer import NullObserver
+from gateway.routing.endpoint import Target
 from gateway.routing.mirror import MOST, WORST, Mirror
 from tests.builders import FakeClock, contract, doubled, request, tensor
 
@@ -30,7 +31,7 @@ class Counts(NullObserver):
 class Bench:
     """A primary that doubles, and a mirror that answers as it is told."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, version: int | None = None, **settings: Any) -> None:
         self.copies: list[InferenceRequest] = []
         self.hold: asyncio.Event | None = None
         self.factor = 2.0
@@ -39,7 +40,7 @@ class Bench:
         self.counts = Counts()
         self.mirror = Mirror(
             contract(),
-            "m",
+            Target("m", "doubler", version),
             self.answer,  # type: ignore[arg-type]
             **{
                 "share": 1.0,
@@ -128,9 +129,37 @@ async def test_a_share_is_a_share() -> None:
 async def test_what_the_mirror_itself_answered_is_not_copied() -> None:
     """It would be compared with itself."""
     bench = Bench()
-    answer = InferenceResponse("doubler", 1, doubled(request()).outputs, served_by=ServedBy("m", "s", "x", 1))
-    bench.mirror.offer(request(), answer, "predict")
+    bench.mirror.offer(request(), doubled(request()), "predict", Target("m", "doubler"))
     assert bench.counts.finished == [("same_endpoint", None)]
+
+
+# The version that the client named, that of the target that answered, that of its answer, and the mirror's.
+SAME = [(None, None, 1, 1), (None, 1, 1, 1), (1, None, 1, None), (1, 1, 1, 1)]
+OTHER = [(None, 1, 1, 2), (None, None, 1, 2), (1, 1, 1, 2), (None, 1, 1, None)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "target", "answered", "mirrors", "copied"),
+    [*((*case, False) for case in SAME), *((*case, True) for case in OTHER)],
+)
+async def test_another_version_at_the_same_endpoint_is_copied(
+    wanted: int | None, target: int | None, answered: int, mirrors: int | None, copied: bool
+) -> None:
+    """A canary stands beside what it is to replace; only what itself has answered is not asked again."""
+    bench = Bench(mirrors)
+    asked = request(version=wanted)
+    answer = replace(doubled(asked), version=answered)
+    bench.mirror.offer(asked, answer, "predict", Target("m", "doubler", target))
+    await settled()
+    assert bool(bench.copies) is copied
+
+
+async def test_another_model_at_the_same_endpoint_is_copied() -> None:
+    """As a canary under a name of its own."""
+    bench = Bench()
+    bench.mirror.offer(request(), doubled(request()), "predict", Target("m", "doubler_before"))
+    await settled()
+    assert bench.counts.finished == [("ok", 0.0)]
 
 
 async def test_the_worst_differences_are_kept_without_their_payloads() -> None:

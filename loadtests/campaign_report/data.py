@@ -20,7 +20,6 @@ from loadtests.analysis.columns import Columns
 from loadtests.analysis.compare import Findings, within_run
 from loadtests.analysis.samples import Values
 from loadtests.analysis.series import Series, series_of
-from loadtests.analysis.validity import Check
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
 from loadtests.store import StoredRun, seal_round, torn_streams
@@ -189,32 +188,16 @@ def _cell(
     run: StoredRun, spec: CellSpec, rows: pa.Table, tier: str, parity: Mapping[str, Any], *, torn: bool
 ) -> tuple[dict[str, Any], Histograms]:
     columns = Columns.of(rows)
-    health = run.health(spec.round, spec.slug)
     line = summarise(
         spec,
         columns,
-        health,
+        run.health(spec.round, spec.slug),
         run.resources(spec.round, spec.slug),
         parity.get(target_key(spec.target.model, spec.target.name, spec.control)),
         tier=tier,
+        torn=torn,
     )
-    return _with_files_checked(line, whole=not torn, health=bool(health)), _histograms(columns, spec.load.seconds)
-
-
-def _with_files_checked(line: dict[str, Any], *, whole: bool, health: bool) -> dict[str, Any]:
-    """The line, INVALID where files of its record are missing or cut off: nobody can say that it is whole."""
-    checks = [
-        Check("generator's own account", "record", float(health), 1, at_least=True),
-        Check("streams without their end mark", "record", float(not whole), 0),
-    ]
-    broken = [check for check in checks if not check.ok]
-    if not broken:
-        return line
-    told = {
-        "checks": [*line["checks"], *(check.to_json() for check in broken)],
-        "reasons": [*line["reasons"], *(check.reason for check in broken)],
-    }
-    return {**line, **told, "valid": False, "meets_slo": None}
+    return line, _histograms(columns, spec.load.seconds)
 
 
 def _histograms(columns: Columns, seconds: float) -> Histograms:

@@ -68,7 +68,7 @@ def test_a_cell_without_the_generator_s_account_is_invalid(tmp_path: Path) -> No
     lines = {line["cell"]: line for line in read_campaign(run).lines}
     assert lines[OTHER.slug]["valid"], lines[OTHER.slug]["reasons"]
     assert (lines[DONE.slug]["valid"], lines[DONE.slug]["meets_slo"]) == (False, None)
-    assert "record: generator's own account 0, limit at least 1" in lines[DONE.slug]["reasons"]
+    assert "record: generator workers that gave an account 0, limit at least 1" in lines[DONE.slug]["reasons"]
 
 
 def test_a_done_cell_whose_stream_lost_its_end_is_invalid(tmp_path: Path) -> None:

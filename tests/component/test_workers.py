@@ -88,7 +88,8 @@ async def test_a_killed_process_takes_along_what_it_had(tmp_path: Path) -> None:
         assert set(load.outcomes) <= {"200", "broken"}
         assert load.outcomes["broken"] <= clients
         assert len(world.said("worker 1 ended by signal 9; it is started again")) == 1
-        assert world.pids()[1] != killed
+        # It writes its own lines a moment after the supervisor has written of it.
+        await world.until(lambda: world.pids()[1] != killed)
         assert "\ngateway_worker_restarts_total 1.0\n" in await world.ask("/metrics")
         seen = world.answered()
         for _ in range(40):

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -17,6 +16,7 @@ from typing import Literal
 import docker
 import psutil
 
+from serving.engine import engine
 from serving.java import JavaMissing, find_java
 from serving.models import find_models
 from serving.probes import owner_of
@@ -138,27 +138,11 @@ def _disk(settings: LaunchSettings) -> Finding:
 
 def _docker(environment: Mapping[str, str]) -> Finding:
     missing = Finding("note", "Docker", "no engine answers; it is needed for docker-compose.yml only")
-    if not _listens(docker.utils.parse_host(environment.get("DOCKER_HOST"))):
-        return missing
     try:
-        with closing(docker.from_env(timeout=5, environment=environment)) as client:
+        client = engine(environment)
+        if client is None:
+            return missing
+        with closing(client):
             return Finding("note", "Docker", f"engine {client.version()['Version']}")
     except (docker.errors.DockerException, OSError):
         return missing
-
-
-def _listens(address: str) -> bool:
-    """Whether something listens on an engine's Unix socket; anything else is left to the Docker SDK.
-
-    The SDK (7.2, docker/transport/unixconn.py) leaves its socket open where it cannot connect.
-    """
-    scheme, _, path = address.partition("://")
-    if scheme != "http+unix":
-        return True
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(5)
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True

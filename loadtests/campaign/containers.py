@@ -85,14 +85,17 @@ def memory_of(stats: Stats) -> int:
 
 def container_at(port: int) -> Container | None:
     """The running container that publishes `port`; None where there is none, or no container engine."""
-    try:
-        import docker  # noqa: PLC0415 - only where no process of this machine is found
+    from serving.engine import engine  # noqa: PLC0415 - only where no process of this machine is found
 
-        client = docker.from_env(timeout=5)
+    try:
+        client = engine()
+        if client is None:
+            return None
         for found in client.containers.list():
             bindings = (found.attrs.get("NetworkSettings", {}).get("Ports") or {}).values()
             if any(str(port) == entry.get("HostPort") for entries in bindings for entry in entries or ()):
                 return _container(client, found)
+        client.close()
     except Exception:
         return None
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,22 @@ def telling_full(path: Path) -> Iterator[None]:
             raise full(path, exc.strerror or "no space left") from exc
         if exc.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise LoadTestError(f"{path}: cannot be written: {exc.strerror}; --runs names another folder") from exc
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all, and on the disk when this returns; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise
 
 

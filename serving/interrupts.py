@@ -6,11 +6,34 @@ import contextlib
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 # `timeout` and some terminals send a signal to a process and again to its group: that is one signal, not two.
 SAME_SIGNAL_S = 0.5
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Inside, `handler` is called for SIGINT, SIGTERM and SIGHUP; afterwards whatever was set before is again.
+
+    Does nothing outside the main thread, where Python handles no signals.
+    """
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        # Also where a shell started this process in the background, with SIGINT ignored.
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: the terminal may go
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            with contextlib.suppress(TypeError):  # a handler that was not set from Python
+                signal.signal(number, previous)
 
 
 class Terminated(SystemExit):
@@ -32,23 +55,16 @@ class Interrupts:
         self._closing = False
         self._raised_at = -SAME_SIGNAL_S
         self._missed: BaseException | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._handled: AbstractContextManager[None] = handled(self._handle)
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            # Also where a shell started this process in the background, with SIGINT ignored.
-            numbers = [signal.SIGINT, signal.SIGTERM]
-            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: the terminal may go
-                numbers.append(signal.SIGHUP)
-            self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        self._handled.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            with contextlib.suppress(TypeError):  # a handler that was not set from Python
-                signal.signal(number, handler)
+        self._handled.__exit__(None, None, None)
         if error is None and self._missed is not None:
             raise self._missed
 

@@ -69,14 +69,6 @@ def _picks(rounds: int, resamples: int, seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, rounds, (resamples, rounds))
 
 
-def resample_weights(rounds: int, resamples: int = 2000, seed: int = SEED) -> Values:
-    """How often each round is drawn in each bootstrap sample, (resamples, rounds): for statistics of merged counts."""
-    picks = _picks(rounds, resamples, seed)
-    weights = np.zeros((resamples, rounds))
-    np.add.at(weights, (np.arange(resamples)[:, None], picks), 1)
-    return weights
-
-
 def bca_interval(estimate: float, drawn: Values, left_out: Values, level: float = 0.95) -> tuple[float, float]:
     """The bias-corrected and accelerated interval from bootstrap values and leave-one-out values of a statistic.
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from loadtests.campaign.plan import is_search
 from loadtests.cell_spec import CellSpec, at_rate
-from loadtests.disk import DiskFullError, full, telling_full
+from loadtests.disk import DiskFullError, full, telling_full, write_whole
 from loadtests.errors import LoadTestError
 from serving.state import ProcessId
 
@@ -248,19 +248,8 @@ def write_json(path: Path, document: object) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
     with telling_full(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
+        write_whole(path, text)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self
 
-from serving.interrupts import SAME_SIGNAL_S
+from serving.interrupts import SAME_SIGNAL_S, handled
 
 
 class StoppedError(Exception):
@@ -30,22 +30,16 @@ class TwoStage:
         self.stop = threading.Event()
         self._tell, self._clock = tell, clock
         self._last = float("-inf")
-        self._before: dict[signal.Signals, Any] = {}
+        self._handled: AbstractContextManager[None] = handled(self._handle)
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            numbers = [signal.SIGINT, signal.SIGTERM]
-            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: the terminal may go
-                numbers.append(signal.SIGHUP)
-            self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        self._handled.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            with contextlib.suppress(TypeError):  # a handler that was not set from Python
-                signal.signal(number, handler)
+        self._handled.__exit__(kind, error, trace)
 
     def check(self) -> None:
         """Raises StoppedError once `stop` is set."""

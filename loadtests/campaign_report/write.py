@@ -17,7 +17,7 @@ from loadtests.campaign_report.exports import csv_text, json_text, markdown_text
 from loadtests.campaign_report.words import share
 from loadtests.errors import LoadTestError
 from loadtests.report.words import number, transport_word
-from loadtests.store.stored import write_whole
+from loadtests.store.stored import write_file
 
 Format = Literal["html", "markdown", "json", "csv", "svg"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -44,7 +44,7 @@ def write(run: Path, formats: Sequence[str] = ("html",), *, allow_unlike: bool =
     made = []
     for name in dict.fromkeys(formats):
         path = run / _FILES[name]
-        write_whole(path, _text(data, content, name))
+        write_file(path, _text(data, content, name))
         made.append(path)
     return made
 

@@ -24,7 +24,6 @@ from loadtests.engine.health import Health
 from loadtests.engine.questions import targets_of
 from loadtests.engine.rows import Row
 from loadtests.engine.sink import Sink
-from loadtests.recorder import ServedBy
 from loadtests.replies import Outcome, Reply
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from locust.event import EventHook
 
 _NAN = float("nan")
-_NOBODY = ServedBy()
 # Schedules become Python numbers in pieces: all at once would hold up the first arrivals.
 _PIECE = 1024
 # After a lost connection a client that waits for answers pauses: a server that is gone must not meet a busy loop.

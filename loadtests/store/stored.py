@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from loadtests.cell_spec import CellSpec, at_rate
+from loadtests.disk import write_whole
 from loadtests.errors import LoadTestError
 
 
@@ -186,21 +186,14 @@ def read_lines(path: Path) -> Iterable[dict[str, Any]]:
         yield document
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+def write_file(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all; raises LoadTestError."""
     try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_whole(path, text)
     except OSError as exc:
-        part.unlink(missing_ok=True)
         raise LoadTestError(f"{path}: {exc}; the file that was there before is unchanged") from exc
 
 
 def write_lines(path: Path, documents: Iterable[Mapping[str, Any]]) -> None:
     """Writes JSON lines, all of them or none."""
-    write_whole(path, "".join(json.dumps(document, allow_nan=False) + "\n" for document in documents))
+    write_file(path, "".join(json.dumps(document, allow_nan=False) + "\n" for document in documents))

@@ -19,7 +19,6 @@ from loadtests.analysis.statistics import (
     holm,
     paired_verdicts,
     permutation_p,
-    resample_weights,
     resolution,
     shift_function,
     sign_flip_p,
@@ -184,13 +183,6 @@ def test_the_shift_function_shows_where_two_sides_differ() -> None:
     edges = np.array([1.0, 2.0, 9.0])
     found = shift_function(edges, np.array([50, 45, 5.0]), np.array([50, 30, 20.0]), (0.5, 0.9))
     assert found == [(0.5, 1.0, 0.0), (0.9, 2.0, 7.0)]
-
-
-def test_bootstrap_weights_are_draws_of_rounds() -> None:
-    """Each sample draws as many rounds as there are."""
-    weights = resample_weights(7, 50)
-    assert weights.shape == (50, 7)
-    assert set(weights.sum(axis=1)) == {7.0}
 
 
 def test_the_resolution_is_the_further_end_of_the_control() -> None:

@@ -174,7 +174,7 @@ class DockerStack:
         with closing(docker.from_env()) as client:
             for name, service in services.items():
                 image = str(service.get("image", ""))
-                if _present(client, image):
+                if _present(client, image) or ("build" not in service and _built_elsewhere(image, services)):
                     wanted.append(name)
                 elif "build" in service:
                     self._report(f"Building {image}, once; this takes minutes.")
@@ -186,8 +186,6 @@ class DockerStack:
                     self._report(f"Left out: {name}. Its image {image} is neither here nor to be pulled.")
                 elif name == "tfserving":
                     self._stand_in(client, image)
-                    wanted.append(name)
-                elif _built_elsewhere(image, services):
                     wanted.append(name)
                 else:
                     raise LaunchError(f"{name} needs the image {image}, which is neither here nor to be pulled")

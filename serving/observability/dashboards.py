@@ -121,17 +121,32 @@ def _board(uid: str, title: str, description: str) -> dashboard.Dashboard:
     )
 
 
-def _latency(title: str, metric: str, by: str, legend: str, shares: Iterable[float]) -> list[timeseries.Panel]:
+def _quantiles(
+    title: str, metric: str, by: str, legend: str, shares: Iterable[float], unit: str = "s"
+) -> list[timeseries.Panel]:
     """One panel for each share of requests; quantiles of a histogram are estimates within its buckets."""
     return [
         _lines(
             f"{title}, p{share * 100:g}",
-            "s",
+            unit,
             (f"histogram_quantile({share}, sum by ({by}, le) (rate({metric}_bucket[1m])))", legend),
             description="Estimated within the histogram's buckets; a load test gives exact ones.",
         )
         for share in shares
     ]
+
+
+def _requests_in_one_call(span: int = _THIRD) -> timeseries.Panel:
+    return _lines(
+        "Requests in one call",
+        "short",
+        (
+            "sum by (endpoint) (rate(gateway_batch_requests_sum[1m]))"
+            " / (sum by (endpoint) (rate(gateway_batch_requests_count[1m])) > 0)",
+            "{{endpoint}}",
+        ),
+        span=span,
+    )
 
 
 def stacks() -> dashboard.Dashboard:
@@ -156,17 +171,9 @@ def stacks() -> dashboard.Dashboard:
             (f"sum by (stack) (rate({attempts}_count[1m]))", "{{stack}}"),
             description="One call carries a whole batch: fewer calls than requests is what batching gains.",
         ),
-        *_latency("Requests", requests, "stack", "{{stack}}", (0.5, 0.95, 0.99)),
-        *_latency("Calls to the servers", attempts, "stack", "{{stack}}", (0.5, 0.95, 0.99)),
-        _lines(
-            "Requests in one call",
-            "short",
-            (
-                "sum by (endpoint) (rate(gateway_batch_requests_sum[1m]))"
-                " / (sum by (endpoint) (rate(gateway_batch_requests_count[1m])) > 0)",
-                "{{endpoint}}",
-            ),
-        ),
+        *_quantiles("Requests", requests, "stack", "{{stack}}", (0.5, 0.95, 0.99)),
+        *_quantiles("Calls to the servers", attempts, "stack", "{{stack}}", (0.5, 0.95, 0.99)),
+        _requests_in_one_call(),
         _lines(
             "Processor, cores",
             "short",
@@ -203,8 +210,8 @@ def gateway() -> dashboard.Dashboard:
         _lines("Requests by door", "reqps", (f"sum by (protocol) (rate({requests}_count[1m]))", "{{protocol}}")),
         _lines("Requests by outcome", "reqps", (f"sum by (outcome) (rate({requests}_count[1m]))", "{{outcome}}")),
         _lines("Requests by model", "reqps", (f"sum by (model) (rate({requests}_count[1m]))", "{{model}}")),
-        *_latency("Requests", requests, "model", "{{model}}", (0.5, 0.99)),
-        *_latency("Waited for a slot", "gateway_queue_duration_seconds", "endpoint", "{{endpoint}}", (0.99,)),
+        *_quantiles("Requests", requests, "model", "{{model}}", (0.5, 0.99)),
+        *_quantiles("Waited for a slot", "gateway_queue_duration_seconds", "endpoint", "{{endpoint}}", (0.99,)),
         _lines(
             "Slots",
             "short",
@@ -262,8 +269,10 @@ def mirror() -> dashboard.Dashboard:
             ),
             description="Answers beyond the contract's tolerance.",
         ),
-        *_latency("Difference", "gateway_mirror_difference", "model, endpoint", "{{model}} {{endpoint}}", (0.99,)),
-        *_latency("Mirror's answers", "gateway_mirror_duration_seconds", "endpoint", "{{endpoint}}", (0.5, 0.99)),
+        *_quantiles(
+            "Difference", "gateway_mirror_difference", "model, endpoint", "{{model}} {{endpoint}}", (0.99,), "sci"
+        ),
+        *_quantiles("Mirror's answers", "gateway_mirror_duration_seconds", "endpoint", "{{endpoint}}", (0.5, 0.99)),
         _lines(
             "Traffic by version",
             "reqps",
@@ -273,8 +282,6 @@ def mirror() -> dashboard.Dashboard:
             ),
         ),
     ]
-    for panel in panels[2:3]:
-        panel.unit("sci")
     return _with(
         _board("twinserve-mirror", "Mirror and canary", "What a copy of the traffic says of another endpoint."), panels
     )
@@ -296,23 +303,14 @@ def load_test() -> dashboard.Dashboard:
             span=_HALF,
             description="The service level objective's share; failures are misses.",
         ),
-        *_latency("Requests", requests, "stack", "{{stack}}", (0.5, 0.95, 0.99)),
+        *_quantiles("Requests", requests, "stack", "{{stack}}", (0.5, 0.95, 0.99)),
         _lines(
             "Processor, cores",
             "short",
             ("sum by (stack) (rate(server_cpu_seconds_total[1m]))", "{{stack}}"),
             span=_HALF,
         ),
-        _lines(
-            "Requests in one call",
-            "short",
-            (
-                "sum by (endpoint) (rate(gateway_batch_requests_sum[1m]))"
-                " / (sum by (endpoint) (rate(gateway_batch_requests_count[1m])) > 0)",
-                "{{endpoint}}",
-            ),
-            span=_HALF,
-        ),
+        _requests_in_one_call(_HALF),
     ]
     return _with(_board("twinserve-load", "Load test", "To be watched while a load test runs."), panels)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -53,11 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     folder = LaunchSettings().artifacts.resolve() / "bench-faults"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(table.document(results, about), indent=1) + "\n")
-    (folder / "results.md").write_text(table.markdown(results, about))
-    print("\n".join(result.summary for result in results))
-    print("\n".join(f"{name}: {value}" for name, value in about.items()))
-    print(f"written: {folder / 'results.json'} and results.md")
+    table.write(folder, results, about)
+    table.tell(folder, results, about)
     return 1 if failed else 0
 
 

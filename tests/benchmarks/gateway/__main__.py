@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import time
@@ -73,12 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for result in found:
             bench.report(f"  {result.summary}")
         bench.report(f"    took {time.monotonic() - begin:.0f} s")
-        about = _about(bench)
-        (folder / "results.json").write_text(json.dumps(table.document(results, about), indent=1) + "\n")
-        (folder / "results.md").write_text(table.markdown(results, about))
-    print("\n".join(result.summary for result in results))
-    print("\n".join(f"{name}: {value}" for name, value in _about(bench).items()))
-    print(f"written: {folder / 'results.json'} and results.md")
+        table.write(folder, results, _about(bench))
+    table.tell(folder, results, _about(bench))
     return 1 if failed else 0
 
 

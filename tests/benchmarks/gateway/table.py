@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 Verdict = Literal["PASS", "MISSED", "printed", "not available"]
@@ -77,6 +79,19 @@ class Result:
             " (aim reached)" if self.values and self.goal.aim and self.goal.met_by(self.median, self.goal.aim) else ""
         )
         return f"{self.row:>3}  {self.verdict:<13} {self.spread:<28} must {must}, aim {aim}{reached}  {self.what}"
+
+
+def write(folder: Path, results: Sequence[Result], about: Mapping[str, str]) -> None:
+    """`results.json` and `results.md` in `folder`."""
+    (folder / "results.json").write_text(json.dumps(document(results, about), indent=1) + "\n")
+    (folder / "results.md").write_text(markdown(results, about))
+
+
+def tell(folder: Path, results: Sequence[Result], about: Mapping[str, str]) -> None:
+    """Prints the rows, what they were measured on, and where it is written."""
+    print("\n".join(result.summary for result in results))
+    print("\n".join(f"{name}: {value}" for name, value in about.items()))
+    print(f"written: {folder / 'results.json'} and results.md")
 
 
 def markdown(results: Sequence[Result], about: Mapping[str, str]) -> str:

@@ -233,6 +233,10 @@ class Fleet:
         before, watch = self.router.health, self._watch
         before.publish_to(before.follow)
         self._started_before = [item for item in (*self._started_before, self.router.under_way) if item.count]
+        for name, member in self._members.items():
+            if name not in prepared.kept:
+                # Before its successor of the same name says how it is.
+                member.stack.keep(())
         self.router.replace(health.table, {name: member.endpoint for name, member in members.items()}, health)
         health.publish_to(self.router.replace)
         self._configuration, self._members, self._discovery = configuration, members, prepared.discovery

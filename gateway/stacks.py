@@ -54,10 +54,7 @@ class EndpointStack:
 
     def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
         """For one target of a model's route; all of a model's targets here share one breaker."""
-        breaker = self._breakers.get(model)
-        if breaker is None:
-            breaker = self._breakers[model] = self._new_breaker(model)
-
+        breaker = self._breakers.get(model) or self._new_breaker(model)
         made = cache(BatchLimits)
 
         def batch_limits(request: InferenceRequest) -> BatchLimits | None:
@@ -76,8 +73,10 @@ class EndpointStack:
         return (self.batcher,)
 
     def keep(self, models: Collection[str]) -> None:
-        """Forgets the breakers of all other models."""
-        self._breakers = {model: breaker for model, breaker in self._breakers.items() if model in models}
+        """Forgets the breakers of all other models; calls that still end by one of them tell nobody."""
+        for model in [model for model in self._breakers if model not in models]:
+            del self._breakers[model]
+            self._observer.breaker_gone(endpoint=self._name, model=model)
 
     def breaker(self, model: str) -> BreakerState:
         """The state of a model's breaker now."""
@@ -95,8 +94,11 @@ class EndpointStack:
 
     def _new_breaker(self, model: str) -> CircuitBreaker:
         def changed(state: BreakerState) -> None:
-            self._observer.breaker_changed(endpoint=self._name, model=model, state=state.value)
+            # One that is forgotten may still hear of calls that were under way.
+            if self._breakers.get(model) is breaker:
+                self._observer.breaker_changed(endpoint=self._name, model=model, state=state.value)
 
+        breaker = self._breakers[model] = CircuitBreaker(self._clock, self._limits, changed)
         # Shown from the start: a dashboard has to tell a closed breaker from none.
         changed(BreakerState.CLOSED)
-        return CircuitBreaker(self._clock, self._limits, changed)
+        return breaker

@@ -112,8 +112,8 @@ class Router:
         self._table = table
         headers = (route.traffic.sticky_header for route in table.routes.values())
         self.kept_headers = frozenset(header for header in headers if header is not None)
-        for endpoint in self._endpoints.values():
-            endpoint.surroundings.keep(table.routes.keys())
+        for name, endpoint in self._endpoints.items():
+            endpoint.surroundings.keep(table.models_at(name))
         self._health.follow(table)
 
     @property

@@ -122,6 +122,25 @@ async def test_an_endpoint_that_did_not_change_keeps_what_it_has(tmp_path: Path)
         assert config["last"]["endpoints"] == {"kept": ["ts"], "connected": ["tf"], "closed": ["tf"]}
 
 
+async def test_what_a_reload_removed_has_no_breaker_on_the_page(tmp_path: Path) -> None:
+    """Neither at an endpoint that stays nor at one that is described otherwise from then on."""
+    async with running(tmp_path) as world:
+        await world.reload(double={"targets": [{"endpoint": "ts"}, {"endpoint": "tf"}]})
+        breaker = 'gateway_breaker_state{{endpoint="{}",model="double"}} 0.0'.format
+        _, page = await world.admin("/metrics")
+        assert breaker("ts") in page
+        assert breaker("tf") in page
+        await world.reload(double={"targets": [{"endpoint": "tf"}]})
+        _, page = await world.admin("/metrics")
+        assert breaker("ts") not in page
+        assert breaker("tf") in page
+        # The same endpoint with other slots, and no target any more.
+        await world.reload(more={"tf": {**endpoint_of(world), "slots": 9}})
+        _, page = await world.admin("/metrics")
+        assert breaker("ts") in page
+        assert breaker("tf") not in page
+
+
 async def test_what_needs_a_restart_is_named_and_left_as_it_is(tmp_path: Path) -> None:
     """Ports and limits stay; everything else of the file is in effect."""
     async with running(tmp_path) as world:

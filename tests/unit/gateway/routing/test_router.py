@@ -44,6 +44,9 @@ class Counts(NullObserver):
     def breaker_changed(self, *, endpoint: str, model: str, state: str) -> None:
         self.breakers.append((endpoint, state))
 
+    def breaker_gone(self, *, endpoint: str, model: str) -> None:
+        self.breakers.append((endpoint, "gone"))
+
 
 def failing(cause: Cause) -> Answer:
     def fail(_: InferenceRequest) -> InferenceResponse:
@@ -270,6 +273,21 @@ async def test_a_breaker_survives_a_new_table() -> None:
     world.route((Target("ts", "doubler"),), policy="pinned")
     await world.verified()
     assert await world.refusal() is Cause.NOT_READY
+
+
+async def test_a_breaker_goes_with_the_last_target_and_calls_that_end_later_do_not_bring_it_back() -> None:
+    """What was begun on the old route may still fail: of a breaker that is gone nothing more is told."""
+    world = await World("ts").verified()
+    world.backends["ts"].hold = asyncio.Event()
+    world.backends["ts"].answer = failing(Cause.UPSTREAM_LOST)
+    started = [asyncio.create_task(world.refusal()) for _ in range(5)]
+    await asyncio.sleep(0)
+    world.route((Target("tf", "doubler"),))
+    assert world.counts.breakers == [("ts", "closed"), ("tf", "closed"), ("ts", "gone")]
+    world.backends["ts"].hold.set()
+    assert await asyncio.gather(*started) == [Cause.UPSTREAM_LOST] * 5
+    world.route((Target("ts", "doubler"),))
+    assert world.counts.breakers[3:] == [("ts", "closed"), ("tf", "gone")]
 
 
 async def test_a_request_ends_on_the_route_it_started_on() -> None:

@@ -51,6 +51,8 @@ class Target:
     variant: str | None = None
     weight: float = 1.0
     """Its share of a route's requests, against the other targets' weights; 0 keeps it for failover only."""
+    label: str | None = None
+    """What the configuration calls its version, where it does."""
 
     key: TargetKey = field(init=False, compare=False)
     """What tells it from the other targets of its route: looked up for every request, so made once."""

@@ -13,10 +13,11 @@ from gateway.batching.batcher import Batcher
 from gateway.batching.fair_queue import BatchLimits
 from gateway.core.backend import Middleware
 from gateway.core.clock import Clock
+from gateway.core.errors import GatewayError
 from gateway.core.messages import InferenceRequest
 from gateway.core.observer import Observer
 from gateway.resilience.circuit_breaker import BreakerLimits, BreakerState, CircuitBreaker
-from gateway.resilience.gate import gate, record
+from gateway.resilience.gate import gate, record, shut
 from gateway.routing.endpoint import Coalescing
 from gateway.telemetry.middleware import attempt_metrics
 
@@ -51,6 +52,13 @@ class EndpointStack:
     def idle(self) -> bool:
         """Whether a slot is free, so that a call would go out at once."""
         return self.batcher.idle
+
+    def refusal(self, model: str, caller: str) -> GatewayError | None:
+        """What the gates would refuse a request with now: an open breaker, a full queue."""
+        breaker = self._breakers.get(model)
+        if breaker is not None and not breaker.allows:
+            return shut(breaker, endpoint=self._name, model=model)
+        return self.batcher.refusal(caller)
 
     def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
         """For one target of a model's route; all of a model's targets here share one breaker."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from gateway.core.backend import Backend, Middleware, ModelState
 from gateway.core.contract import ModelContract
+from gateway.core.errors import GatewayError
 from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, ModelMetadata, TensorSpec
 
 STAND_IN_MARK = "(stand-in)"
@@ -70,6 +71,13 @@ class Surroundings(Protocol):
         """Whether a call would go out at once."""
         ...
 
+    def refusal(self, model: str, caller: str) -> GatewayError | None:
+        """What a request of `caller`, its peer's address, would be refused with if it came now; None if it would not.
+
+        It takes nothing, and promises nothing: the request may come later.
+        """
+        ...
+
     def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
         """The middleware for one target of a model's route, outermost first; what it counts outlives the route."""
         ...
@@ -87,6 +95,10 @@ class Bare:
     """Nothing around an endpoint: no gate, no limit, no counter."""
 
     idle = True
+
+    def refusal(self, model: str, caller: str) -> GatewayError | None:
+        """None: everything is taken."""
+        return None
 
     def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
         """None."""

@@ -16,7 +16,7 @@ from tests.matrix.doors import WAYS, Way, question
 from tests.matrix.rules import Refusal
 from tests.matrix.stack import Backend, Running
 
-AT_ONCE = 12
+AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause
 from gateway.core.messages import InferenceRequest, ModelSpec, TensorSpec
 from gateway.core.tensor import DATATYPES, Tensor
-from tests.builders import contract
+from tests.builders import contract, tensor
 from tests.unit.gateway.codecs.tensors import assert_same, cause_of, tensors, untimed
 
 T = TypeVar("T")
@@ -139,6 +139,8 @@ def test_no_answer_raises_anything_but_an_error_of_the_server(reader: ReplyReade
 
 @untimed
 @given(template=JSON, inputs=batches(), one_row=st.booleans())
+@example(template=["$inputs", -(2**63) - 1], inputs=(tensor("a", [[1.0]]),), one_row=False)
+@example(template=["$inputs", "\ud800"], inputs=(tensor("a", [[1.0]]),), one_row=False)
 def test_any_template_is_taken_or_refused_with_a_reason(
     template: Any, inputs: tuple[Tensor, ...], one_row: bool
 ) -> None:

@@ -16,6 +16,7 @@ from tests.matrix.doors import WAYS, Way, question
 from tests.matrix.rules import Refusal
 from tests.matrix.stack import Backend, Running
 
+# All in one process: of more, a slow client would become each that sends a large body, whose time at the gateway ends.
 AT_ONCE = 4
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from starlette.types import Message
 
@@ -54,6 +56,24 @@ async def test_full_queues_refuse_before_the_body(path: str, length: int) -> Non
     assert b"as told" in sent.body
     assert world.last == Finished("doubler", None, "", PATHS[path], Cause.OVERLOADED)
     assert (world.sent, world.admission.arriving, world.admission.in_flight) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_client_that_waits_to_be_told_never_sends_its_body(path: str) -> None:
+    """It is not told to go on (RFC 9110, section 10.1.1): the refusal is all that it gets."""
+    world = await World.started()
+    for endpoint in world.endpoints.values():
+        endpoint.surroundings = Full()
+    async with world.rest_port() as port, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = "Host: gateway\r\nContent-Type: application/json\r\nContent-Length: 60000000\r\nExpect: 100-continue"
+        writer.write(f"POST {path} HTTP/1.1\r\n{head}\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after: 3\r\n" in answer
+    assert b"as told" in answer
+    assert b"100 Continue" not in answer
 
 
 @pytest.mark.parametrize("path", PATHS)

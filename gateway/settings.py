@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.traffic_settings import Frozen, TrafficSettings
+from gateway.traffic_settings import Frozen, MirrorSettings, TrafficSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -158,7 +158,9 @@ class TargetSettings(HandlerSettings):
     model: str | None = None
     """The model's name there, where it differs."""
     version: int | None = None
-    """The one version to use there; without it the server's newest."""
+    """The one version to use there; without it, and without `label`, the server's newest."""
+    label: str | None = None
+    """The version to use there by its name under the model's `labels`, in place of `version`."""
     names: dict[str, str] = Field(default_factory=dict)
     """The server's own tensor names, by the contract's, where they differ."""
     variant: str | None = None
@@ -203,6 +205,23 @@ class ModelSettings(TrafficSettings):
     """Where it is served, the preferred one first."""
     labels: dict[str, int] = Field(default_factory=dict)
     """Version labels, such as stable: 1."""
+
+    @model_validator(mode="after")
+    def _labels_exist(self) -> Self:
+        for item in (*self.targets, *(() if self.mirror is None else (self.mirror,))):
+            if item.label is None:
+                continue
+            where = f"{'mirror' if item is self.mirror else 'target'} '{item.endpoint}'"
+            if item.version is not None:
+                raise ValueError(f"{where} has a version and a label; leave one of them out")
+            if item.label not in self.labels:
+                known = ", ".join(f"'{label}'" for label in self.labels) or "none"
+                raise ValueError(f"{where}: there is no label '{item.label}' under `labels`; there: {known}")
+        return self
+
+    def version_at(self, item: TargetSettings | MirrorSettings) -> int | None:
+        """The version to ask at a target, or at the mirror: its own, or its label's."""
+        return item.version if item.label is None else self.labels[item.label]
 
     def versions(self) -> dict[str, int]:
         """The numbers of the version names that TorchServe's clients may use."""

@@ -113,6 +113,7 @@ def _target(fleet: Fleet, model: str, target: Target) -> Document:
         "server": member.endpoint.server,
         "model": target.model,
         "version": target.version,
+        "label": target.label,
         "variant": target.variant,
         "weight": target.weight,
         "status": verdict.status.value,

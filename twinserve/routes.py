@@ -95,6 +95,8 @@ def explain(
 def _cells(target: dict[str, Any]) -> tuple[str, ...]:
     """Where, weight, state, breaker and slots of a target, for a table."""
     version = "" if target["version"] is None else f" version {target['version']}"
+    if target["label"] is not None:
+        version += f" '{target['label']}'"
     server = f" ({target['server']})" if target["server"] else ""
     slots = target["slots"]
     cells = (

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from gateway.core.backend import Backend, Middleware, ModelState
 from gateway.core.contract import ModelContract
+from gateway.core.errors import GatewayError
 from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, ModelMetadata, TensorSpec
 
 STAND_IN_MARK = "(stand-in)"
@@ -51,6 +52,8 @@ class Target:
     variant: str | None = None
     weight: float = 1.0
     """Its share of a route's requests, against the other targets' weights; 0 keeps it for failover only."""
+    label: str | None = None
+    """What the configuration calls its version, where it does."""
 
     key: TargetKey = field(init=False, compare=False)
     """What tells it from the other targets of its route: looked up for every request, so made once."""
@@ -66,6 +69,13 @@ class Surroundings(Protocol):
     @property
     def idle(self) -> bool:
         """Whether a call would go out at once."""
+        ...
+
+    def refusal(self, model: str, caller: str) -> GatewayError | None:
+        """What a request of `caller`, its peer's address, would be refused with if it came now; None if it would not.
+
+        It takes nothing, and promises nothing: the request may come later.
+        """
         ...
 
     def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
@@ -85,6 +95,10 @@ class Bare:
     """Nothing around an endpoint: no gate, no limit, no counter."""
 
     idle = True
+
+    def refusal(self, model: str, caller: str) -> GatewayError | None:
+        """None: everything is taken."""
+        return None
 
     def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
         """None."""

@@ -18,7 +18,7 @@ from gateway.routing.compare import Way, compared
 from gateway.routing.endpoint import Endpoint, Status, Target, Verdict
 from gateway.routing.health import HealthMonitor
 from gateway.routing.load import Load
-from gateway.routing.mirror import Mirror, MirrorReport
+from gateway.routing.mirror import Mirror, MirrorReport, mirror_of
 from gateway.routing.policies import Candidate, Policy, policy
 from gateway.routing.retry import RetryBudget, retryable
 from gateway.routing.selection import eligible
@@ -112,8 +112,8 @@ class Router:
         self._table = table
         headers = (route.traffic.sticky_header for route in table.routes.values())
         self.kept_headers = frozenset(header for header in headers if header is not None)
-        for endpoint in self._endpoints.values():
-            endpoint.surroundings.keep(table.routes.keys())
+        for name, endpoint in self._endpoints.items():
+            endpoint.surroundings.keep(table.models_at(name))
         self._health.follow(table)
 
     @property
@@ -176,6 +176,23 @@ class Router:
         if route.traffic.policy in LISTED_ORDER:
             paths = self._allowed(route.traffic, paths)
         return any(path.fits(spec) for path in paths)
+
+    def refusal(self, model: str, caller: str) -> GatewayError | None:
+        """What any request of `caller` for a model would be refused with now, whatever it is: no target can take one.
+
+        None where one can, and for a model that has no route. Nothing is sent, and nothing taken.
+        """
+        prepared = self._prepared.get(model)
+        if prepared is None:
+            return None
+        refusal: GatewayError | None = None
+        for path in prepared.paths:
+            if path.verdict(model).status is Status.READY:
+                found = path.endpoint.surroundings.refusal(model, caller)
+                if found is None:
+                    return None
+                refusal = refusal or found
+        return refusal or self._none_fit(ModelSpec(model), prepared.route.targets)
 
     async def dispatch(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         """Sends the request along the order that its route's policy gives, until a target takes it.
@@ -334,37 +351,19 @@ class Router:
             around = endpoint.surroundings.around(name, coalescing(route))
             handler = compose(upstream_call(endpoint, target, route), load, *around)
             paths.append(_Path(target, endpoint, handler, load, self._health))
-        if before is not None and same:
-            return _Prepared(route, tuple(paths), before.policy, before.budget, self._mirror(name, route, before))
-        return _Prepared(
+        mirror = mirror_of(
+            name,
             route,
-            tuple(paths),
-            policy(route.traffic.policy, self._random),
-            RetryBudget(route.traffic.retry_budget),
-            self._mirror(name, route, None),
-        )
-
-    def _mirror(self, name: str, route: Route, before: _Prepared | None) -> Mirror | None:
-        rules = route.traffic.mirror
-        if rules is None:
-            return None
-        endpoint = self._endpoints[rules.target.endpoint]
-        around = endpoint.surroundings.around_mirror(name)
-        handler = compose(upstream_call(endpoint, rules.target, route), *around)
-        if before is not None and before.mirror is not None:
-            before.mirror.point(route.main, handler, lambda: endpoint.surroundings.idle)
-            return before.mirror
-        return Mirror(
-            route.main,
-            rules.target,
-            handler,
-            share=rules.share,
-            idle=lambda: endpoint.surroundings.idle,
+            self._endpoints,
+            before.mirror if before is not None and same else None,
             clock=self._clock,
             observer=self._observer,
             random=self._random,
-            keep_payloads=rules.keep_payloads,
         )
+        if before is not None and same:
+            return _Prepared(route, tuple(paths), before.policy, before.budget, mirror)
+        made = policy(route.traffic.policy, self._random)
+        return _Prepared(route, tuple(paths), made, RetryBudget(route.traffic.retry_budget), mirror)
 
 
 async def _ask(path: _Path, verdict: Verdict, request: InferenceRequest, context: CallContext) -> InferenceResponse:

@@ -147,6 +147,12 @@ class RouteTable:
             raise GatewayError(Cause.NOT_READY, f"model '{model}' cannot be answered: {self.unrouted[model]}")
         raise GatewayError(Cause.MODEL_NOT_FOUND, f"unknown model '{model[:MAX_SHOWN_NAME]}'")
 
+    def models_at(self, endpoint: str) -> set[str]:
+        """The models that an endpoint is a target of."""
+        return {
+            name for name, route in self.routes.items() if any(target.endpoint == endpoint for target in route.targets)
+        }
+
     def resolve(self, spec: ModelSpec) -> ModelSpec:
         """What its model's route makes of `spec`; raises what `route` and `Route.resolve` raise."""
         return self.route(spec.name).resolve(spec)

@@ -79,6 +79,15 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         (GOOD.replace("endpoint: ts", 'versions: {"3.0": 4}, endpoint: ts'), "'3.0' is version 3 without a word"),
         (GOOD.replace("endpoint: ts", "versions: {a: 1, b: 1}, endpoint: ts"), "two versions have the same number"),
         (
+            GOOD.replace("endpoint: tf", "label: new, endpoint: tf"),
+            "'tf': there is no label 'new' under .*; there: 'stable'",
+        ),
+        (GOOD.replace("endpoint: tf", "label: a, version: 1, endpoint: tf"), "'tf' has a version and a label; leave"),
+        (
+            GOOD.replace("targets:", "mirror: {endpoint: tf, share: 1, label: b}\n    targets:"),
+            "mirror 'tf': .* no label 'b'",
+        ),
+        (
             GOOD.replace("{endpoint: tf, names: {image: x}}", "{endpoint: ts, versions: {a: 1}}").replace(
                 "endpoint: ts}", "endpoint: ts, versions: {a: 2}}", 1
             ),

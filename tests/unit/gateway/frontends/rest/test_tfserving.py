@@ -216,7 +216,13 @@ def test_any_bytes_are_inflated_or_refused(body: bytes) -> None:
     assert cause in (None, Cause.UNPARSEABLE, Cause.TOO_LARGE)
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), st.sampled_from(["GET", "POST", "PUT", "HEAD"]))
+# The client takes `.` and `..` out of a path before it sends it, which is then not below /v1/.
+PATHS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30).filter(
+    lambda path: not {".", ".."} & set(path.split("/"))
+)
+
+
+@given(PATHS, st.sampled_from(["GET", "POST", "PUT", "HEAD"]))
 @settings(deadline=None, max_examples=50)
 def test_any_path_below_v1_is_answered(path: str, method: str) -> None:
     """With one of the door's own statuses."""

@@ -87,7 +87,12 @@ def plan_of(settings: Settings, contracts: Mapping[str, ModelContract]) -> Plan:
     """What the configuration says of models, in the terms of routing."""
     listed = {
         name: Listed(
-            contracts.get(name), _targets(name, model), model.labels, model.versions(), traffic_of(name, model)
+            contracts.get(name),
+            _targets(name, model),
+            model.labels,
+            model.versions(),
+            traffic_of(name, model),
+            model.unavailable,
         )
         for name, model in settings.models.items()
     }
@@ -131,7 +136,15 @@ def handlers_of(settings: Settings, contracts: Mapping[str, ModelContract], endp
 
 def _targets(name: str, model: ModelSettings) -> tuple[Target, ...]:
     return tuple(
-        Target(target.endpoint, target.model or name, target.version, target.names, target.variant, target.weight)
+        Target(
+            target.endpoint,
+            target.model or name,
+            target.version,
+            target.names,
+            target.variant,
+            target.weight,
+            target.by_name,
+        )
         for target in model.targets
     )
 

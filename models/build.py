@@ -28,8 +28,9 @@ from models.convert import ConversionError
 from models.hidden import clean, hidden_folder, sole_builder
 from models.job import WEIGHTS, save_weights
 from models.train import FRAMEWORKS, Framework, Trained, TrainingError
-from models.variants import DEFAULT, VARIANTS
+from models.variants import DEFAULT, VARIANTS, UnknownVariantError, chosen
 from models.verify import ParityError
+from models.workshop import make as make_variants
 from models.zoo import BATCH_CAP, DEMO, MODELS, ModelDefinition
 from models.zoo.dataset import Array, Rows, named, part
 
@@ -240,10 +241,11 @@ def _event(model: str, step: str, status: str, seconds: float = 0.0, detail: str
     }
 
 
-def quiet_frameworks() -> None:
+def quiet_frameworks(*, hide_gpus: bool = True) -> None:
     """Keeps TensorFlow's start-up lines out of the output; call it before TensorFlow is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    if hide_gpus:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 
@@ -274,6 +276,9 @@ def main(arguments: Sequence[str] | None = None, check: Callable[[], None] = lam
     )
     parser.add_argument("--seed", type=int, default=SEED, help="(default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="build even what is built already")
+    parser.add_argument(
+        "--variants", default="default", help="default, all, or a list such as onnx,xla (default: %(default)s)"
+    )
     parser.add_argument("--events", action="store_true", help="one JSON line an event on standard output")
     options = parser.parse_args(arguments)
     quiet_frameworks()
@@ -293,6 +298,7 @@ def main(arguments: Sequence[str] | None = None, check: Callable[[], None] = lam
         return status
 
     try:
+        wanted = chosen(options.variants)
         build(
             options.model or list(DEMO),
             options.root,
@@ -301,7 +307,9 @@ def main(arguments: Sequence[str] | None = None, check: Callable[[], None] = lam
             force=options.force,
             report=report,
         )
-    except (BuildError, TrainingError, ConversionError, ParityError, OSError) as exc:
+        if any(not variant.default for variant in wanted):
+            make_variants(options.model or DEMO, wanted, options.root, force=options.force, report=report)
+    except (BuildError, TrainingError, ConversionError, ParityError, UnknownVariantError, OSError) as exc:
         return fail(str(exc))
     except KeyboardInterrupt:
         return fail("interrupted; nothing was left half built", INTERRUPTED)

@@ -1,0 +1,262 @@
+"""Makes the variants of built models: decides what is to be made, and has it made in processes of their own.
+
+One process for each model and stack; where it dies, the variant that it was at is recorded with what is known of its
+end, and a new process goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from models import manifest, record
+from models.hidden import clean, sole_builder
+from models.job import WEIGHTS
+from models.variants import Stack, Variant
+from models.zoo import MODELS, ModelDefinition
+
+Report = Callable[[dict[str, Any]], None]
+# A variant that takes longer hangs; the slowest, a heavy model through AOTInductor, takes minutes.
+LIMIT_S = 1200.0
+PACKAGES: Mapping[Stack, tuple[str, ...]] = {
+    "torchserve": ("numpy", "torch", "torch-model-archiver"),
+    "tfserving": ("numpy", "tensorflow", "keras"),
+}
+# What shapes every variant of a stack beside its exporter and the network.
+SOURCES: Mapping[Stack, tuple[str, ...]] = {
+    "torchserve": ("models/job.py", "models/verify.py", "serving/torchserve"),
+    "tfserving": ("models/job.py", "models/verify.py", "models/convert.py", "models/export/savedmodel.py"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One variant of one model to make, or to verify where there is no digest."""
+
+    model: str
+    variant: Variant
+    digest: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.variant.name}={self.digest}" if self.digest else self.variant.name
+
+
+def make(names: Sequence[str], variants: Sequence[Variant], root: Path, *, force: bool, report: Report) -> None:
+    """Makes the variants of the models that are built below `root`; those that are made already are left.
+
+    `report` is told of each. The default variants are the build itself, and not made here. No variant's failure is
+    raised: its record says why it is not available.
+    """
+    orders = []
+    for name in names:
+        base = root / name
+        (base / manifest.VARIANTS).mkdir(exist_ok=True)
+        for variant in variants:
+            if variant.default:
+                continue
+            order = Order(name, variant, digest_of(MODELS[name], variant, base))
+            if not force and (known := _made(base, order)):
+                report(_event(order, "start"))
+                report(_event(order, "cached", detail=_cached(known)))
+            else:
+                orders.append(order)
+    with sole_builder(root):
+        for name in names:
+            clean(root / name / manifest.VARIANTS)
+        _run(orders, root, report, verify=False)
+
+
+def verify(names: Sequence[str], variants: Sequence[Variant], root: Path, report: Report) -> None:
+    """Proves the variants that are available anew; `report` is told of each, as `failed` where one does not hold."""
+    orders = [
+        Order(name, variant)
+        for name in names
+        for variant in variants
+        if not variant.default and record.load(root / name, variant).available
+    ]
+    _run(orders, root, report, verify=True)
+
+
+def digest_of(definition: ModelDefinition, variant: Variant, base: Path) -> str:
+    """Changes with all that could change the variant, or whether it can be had: weights, sources, versions, machine."""
+    versions = {name: _version(name) for name in (*PACKAGES[variant.stack], *variant.packages)}
+    machine = [platform.machine(), Path("/dev/nvidia0").exists()]
+    if variant.cpu_bound:
+        machine.append(cpu_flags())
+    settings = [repr(variant), repr(definition), manifest.sha256(base / WEIGHTS), versions, machine]
+    sources = (
+        *SOURCES[variant.stack],
+        f"models/export/{variant.exporter}.py",
+        f"models/zoo/{definition.package or definition.name}",
+    )
+    return manifest.digest_of(settings, [source for source in sources if (manifest.ROOT / source).exists()])
+
+
+def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """The vector instructions of this machine's CPU, sorted; empty where the system does not tell."""
+    try:
+        found = re.search(r"^flags\s*:(.*)$", path.read_text(), re.MULTILINE)
+    except OSError:
+        return []
+    return sorted(flag for flag in (found[1].split() if found else []) if flag.startswith(("avx", "amx", "fma")))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _made(base: Path, order: Order) -> record.Record | None:
+    known = record.load(base, order.variant)
+    try:
+        record.check_files(base, known)
+    except record.RecordError:
+        return None
+    return known if known.digest == order.digest else None
+
+
+def _cached(known: record.Record) -> str:
+    return "made before" if known.available else f"not available: {known.reason}"
+
+
+def _run(orders: Sequence[Order], root: Path, report: Report, *, verify: bool) -> None:
+    progress = _Progress(len(orders), report)
+    groups: dict[tuple[str, str], list[Order]] = {}
+    for order in orders:
+        groups.setdefault((order.model, order.variant.stack), []).append(order)
+    for group in groups.values():
+        rest = group
+        while rest:
+            rest = _run_some(rest, root, progress, verify=verify)
+
+
+def _run_some(orders: Sequence[Order], root: Path, progress: _Progress, *, verify: bool) -> list[Order]:
+    """Runs a worker for orders of one model and stack; returns those that its early end has left."""
+    base = root / orders[0].model
+    waiting = {order.variant.name: order for order in orders}
+    with _worker(base, orders, verify=verify) as worker:
+        for event in worker.events():
+            order = waiting[event["variant"]]
+            if event["status"] == "start":
+                progress.starts(order)
+            else:
+                del waiting[event["variant"]]
+                progress.ends(order, event["status"], event["detail"])
+        if not waiting:
+            return []
+        # Orders are worked through in turn: the first that has not ended is the one that ended the process.
+        first, *rest = waiting.values()
+        reason = worker.end()
+    if not verify:
+        # Without a digest: the next build tries again.
+        record.unavailable(first.model, first.variant, reason).save(record.folder_of(base, first.variant.name))
+    progress.ends(first, "failed", f"not available: {reason}")
+    return rest
+
+
+class _Worker:
+    """A running worker process."""
+
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str], limit_s: float) -> None:
+        self._process = process
+        self._errors = errors
+        self._limit_s = limit_s
+        self._overdue = False
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Its events until it ends; a variant that takes too long ends it."""
+        timer = self._timer()
+        assert self._process.stdout is not None  # noqa: S101 - it was asked for
+        try:
+            for line in self._process.stdout:
+                if line.startswith('{"variant":'):
+                    timer.cancel()
+                    yield json.loads(line)
+                    timer = self._timer()
+        finally:
+            timer.cancel()
+
+    def end(self) -> str:
+        """How the process ended, with its last words."""
+        if self._overdue:
+            return f"it took longer than {self._limit_s:.0f} s and was stopped"
+        code = self._process.wait()
+        how = f"with {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
+        self._errors.seek(0)
+        words = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
+        return f"the process that made it ended {how}" + (f": {words[-1][:300]}" if words else "")
+
+    def _timer(self) -> threading.Timer:
+        timer = threading.Timer(self._limit_s, self._stop)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def _stop(self) -> None:
+        self._overdue = True
+        self._process.kill()
+
+
+@contextmanager
+def _worker(base: Path, orders: Sequence[Order], *, verify: bool) -> Iterator[_Worker]:
+    command = [sys.executable, "-m", "models.worker", "--base", str(base), *(["--verify"] if verify else [])]
+    command += [str(order) for order in orders]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(manifest.ROOT), os.environ.get("PYTHONPATH", "")])}
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        process = subprocess.Popen(  # noqa: S603 - our own module, no shell
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        )
+        try:
+            yield _Worker(process, errors, LIMIT_S)
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+class _Progress:
+    """Tells what happens, with how many there are and about how much time is left."""
+
+    def __init__(self, total: int, report: Report) -> None:
+        self._total, self._done = total, 0
+        self._report = report
+        self._begin = self._started = time.perf_counter()
+
+    def starts(self, order: Order) -> None:
+        self._started = time.perf_counter()
+        self._report(_event(order, "start"))
+
+    def ends(self, order: Order, status: str, detail: str) -> None:
+        now = time.perf_counter()
+        self._done += 1
+        left = (now - self._begin) / self._done * (self._total - self._done)
+        ahead = f"; {self._done} of {self._total}" + (f", about {left:.0f} s left" if left else "")
+        self._report(_event(order, status, now - self._started, detail + ahead))
+
+
+def _event(order: Order, status: str, seconds: float = 0.0, detail: str = "") -> dict[str, Any]:
+    return {
+        "event": "step",
+        "model": order.model,
+        "step": order.variant.name,
+        "status": status,
+        "seconds": round(seconds, 3),
+        "detail": detail,
+    }

@@ -147,7 +147,7 @@ _TORCHSERVE = (
         exact=False,
         exporter="int8_static",
         summary="INT8 weights and activations (PT2E), calibrated on training rows, compiled by AOTInductor.",
-        drop=0.02,
+        drop=0.03,
         agreement=0.97,
         packages=("torchao",),
         cpu_bound=True,
@@ -272,7 +272,7 @@ _TFSERVING = (
         exact=False,
         exporter="tflite",
         summary="TFLite with INT8 weights and activations, calibrated on training rows.",
-        drop=0.02,
+        drop=0.03,
         agreement=0.97,
     ),
     Variant(

@@ -112,8 +112,8 @@ def to_serve(
     for name in asked:
         if name not in models:
             raise LaunchError(
-                f"model '{name}' is not built; there are {', '.join(models) or 'none'}; `twinserve models build {name}` "
-                "builds it"
+                f"model '{name}' is not built; there are {', '.join(models) or 'none'}; "
+                f"`twinserve models build {name}` builds it"
             )
     try:
         wanted = chosen(variants)

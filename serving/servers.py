@@ -271,13 +271,13 @@ def targets(model: BuiltModel, endpoints: Iterable[str]) -> list[dict[str, Any]]
 
 
 def _serves(model: BuiltModel, endpoint: str) -> bool:
-    """Whether an endpoint has a model's default variant; one that is not the launcher's has whatever it is asked for."""
+    """Whether an endpoint has a model's default variant; one that is not ours has what it is asked for."""
     stack = next((stack for stack, names in STACK_ENDPOINTS.items() if endpoint in names), None)
     return endpoint not in NOGRAPPLER_ENDPOINTS if stack is None else stack in model.stacks
 
 
 def questions(models: Iterable[BuiltModel], endpoints: Iterable[str]) -> dict[str, bytes]:
-    """A body of /predict for every model and variant on every endpoint that has it: one row of zeros, by the contract."""
+    """A body of /predict for every model and variant wherever it is served: one row of zeros, by the contract."""
     bodies = {}
     for model in models:
         inputs = {

@@ -84,7 +84,7 @@ class LaunchSettings(BaseSettings):
     host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")] = "127.0.0.1"
     """The address every server listens on, IPv4 or a name; the default is reachable from this machine only."""
     start_timeout_s: PositiveFloat = 180
-    """How long all servers together may take until they answer; each variant beside the default ones gives 30 s more."""
+    """How long all servers together may take until they answer; a variant that is served beside gives 30 s more."""
     stop_grace_s: PositiveFloat = 10
     """How long a server may take to end after SIGTERM, before SIGKILL."""
 

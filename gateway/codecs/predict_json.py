@@ -40,7 +40,7 @@ def decode_request(
 
 
 def encode_response(response: InferenceResponse) -> bytes:
-    """The answer: model, version, stack, variant, outputs as nested lists, the request's id or null, and any comparison.
+    """The answer: model, version, stack, variant, outputs as nested lists, the request's id or null, any comparison.
 
     Raises UNSUPPORTED_DATATYPE where an output holds what JSON cannot carry.
     """

@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models up down images matrix test test-clients test-harness test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-faults bench-validate clean
+.PHONY: help setup demo models up down images matrix test test-clients test-harness test-faults test-variants test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-faults bench-validate clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -50,7 +50,7 @@ images:  ## Build every image of docker-compose.yml
 	@$(COMPOSE) --profile stand-in --profile load build
 
 test: setup  ## All tests, real servers included (the models are built first where they are missing)
-	@$(BIN)/pytest -q -m 'not docker and not clients and not faults and not harness'
+	@$(BIN)/pytest -q -m 'not docker and not clients and not faults and not harness and not variants'
 
 test-clients: setup  ## Third-party clients and servers, each in an environment of its own, and the whole protocol matrix
 	@for name in $(CLIENT_NAMES); do PYTHON="$(PYTHON)" bash tests/integration/clients/environment.sh $$name "$(CLIENTS)/$$name" || exit 1; done
@@ -65,6 +65,9 @@ test-harness: setup  ## The load tests against servers whose latency law is know
 # FAULTS_SEED=N repeats a run whose chance began with N; every test prints what it began with where it fails.
 test-faults: setup  ## What must hold while things break: killed servers, overload, reloads, a million nonces (10 minutes)
 	@$(BIN)/pytest -q -m faults -rs
+
+test-variants: setup  ## Every variant of the models: built, served and asked through the gateway, over REST and gRPC
+	@$(BIN)/pytest -q -m variants -rs
 
 test-docker: setup  ## The tests that build and run docker-compose.yml; skipped without a Docker engine
 	@$(BIN)/pytest -q -m docker -rs

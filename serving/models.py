@@ -125,7 +125,7 @@ def to_serve(
 def _with_variants(model: BuiltModel, wanted: Iterable[Variant], report: Callable[[str], None]) -> BuiltModel:
     _check_own_files(model)
     names = {variant.name for variant in wanted}
-    served, unavailable = [], {}
+    served, unavailable, left_out = [], dict[str, str](), dict[str, list[str]]()
     for variant in VARIANTS.values():
         if variant.default and variant.stack in model.stacks:
             continue
@@ -136,7 +136,9 @@ def _with_variants(model: BuiltModel, wanted: Iterable[Variant], report: Callabl
             continue
         unavailable[variant.name] = reason
         if variant.name in names and not variant.default:
-            report(f"left out: {model.name} as {variant.name}: {reason}")
+            left_out.setdefault(reason, []).append(variant.name)
+    for reason, alike in left_out.items():
+        report(f"left out: {model.name} as {', '.join(alike)}: {reason}")
     return replace(model, variants=tuple(served), unavailable=unavailable)
 
 

@@ -58,7 +58,7 @@ class Question:
 
 def predict_rest(base_url: str, question: Question, *, timeout_s: float = 30.0) -> Answer:
     """One `POST /predict`; raises PredictError."""
-    inputs = {name: _plain(values) for name, values in question.inputs.items()}
+    inputs = {name: plain(values) for name, values in question.inputs.items()}
     body: dict[str, Any] = {"model": question.model, "inputs": inputs}
     if question.version is not None:
         body["version"] = question.version
@@ -100,7 +100,7 @@ def predict_grpc(address: str, question: Question, *, timeout_s: float = 30.0) -
     return Answer(outputs, trailing.get("x-served-by", ""), trailing.get("server-timing", ""))
 
 
-def _plain(values: Any) -> Any:  # noqa: ANN401 - nested lists of any depth
+def plain(values: Any) -> Any:  # noqa: ANN401 - nested lists of any depth
     """Nested lists as JSON has them: bytes become text. Raises PredictError where they are none."""
     array = np.asarray(values)
     if array.dtype != object:

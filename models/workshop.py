@@ -61,23 +61,29 @@ def make(names: Sequence[str], variants: Sequence[Variant], root: Path, *, force
     `report` is told of each. The default variants are the build itself, and not made here. No variant's failure is
     raised: its record says why it is not available.
     """
-    orders = []
-    for name in names:
-        base = root / name
-        (base / manifest.VARIANTS).mkdir(exist_ok=True)
-        for variant in variants:
-            if variant.default:
-                continue
-            order = Order(name, variant, digest_of(MODELS[name], variant, base))
-            if not force and (known := _made(base, order)):
-                report(_event(order, "start"))
-                report(_event(order, "cached", detail=_cached(known)))
-            else:
-                orders.append(order)
     with sole_builder(root):
+        orders = []
         for name in names:
+            (root / name / manifest.VARIANTS).mkdir(exist_ok=True)
             clean(root / name / manifest.VARIANTS)
+            for variant in variants:
+                if not variant.default:
+                    orders += _to_make(MODELS[name], variant, root / name, report, force=force)
         _run(orders, root, report, verify=False)
+
+
+def _to_make(definition: ModelDefinition, variant: Variant, base: Path, report: Report, *, force: bool) -> list[Order]:
+    """The order for one variant; none, and what is known is told, where it is made already or not offered."""
+    order = Order(definition.name, variant, digest_of(definition, variant, base))
+    reason = definition.not_offered.get(variant.stack)
+    if reason is not None:
+        record.unavailable(order.model, variant, reason, order.digest).save(record.folder_of(base, variant.name))
+    known = record.load(base, variant)
+    if (force and reason is None) or not _holds(base, known, order.digest):
+        return [order]
+    report(_event(order, "start"))
+    report(_event(order, "cached", detail="made before" if known.available else f"not available: {known.reason}"))
+    return []
 
 
 def verify(names: Sequence[str], variants: Sequence[Variant], root: Path, report: Report) -> None:
@@ -122,17 +128,12 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _made(base: Path, order: Order) -> record.Record | None:
-    known = record.load(base, order.variant)
+def _holds(base: Path, known: record.Record, digest: str) -> bool:
     try:
         record.check_files(base, known)
     except record.RecordError:
-        return None
-    return known if known.digest == order.digest else None
-
-
-def _cached(known: record.Record) -> str:
-    return "made before" if known.available else f"not available: {known.reason}"
+        return False
+    return known.digest == digest
 
 
 def _run(orders: Sequence[Order], root: Path, report: Report, *, verify: bool) -> None:
@@ -247,8 +248,8 @@ class _Progress:
         now = time.perf_counter()
         self._done += 1
         left = (now - self._begin) / self._done * (self._total - self._done)
-        ahead = f"; {self._done} of {self._total}" + (f", about {left:.0f} s left" if left else "")
-        self._report(_event(order, status, now - self._started, detail + ahead))
+        ahead = f"{self._done} of {self._total}" + (f", about {left:.0f} s left" if left else "")
+        self._report({**_event(order, status, now - self._started, detail), "progress": ahead})
 
 
 def _event(order: Order, status: str, seconds: float = 0.0, detail: str = "") -> dict[str, Any]:

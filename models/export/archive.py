@@ -36,8 +36,10 @@ def pack(job: Job, files: Sequence[Path], section: Mapping[str, Any], *, timeout
     """
     extra, options = list(files[1:]), {"variant": dict(section)}
     if job.definition.preprocessed:
-        more, options["preprocess"] = job.definition.module("preprocess").packed()
-        extra += more
+        preprocess = job.definition.module("preprocess")
+        tokenizer = preprocess.tokenizer_file()
+        extra.append(tokenizer)
+        options["preprocess"] = {"tokenizer": tokenizer.name, "max_tokens": preprocess.MAX_TOKENS}
     with tempfile.TemporaryDirectory() as work:
         contract = Path(work) / CONTRACT
         contract.write_text(job.contract.to_json(), "utf-8")
@@ -57,13 +59,9 @@ def section_of(
     **more: Any,  # noqa: ANN401 - values of YAML
 ) -> dict[str, Any]:
     """The `variant` section of a model's files, the first of which is the model."""
+    digests = {path.name: sha256(path) for path in files}
     warm = {"device": device, "warm_up": list(warm_up)}
-    return {"name": name, "runtime": runtime, "file": files[0].name, "files": digests(files), **warm, **more}
-
-
-def digests(files: Sequence[Path]) -> dict[str, str]:
-    """What the handler checks before it loads an archive's files."""
-    return {path.name: sha256(path) for path in files}
+    return {"name": name, "runtime": runtime, "file": files[0].name, "files": digests, **warm, **more}
 
 
 def write_config(

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "predict", "unavailable"]
 
-NETWORK, SOURCE, CACHE = "model.pt", "source.zip", "compiled.bin"
+NETWORK, SOURCE = "model.pt", "source.zip"
 # Batch sizes that torch.compile meets before the worker is ready. It compiles one row apart, leaves the number of rows
 # open from the second size on, and draws ranges by the shapes of a network's layers; there is a power of two in each.
 WARM_UP = (1, 2, 4, 8, 16, 32, 64)
-# Seconds: compiling takes minutes on a busy machine where what is packed was compiled for another one.
+# Seconds: a worker compiles before it is ready, for minutes on a busy machine whose Inductor cache is empty.
 COMPILE_TIMEOUT_S = 600
 
 
@@ -49,28 +49,10 @@ def without_compiler() -> str | None:
 
 
 def export(job: Job) -> None:
-    """The network, its modules and, for torch.compile, what was compiled here."""
+    """The network, its modules and the archive around them."""
     with tempfile.TemporaryDirectory() as work:
         files, section = write(job.variant.name, job.torch_net(), Path(work))
-        if job.variant.name == "compile":
-            packed = archive.pack(job, files, section)
-            files.append(compiled(packed, Path(work) / CACHE))
-            packed.unlink()
-            section |= {"cache": CACHE, "files": archive.digests(files)}
-            archive.pack(job, files, section, timeout_s=COMPILE_TIMEOUT_S)
-        else:
-            archive.pack(job, files, section)
-
-
-def compiled(packed: Path, path: Path) -> Path:
-    """Writes what torch.compile makes of an archive's network at its batch sizes, to be used on the same kind of CPU."""
-    from serving.torchserve.handler import Service
-
-    with archive.unpacked(packed) as context:
-        Service(context).warm_up()
-    artifacts = torch.compiler.save_cache_artifacts()
-    path.write_bytes(artifacts[0] if artifacts else b"")
-    return path
+        archive.pack(job, files, section, timeout_s=COMPILE_TIMEOUT_S if job.variant.name == "compile" else None)
 
 
 def write(name: str, net: nn.Module, folder: Path, device: str = "cpu") -> tuple[list[Path], dict[str, Any]]:

@@ -16,15 +16,12 @@ from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 
 from models.export import savedmodel
 from models.job import Job
+from models.variants import VariantError
 from models.zoo.dataset import Rows, part
 
 # What Grappler's remapper leaves in a graph, and nobody else: operations that do the work of several. A batch
 # normalisation is called fused by itself, and oneDNN's own pass joins a convolution with its padding or bias.
 FUSED = re.compile(r"_\w*Fused(?!BatchNorm(V\d)?$)")
-
-
-class StillRewrittenError(RuntimeError):
-    """Raised where operations are executed that the SavedModel does not hold; names them."""
 
 
 def unavailable(job: Job) -> str | None:
@@ -41,7 +38,7 @@ def export(job: Job) -> None:
     (target / "fingerprint.pb").unlink(missing_ok=True)  # of the file before
     operations = savedmodel.executed(job.definition, job.folder, part(job.test_rows, 0, 2), session_config())
     if fused := sorted({name for name in operations if FUSED.match(name)}):
-        raise StillRewrittenError(f"with Grappler off, {', '.join(fused)} were executed, which only Grappler makes")
+        raise VariantError(f"with Grappler off, {', '.join(fused)} were executed, which only Grappler makes")
 
 
 def predict(job: Job, rows: Rows) -> Rows:

@@ -18,7 +18,7 @@ from tensorflow.lite.tools import flatbuffer_utils
 
 from models.export import savedmodel
 from models.job import Job
-from models.variants import Variant
+from models.variants import Variant, VariantError
 from models.zoo.dataset import Rows, batches, count, joined, part
 
 FILE = "model.tflite"
@@ -26,10 +26,6 @@ FILE = "model.tflite"
 REPRESENTATIVE_ROWS = 200
 BATCH = 16
 HELD = {"FP16": schema.TensorType.FLOAT16, "INT8": schema.TensorType.INT8}
-
-
-class NotQuantizedError(RuntimeError):
-    """Raised where a model has nothing that the converter quantizes."""
 
 
 def unavailable(job: Job) -> str | None:
@@ -89,13 +85,13 @@ def _representative(rows: Rows) -> Iterator[dict[str, Any]]:
 def _finished(content: bytes, variant: Variant) -> bytes:
     """The same model with its inputs and outputs called as its signature calls them.
 
-    Raises NotQuantizedError where nothing in it is what the variant promises: the converter leaves what it will not
+    Raises VariantError where nothing in it is what the variant promises: the converter leaves what it will not
     quantize in FP32, and says nothing.
     """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     held = {tensor.type for graph in model.subgraphs for tensor in graph.tensors}
     if variant.datatype in HELD and HELD[variant.datatype] not in held:
-        raise NotQuantizedError(
+        raise VariantError(
             f"TFLite left all weights in FP32; for {variant.name} it quantizes only those of at least 1,024 elements"
         )
     (signature,) = model.signatureDefs

@@ -8,7 +8,6 @@ variant:
   runtime: aotinductor      # torchscript, eager, compile, aotinductor or onnx
   file: model.pt2           # the model
   source: source.zip        # eager, compile: the network's Python modules
-  cache: compiled.bin       # compile: what was compiled when it was exported
   files: {model.pt2: sha256}  # every file that is loaded, checked before
   device: cpu               # cpu or cuda; without it a GPU where TorchServe assigns one
   warm_up: [1, 2]           # batch sizes that are run before the worker is ready
@@ -169,9 +168,6 @@ def _eager(file: Path, variant: Mapping[str, Any], device: torch.device, outputs
 
 def _compile(file: Path, variant: Mapping[str, Any], device: torch.device, outputs: Mapping[str, str]) -> Runtime:
     net = network(file, variant, device)
-    cache = file.parent / variant.get("cache", "")
-    if cache.is_file():  # of another CPU or torch, nothing in it is used
-        torch.compiler.load_cache_artifacts(cache.read_bytes())
     # Not dynamic=True: it leaves every size of an input open, and the kernels for that are slower than eager ones. By
     # itself it opens those that differ between the warm-up's batches.
     return CompiledRuntime("torch.compile", torch.compile(net), device, outputs)

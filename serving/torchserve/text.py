@@ -36,7 +36,7 @@ class Text:
         """
         rows = [str(item, "utf-8") for item in texts.reshape(-1).tolist()]
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(rows)]
-        longest = max(map(len, ids), default=0)
+        longest = max(map(len, ids), default=1)
         padded = np.zeros((len(ids), longest), np.int64)
         mask = np.zeros_like(padded)
         for row, own in enumerate(ids):

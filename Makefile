@@ -56,7 +56,7 @@ images:  ## Build every image of docker-compose.yml
 	@$(COMPOSE) --profile stand-in --profile load build
 
 test: setup  ## All tests, real servers included (the models are built first where they are missing)
-	@$(BIN)/pytest -q -m 'not docker and not clients and not faults and not harness'
+	@$(BIN)/pytest -q -m 'not docker and not clients and not faults and not harness and not variants'
 
 test-clients: setup  ## Third-party clients and servers, each in an environment of its own, and the whole protocol matrix
 	@for name in $(CLIENT_NAMES); do PYTHON="$(PYTHON)" bash tests/integration/clients/environment.sh $$name "$(CLIENTS)/$$name" || exit 1; done

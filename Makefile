@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models up down images matrix test test-clients test-harness test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-faults bench-validate clean
+.PHONY: help setup demo models variants variants-page up down images matrix test test-clients test-harness test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-faults bench-validate clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -37,8 +37,14 @@ $(READY): pyproject.toml constraints.txt
 demo: setup  ## The main job: train, convert, export, verify, serve, predict, load, report
 	@$(BIN)/twinserve demo
 
-models: setup  ## Train and export the models into artifacts/models
+models: setup  ## Train and export the two small models into artifacts/models, each in its default variants
+	@$(BIN)/twinserve models build simplenn digits --variants default
+
+variants: setup  ## All models in all variants, the two large ones too
 	@$(BIN)/twinserve models build
+
+variants-page: setup  ## docs/variants.md anew, from the registry and from what is built
+	@$(BIN)/python -m models.page
 
 # RUNTIME=docker runs the containers of docker-compose.yml instead of processes.
 RUNTIME ?= local
@@ -53,7 +59,7 @@ images:  ## Build every image of docker-compose.yml
 	@$(COMPOSE) --profile stand-in --profile load build
 
 test: setup  ## All tests, real servers included (the models are built first where they are missing)
-	@$(BIN)/pytest -q -m 'not docker and not clients and not faults and not harness'
+	@$(BIN)/pytest -q -m 'not docker and not clients and not faults and not harness and not variants'
 
 test-clients: setup  ## Third-party clients and servers, each in an environment of its own, and the whole protocol matrix
 	@for name in $(CLIENT_NAMES); do PYTHON="$(PYTHON)" bash tests/integration/clients/environment.sh $$name "$(CLIENTS)/$$name" || exit 1; done

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -28,9 +29,14 @@ from models.convert import ConversionError
 from models.hidden import clean, hidden_folder, sole_builder
 from models.job import WEIGHTS, save_weights
 from models.train import FRAMEWORKS, Framework, Trained, TrainingError
-from models.variants import DEFAULT, VARIANTS
+from models.variants import DEFAULT, VARIANTS, UnknownVariantError, chosen
 from models.verify import ParityError
+<<<<<<< HEAD
 from models.zoo import DEMO, MODELS, ModelDefinition
+=======
+from models.workshop import make as make_variants
+from models.zoo import BATCH_CAP, DEMO, MODELS, ModelDefinition
+>>>>>>> vframe
 from models.zoo.dataset import Array, Rows, named, part
 
 Report = Callable[[dict[str, Any]], None]
@@ -93,7 +99,7 @@ def _build_one(
 
     import_tensorflow()
     name = definition.name
-    with hidden_folder(root, name, keep=manifest.VARIANTS) as folder:
+    with hidden_folder(root, name) as folder:
         with _step(report, name, "train") as detail:
             trained = train.train(definition, framework, seed)
             detail(trained.described())
@@ -118,6 +124,7 @@ def _build_one(
             contract = replace(contract, parity=verify.compare(definition, ours, other, contract.tolerance))
             _finish(contract, trained, ours if framework == "pytorch" else other, folder, seed, mark)
             _record_defaults(contract, definition, {"torchscript": ours, "savedmodel": theirs}, original, folder)
+            _keep_variants(root / name, folder)
             detail(described(contract.parity))
 
 
@@ -196,6 +203,15 @@ def _record_defaults(
         made.save(record.folder_of(folder, name))
 
 
+def _keep_variants(before: Path, folder: Path) -> None:
+    """Takes over the variants of the build before, where they were made of the same weights."""
+    if not (before / WEIGHTS).is_file() or manifest.sha256(before / WEIGHTS) != manifest.sha256(folder / WEIGHTS):
+        return
+    for variant in (before / manifest.VARIANTS).glob("[!.]*"):
+        if not (folder / manifest.VARIANTS / variant.name).exists():
+            shutil.copytree(variant, folder / manifest.VARIANTS / variant.name, copy_function=os.link)
+
+
 def described(parity: Parity) -> str:
     """A parity result, for people."""
     same = "" if parity.argmax_agreement is None else f", same class on {parity.argmax_agreement:.0%}"
@@ -241,10 +257,11 @@ def _event(model: str, step: str, status: str, seconds: float = 0.0, detail: str
     }
 
 
-def quiet_frameworks() -> None:
+def quiet_frameworks(*, hide_gpus: bool = True) -> None:
     """Keeps TensorFlow's start-up lines out of the output; call it before TensorFlow is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    if hide_gpus:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 
@@ -275,6 +292,9 @@ def main(arguments: Sequence[str] | None = None, check: Callable[[], None] = lam
     )
     parser.add_argument("--seed", type=int, default=SEED, help="(default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="build even what is built already")
+    parser.add_argument(
+        "--variants", default="default", help="default, all, or a list such as onnx,xla (default: %(default)s)"
+    )
     parser.add_argument("--events", action="store_true", help="one JSON line an event on standard output")
     options = parser.parse_args(arguments)
     quiet_frameworks()
@@ -294,6 +314,7 @@ def main(arguments: Sequence[str] | None = None, check: Callable[[], None] = lam
         return status
 
     try:
+        wanted = chosen(options.variants)
         build(
             options.model or list(DEMO),
             options.root,
@@ -302,7 +323,9 @@ def main(arguments: Sequence[str] | None = None, check: Callable[[], None] = lam
             force=options.force,
             report=report,
         )
-    except (BuildError, TrainingError, ConversionError, ParityError, OSError) as exc:
+        if any(not variant.default for variant in wanted):
+            make_variants(options.model or DEMO, wanted, options.root, force=options.force, report=report)
+    except (BuildError, TrainingError, ConversionError, ParityError, UnknownVariantError, OSError) as exc:
         return fail(str(exc))
     except KeyboardInterrupt:
         return fail("interrupted; nothing was left half built", INTERRUPTED)
@@ -319,7 +342,8 @@ def _as_json(event: dict[str, Any]) -> None:
 
 def _as_text(event: dict[str, Any]) -> None:
     if event["status"] != "start":
-        print(f"{event['model']}: {event['step']} {event['detail']} ({event['seconds']:.1f} s)", flush=True)
+        ahead = f"; {event['progress']}" if "progress" in event else ""
+        print(f"{event['model']}: {event['step']} {event['detail']} ({event['seconds']:.1f} s{ahead})", flush=True)
 
 
 class _Termination:

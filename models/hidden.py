@@ -13,11 +13,8 @@ PREFIX, REPLACED = ".building-", "-old"
 
 
 @contextmanager
-def hidden_folder(root: Path, name: str, *, keep: str = "") -> Iterator[Path]:
-    """A hidden folder that takes its place as `root/name` when the body ends well, and is removed where it does not.
-
-    What the folder before it has in its subfolder `keep`, and the new one has not, is taken over.
-    """
+def hidden_folder(root: Path, name: str) -> Iterator[Path]:
+    """A hidden folder that takes its place as `root/name` when the body ends well, and is removed where it does not."""
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-", dir=root))
     folder.chmod(0o755)
     target, replaced = root / name, root / f"{PREFIX}{name}{REPLACED}"
@@ -27,20 +24,11 @@ def hidden_folder(root: Path, name: str, *, keep: str = "") -> Iterator[Path]:
             # Two renames: for an instant there is no model, but never half a one.
             target.rename(replaced)
         folder.rename(target)
-        if keep:
-            _take_over(replaced / keep, target / keep)
     finally:
         if replaced.exists() and not target.exists():
             replaced.rename(target)
         for left in (folder, replaced):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _take_over(replaced: Path, target: Path) -> None:
-    for old in replaced.glob("*"):
-        if not (target / old.name).exists():
-            target.mkdir(exist_ok=True)
-            old.rename(target / old.name)
 
 
 def clean(root: Path) -> None:

@@ -50,6 +50,18 @@ class Record:
         shown = {name: getattr(self, name) for name in LISTED}
         return shown if self.reason is None else {**shown, "reason": self.reason}
 
+    def proof(self) -> str:
+        """How it compares with the eager original on the test set, for people."""
+        parts = []
+        if self.parity_max_scaled is not None:
+            parts.append(f"max |a-b|/(1+|b|) {self.parity_max_scaled:.1e}")
+        if self.argmax_agreement is not None:
+            parts.append(f"same class on {self.argmax_agreement:.1%}")
+        if self.quality is not None:
+            metric, measured, original = (self.quality[key] for key in ("metric", "measured", "original"))
+            parts.append(f"{metric} {measured:.4f} (the original's {original:.4f})")
+        return ", ".join(parts)
+
     def save(self, folder: Path) -> None:
         """Writes `variant.json`."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf.config_pb2 import ConfigProto
 
 from gateway.core.messages import TensorSpec
 from models.zoo import ModelDefinition
@@ -68,22 +69,47 @@ def save(serve: Any, net: keras.Model, target: Path) -> None:  # noqa: ANN401 - 
     tf.saved_model.save(module, str(target), signatures={SIGNATURE: serve.get_concrete_function()})
 
 
-def predict(definition: ModelDefinition, folder: Path, rows: Rows, config: Any = None) -> Rows:  # noqa: ANN401
-    """The outputs of a saved model's signature, for all rows, loaded as TensorFlow Serving loads it: into a session.
+def predict(definition: ModelDefinition, folder: Path, rows: Rows, config: ConfigProto | None = None) -> Rows:
+    """The outputs of a saved model's signature, for all rows, in a session with `config`."""
+    with _loaded(definition, folder, config) as (session, inputs, outputs):
+        parts = []
+        for some in batches(rows, BATCH):
+            parts.append(session.run(outputs, {inputs[name]: array for name, array in some.items()}))
+        return joined(parts)
 
-    `tf.saved_model.load` restores Python objects instead, and forgives what a session does not. `config` is a
-    `ConfigProto` for the session.
+
+def executed(definition: ModelDefinition, folder: Path, rows: Rows, config: ConfigProto | None = None) -> list[str]:
+    """The operations that a session executes for these rows, in the order of their start, by kind."""
+    options = config_pb2.RunOptions(trace_level=config_pb2.RunOptions.FULL_TRACE)
+    traced = config_pb2.RunMetadata()
+    with _loaded(definition, folder, config) as (session, inputs, outputs):
+        fed = {inputs[name]: array for name, array in rows.items()}
+        session.run(outputs, fed, options=options, run_metadata=traced)
+    stats = [node for device in traced.step_stats.dev_stats for node in device.node_stats]
+    stats.sort(key=lambda node: node.all_start_micros)
+    # "name = Kind(inputs)" in a session, "name:Kind" of what a function calls.
+    labels = [node.timeline_label or node.node_name for node in stats]
+    return [label.partition(" = ")[2].partition("(")[0] or label.rpartition(":")[2] for label in labels]
+
+
+@contextmanager
+def _loaded(
+    definition: ModelDefinition, folder: Path, config: ConfigProto | None
+) -> Iterator[tuple[tf.compat.v1.Session, dict[str, str], dict[str, str]]]:
+    """A session with the saved model, and the names of its signature's tensors in the graph, inputs and outputs.
+
+    It is loaded as TensorFlow Serving loads it. `tf.saved_model.load` restores Python objects instead, and forgives
+    what a session does not.
     """
     graph = tf.Graph()
     with graph.as_default(), tf.compat.v1.Session(graph=graph, config=config) as session, _without_advice():
         loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(folder / str(definition.version)))
         signature = loaded.signature_def[SIGNATURE]
-        wanted = {spec.name: signature.outputs[spec.name].name for spec in definition.outputs}
-        parts = []
-        for some in batches(rows, BATCH):
-            fed = {signature.inputs[name].name: array for name, array in some.items()}
-            parts.append({name: np.asarray(array) for name, array in session.run(wanted, fed).items()})
-        return joined(parts)
+        yield (
+            session,
+            {name: info.name for name, info in signature.inputs.items()},
+            {spec.name: signature.outputs[spec.name].name for spec in definition.outputs},
+        )
 
 
 @contextmanager

@@ -58,6 +58,11 @@ class ModelDefinition:
         """
         return importlib.import_module(f"models.zoo.{self.package or self.name}.{part}")
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of its modules and of all that they use, from the repository's root."""
+        return tuple(f"models/zoo/{folder}" for folder in (self.package or self.name, *self.uses))
+
     def network_rows(self, rows: Rows) -> Rows:
         """What the network takes for these inputs of the contract, by name and in the network's order."""
         return self.module("preprocess").network_rows(rows) if self.preprocessed else rows

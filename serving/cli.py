@@ -98,7 +98,13 @@ def up(
 
 def _up_in_docker(settings: LaunchSettings, ports: Ports, detach: bool) -> None:
     from serving.docker import DockerStack
+    from serving.processes import LaunchError
 
+    if settings.variants != "default" or settings.models:
+        raise LaunchError(
+            "the containers serve simplenn and digits in their default variants: leave out --models and --variants "
+            "(TWINSERVE_MODELS, TWINSERVE_VARIANTS), or --runtime docker"
+        )
     stack = DockerStack(settings, ports, report=typer.echo)
     stack.up()
     typer.echo(

@@ -169,7 +169,9 @@ def _finish(contract: ModelContract, trained: Trained, outputs: Array, folder: P
     (folder / "contract.json").write_text(contract.to_json(), "utf-8")
     inputs = part(named(trained.data.test_inputs, definition.inputs), 0, definition.golden_rows)
     golden = {**inputs, definition.outputs[0].name: outputs[: definition.golden_rows]}
-    np.savez(folder / "golden.npz", **golden)  # type: ignore[arg-type]
+    # Without pickle: a BYTES tensor is stored as NumPy's own strings of bytes.
+    plain = {name: array.astype("S") if array.dtype == object else array for name, array in golden.items()}
+    np.savez(folder / "golden.npz", **plain)  # type: ignore[arg-type]
     manifest.Manifest(
         model=definition.name,
         version=definition.version,

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from models.train import FRAMEWORKS
-from models.variants import VARIANTS
+from models.variants import VARIANTS, UnknownVariantError, chosen
 from models.zoo import MODELS
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def build_models(
 
     if framework not in FRAMEWORKS:
         raise typer.BadParameter(f"'{framework}'; expected {' or '.join(FRAMEWORKS)}", param_hint="--framework")
+    try:
+        chosen(variants)
+    except UnknownVariantError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--variants") from exc
     arguments = ["--root", str(artifacts / "models"), "--framework", framework, "--seed", str(seed)]
     arguments += ["--variants", variants, *(["--force"] if force else [])]
     for name in _known(names):

@@ -260,7 +260,9 @@ def _check_settings(pair: Pair) -> None:
 def _check_last_axis(pair: Pair, axis: Any, rank: int) -> None:  # noqa: ANN401 - a number, or a list of one
     given = axis if isinstance(axis, int) else axis[0] if len(axis) == 1 else None
     if given not in (-1, rank - 1):
-        raise ConversionError(f"{pair.name}: normalises axis {axis} in Keras; expected the last")
+        raise ConversionError(
+            f"{pair.name}: normalises axis {axis if given is None else given} in Keras; expected the last"
+        )
 
 
 def _torch_padding(module: Any) -> tuple[Shape, ...]:  # noqa: ANN401 - a torch module

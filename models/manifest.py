@@ -16,8 +16,8 @@ from models.zoo import ModelDefinition
 FILE = "manifest.json"
 SCHEMA = 1
 PACKAGES = ("torch", "tensorflow", "keras", "numpy", "scikit-learn", "torch-model-archiver")
-# Of a folder of sources: its code and its data.
-TYPES = frozenset({".py", ".json", ".npz"})
+# Of a folder of sources: its code, its settings and its data.
+TYPES = frozenset({".py", ".yaml", ".json", ".npz"})
 ROOT = Path(__file__).resolve().parents[1]
 # Variants are made after the build, from its weights; each has a record of its own.
 VARIANTS = "variants"
@@ -132,11 +132,10 @@ def _version(distribution: str) -> str:
 
 def fingerprint(definition: ModelDefinition, framework: str, seed: int, root: Path = ROOT) -> str:
     """Changes with anything that could change what is built: definition, sources below `root`, options, versions."""
-    networks = [f"models/zoo/{folder}" for folder in (definition.package or definition.name, *definition.uses)]
     settings = [repr(definition), framework, seed, versions()]
     if definition.pretrained:
         settings.append(_version(definition.pretrained))
-    return digest_of(settings, (*SOURCES, *networks), root)
+    return digest_of(settings, (*SOURCES, *definition.folders), root)
 
 
 def digest_of(settings: object, sources: Iterable[str], root: Path = ROOT) -> str:

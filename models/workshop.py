@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +31,7 @@ from models.variants import Stack, Variant
 from models.zoo import MODELS, ModelDefinition
 
 Report = Callable[[dict[str, Any]], None]
+Command = Callable[..., list[str]]
 # A variant that takes longer hangs; the slowest, a heavy model through AOTInductor, takes minutes.
 LIMIT_S = 1200.0
 PACKAGES: Mapping[Stack, tuple[str, ...]] = {
@@ -55,11 +57,26 @@ class Order:
         return f"{self.variant.name}={self.digest}" if self.digest else self.variant.name
 
 
-def make(names: Sequence[str], variants: Sequence[Variant], root: Path, *, force: bool, report: Report) -> None:
+def worker_command(base: Path, orders: Sequence[Order], *, verify: bool) -> list[str]:
+    """The command of a process that works through orders of one model and stack."""
+    command = [sys.executable, "-m", "models.worker", "--base", str(base), *(["--verify"] if verify else [])]
+    return command + [str(order) for order in orders]
+
+
+def make(
+    names: Sequence[str],
+    variants: Sequence[Variant],
+    root: Path,
+    *,
+    force: bool = False,
+    report: Report = lambda _: None,
+    command: Command = worker_command,
+    limit_s: float = LIMIT_S,
+) -> None:
     """Makes the variants of the models that are built below `root`; those that are made already are left.
 
-    `report` is told of each. The default variants are the build itself, and not made here. No variant's failure is
-    raised: its record says why it is not available.
+    `report` is told of each; one that takes longer than `limit_s` is given up. The default variants are the build
+    itself, and not made here. No variant's failure is raised: its record says why it is not available.
     """
     with sole_builder(root):
         orders = []
@@ -69,7 +86,7 @@ def make(names: Sequence[str], variants: Sequence[Variant], root: Path, *, force
             for variant in variants:
                 if not variant.default:
                     orders += _to_make(MODELS[name], variant, root / name, report, force=force)
-        _run(orders, root, report, verify=False)
+        _run(orders, root, report, partial(command, verify=False), limit_s, made=True)
 
 
 def _to_make(definition: ModelDefinition, variant: Variant, base: Path, report: Report, *, force: bool) -> list[Order]:
@@ -94,7 +111,7 @@ def verify(names: Sequence[str], variants: Sequence[Variant], root: Path, report
         for variant in variants
         if not variant.default and record.load(root / name, variant).available
     ]
-    _run(orders, root, report, verify=True)
+    _run(orders, root, report, partial(worker_command, verify=True), LIMIT_S, made=False)
 
 
 def digest_of(definition: ModelDefinition, variant: Variant, base: Path) -> str:
@@ -107,7 +124,7 @@ def digest_of(definition: ModelDefinition, variant: Variant, base: Path) -> str:
     sources = (
         *SOURCES[variant.stack],
         f"models/export/{variant.exporter}.py",
-        f"models/zoo/{definition.package or definition.name}",
+        *definition.folders,
     )
     return manifest.digest_of(settings, [source for source in sources if (manifest.ROOT / source).exists()])
 
@@ -136,39 +153,39 @@ def _holds(base: Path, known: record.Record, digest: str) -> bool:
     return known.digest == digest
 
 
-def _run(orders: Sequence[Order], root: Path, report: Report, *, verify: bool) -> None:
+def _run(orders: Sequence[Order], root: Path, report: Report, command: Command, limit_s: float, *, made: bool) -> None:
+    """Works through orders; where a process ends early, `made` says to record that for the variant it was at."""
     progress = _Progress(len(orders), report)
     groups: dict[tuple[str, str], list[Order]] = {}
     for order in orders:
         groups.setdefault((order.model, order.variant.stack), []).append(order)
-    for group in groups.values():
+    for (model, _), group in groups.items():
         rest = group
         while rest:
-            rest = _run_some(rest, root, progress, verify=verify)
+            done, reason = _run_some(rest, command(root / model, rest), progress, limit_s)
+            rest = rest[done:]
+            if not rest:
+                break
+            # Orders are worked through in turn: the first that has not ended is the one that ended the process.
+            lost, *rest = rest
+            if made:
+                # Without a digest: the next build tries again.
+                failed = record.unavailable(model, lost.variant, reason)
+                failed.save(record.folder_of(root / model, lost.variant.name))
+            progress.ends(lost, "failed", f"not available: {reason}")
 
 
-def _run_some(orders: Sequence[Order], root: Path, progress: _Progress, *, verify: bool) -> list[Order]:
-    """Runs a worker for orders of one model and stack; returns those that its early end has left."""
-    base = root / orders[0].model
-    waiting = {order.variant.name: order for order in orders}
-    with _worker(base, orders, verify=verify) as worker:
+def _run_some(orders: Sequence[Order], command: list[str], progress: _Progress, limit_s: float) -> tuple[int, str]:
+    """Runs one process for orders; returns how many of them it worked through, and how it ended."""
+    done = 0
+    with _worker(command, limit_s) as worker:
         for event in worker.events():
-            order = waiting[event["variant"]]
             if event["status"] == "start":
-                progress.starts(order)
+                progress.starts(orders[done])
             else:
-                del waiting[event["variant"]]
-                progress.ends(order, event["status"], event["detail"])
-        if not waiting:
-            return []
-        # Orders are worked through in turn: the first that has not ended is the one that ended the process.
-        first, *rest = waiting.values()
-        reason = worker.end()
-    if not verify:
-        # Without a digest: the next build tries again.
-        record.unavailable(first.model, first.variant, reason).save(record.folder_of(base, first.variant.name))
-    progress.ends(first, "failed", f"not available: {reason}")
-    return rest
+                progress.ends(orders[done], event["status"], event["detail"])
+                done += 1
+        return done, worker.end()
 
 
 class _Worker:
@@ -196,7 +213,7 @@ class _Worker:
     def end(self) -> str:
         """How the process ended, with its last words."""
         if self._overdue:
-            return f"it took longer than {self._limit_s:.0f} s and was stopped"
+            return f"it took longer than {self._limit_s:g} s and was stopped"
         code = self._process.wait()
         how = f"with {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
         self._errors.seek(0)
@@ -215,16 +232,14 @@ class _Worker:
 
 
 @contextmanager
-def _worker(base: Path, orders: Sequence[Order], *, verify: bool) -> Iterator[_Worker]:
-    command = [sys.executable, "-m", "models.worker", "--base", str(base), *(["--verify"] if verify else [])]
-    command += [str(order) for order in orders]
+def _worker(command: list[str], limit_s: float) -> Iterator[_Worker]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(manifest.ROOT), os.environ.get("PYTHONPATH", "")])}
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(  # noqa: S603 - our own module, no shell
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
         )
         try:
-            yield _Worker(process, errors, LIMIT_S)
+            yield _Worker(process, errors, limit_s)
         finally:
             process.kill()
             process.wait()

@@ -49,9 +49,8 @@ def preprocessing(definition: ModelDefinition) -> tuple[list[Path], dict[str, An
     """The files that the handler makes a model's inputs with, and what model-config.yaml says of them; see text.py."""
     if not definition.preprocessed:
         return [], {}
-    module = definition.module("preprocess")
-    tokenizer: Path = module.tokenizer_file()
-    return [tokenizer], {"preprocess": {"tokenizer": tokenizer.name, "max_tokens": module.MAX_TOKENS}}
+    files, options = definition.module("preprocess").packed()
+    return files, {"preprocess": options}
 
 
 def cap(job: Job) -> int:

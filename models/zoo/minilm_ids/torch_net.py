@@ -5,13 +5,16 @@ It holds no size of batch or sequence, so that a trace, `torch.export` and the O
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from torch.nn import functional
 
-from models.zoo.dataset import Dataset
-from models.zoo.minilm_ids import weights
 from models.zoo.minilm_ids.sizes import EPSILON, HEADS, INNER, LAYERS, MASKED, POSITIONS, VOCABULARY, WIDTH
+
+if TYPE_CHECKING:
+    from models.zoo.dataset import Dataset
 
 
 def build(_: Dataset | None = None) -> nn.Module:
@@ -21,6 +24,8 @@ def build(_: Dataset | None = None) -> nn.Module:
 
 def pretrained(_: Dataset | None = None) -> nn.Module:
     """The network with the package's trained weights, in evaluation mode."""
+    from models.zoo.minilm_ids import weights
+
     net = MiniLM()
     net.load_state_dict({name: torch.from_numpy(value) for name, value in weights.load().items()})
     return net.eval()

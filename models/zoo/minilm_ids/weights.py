@@ -30,9 +30,9 @@ LAYER = {
 }
 
 
-def file(name: str) -> Path:
+def file(name: str, module: str = MODULE) -> Path:
     """One of the package's files; raises WeightsError where the package is not installed."""
-    found = find_spec(MODULE)
+    found = find_spec(module)
     if found is None or found.origin is None:
         raise WeightsError(f"the weights of all-MiniLM-L6-v2 are not installed: {INSTALL}")
     path = Path(found.origin).parent / "model" / name

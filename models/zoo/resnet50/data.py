@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from models.zoo.dataset import Array, Dataset
+from models.zoo.resnet50.sizes import CLASSES, SIZE
 
-CLASSES = ("horizontal", "vertical", "rising", "falling", "checks", "dots", "grid", "bricks", "waves", "clouds")
-SIZE, TRAIN_SIZE = 224, 64
+TRAIN_SIZE = 64
 TRAIN, TEST, CALIBRATION = 1280, 64, 32
 NOISE = 0.05
 

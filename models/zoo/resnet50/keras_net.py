@@ -8,12 +8,9 @@ import keras
 
 from models.zoo.dataset import Dataset
 from models.zoo.keras_layers import Affine
-from models.zoo.resnet50.data import CLASSES, SIZE
+from models.zoo.resnet50.sizes import CLASSES, SIZE, STAGES, WIDER
 
 layers = keras.layers
-# Blocks, and channels inside one, of the four stages; a block gives out four times its channels.
-STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
-WIDER = 4
 
 
 def build(data: Dataset) -> keras.Model:

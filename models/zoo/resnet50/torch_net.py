@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from torch.nn import functional
 
-from models.zoo.dataset import Dataset
-from models.zoo.resnet50.data import CLASSES
+from models.zoo.resnet50.sizes import CLASSES, STAGES, WIDER
 from models.zoo.torch_layers import Affine
 
-# Blocks, and channels inside one, of the four stages; a block gives out four times its channels.
-STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
-WIDER = 4
+if TYPE_CHECKING:
+    from models.zoo.dataset import Dataset
 
 
 def build(data: Dataset) -> nn.Module:
@@ -65,7 +65,7 @@ class ResNet50(nn.Module):
 
     def logits(self, image: torch.Tensor) -> torch.Tensor:
         """The scores before the softmax, [n, 10]."""
-        # Both as the kernels like them: NHWC images are channels-last tensors already.
+        # Permuted, images [n, height, width, channels] are channels-last tensors already: nothing is copied.
         hidden = torch.relu(self.norm(self.conv(self.scale_in(image).permute(0, 3, 1, 2))))
         hidden = functional.max_pool2d(hidden, 3, stride=2, padding=1)
         for block in self.blocks:

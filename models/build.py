@@ -31,12 +31,8 @@ from models.job import WEIGHTS, save_weights
 from models.train import FRAMEWORKS, Framework, Trained, TrainingError
 from models.variants import DEFAULT, VARIANTS, UnknownVariantError, chosen
 from models.verify import ParityError
-<<<<<<< HEAD
-from models.zoo import DEMO, MODELS, ModelDefinition
-=======
 from models.workshop import make as make_variants
-from models.zoo import BATCH_CAP, DEMO, MODELS, ModelDefinition
->>>>>>> vframe
+from models.zoo import DEMO, MODELS, ModelDefinition
 from models.zoo.dataset import Array, Rows, named, part
 
 Report = Callable[[dict[str, Any]], None]
@@ -149,13 +145,21 @@ def _export(
     keras_net: Any,  # noqa: ANN401 - a Keras model
     folder: Path,
 ) -> None:
-    from models.export import savedmodel, torchscript
+    from models.export import archive, savedmodel, torchscript
 
     path = folder / "contract.json"
     path.write_text(contract.to_json(), "utf-8")
     save_weights(torch_net, folder / WEIGHTS)
     example = definition.network_rows(part(named(trained.data.test_inputs, definition.inputs), 0, 2))
-    torchscript.export(definition.name, definition.version, torch_net, example, path, folder / "torchscript")
+    torchscript.export(
+        definition.name,
+        definition.version,
+        torch_net,
+        example,
+        path,
+        folder / "torchscript",
+        preprocessing=archive.preprocessing(definition),
+    )
     if keras_net is not None:
         savedmodel.export(definition, keras_net, folder / "savedmodel")
 

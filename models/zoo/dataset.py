@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gateway.core.messages import TensorSpec
+if TYPE_CHECKING:  # this module is packed with the eager networks, which know nothing of the gateway
+    from gateway.core.messages import TensorSpec
 
 Array = npt.NDArray[Any]
 # Tensors by the name of an input or output, rows in dimension 0; a BYTES tensor is an object array of `bytes`.

@@ -14,7 +14,8 @@ from tests.benchmarks.variants.alone import KERAS_EAGER
 from tests.benchmarks.variants.sides import BATCHES, Side
 
 # What a variant's model time and its requests a second are held against, by stack.
-INSIDE = {"torchserve": "eager", "tfserving": KERAS_EAGER}
+INSIDE = {"torchserve": ("eager",), "tfserving": (KERAS_EAGER, "savedmodel")}
+STACKS = {"torchserve": "TorchServe", "tfserving": "TensorFlow server"}
 GATEWAY = {"torchserve": "eager", "tfserving": "savedmodel"}
 # Of 32 rows no more than so many times the time of one: most of a call is fixed cost.
 FIXED = 6.0
@@ -41,7 +42,8 @@ each round. [Variants](variants.md) says what each is and how far its answers ar
 - **Model time** is the median of a call's time inside the server, by the very code that serves it, in a process for
   each variant: our handler for TorchServe (one torch thread, as a worker has), the SavedModel server's executor for
   TensorFlow. Neither sockets nor queues are in it. It is held against the network called eagerly: TorchServe's variant
-  `eager`, and the Keras network called as it is. Below 1 is faster.
+  `eager`, and the Keras network called as it is, which nobody would serve; TensorFlow's are held against `savedmodel`
+  too. Below 1 is faster.
 - **Requests/s** are answers over the gateway's gRPC, from 4 callers at once with one row each, and from 2 with 32 rows
   each, of running servers. They are held against `eager` on TorchServe, and against `savedmodel` on the TensorFlow
   server, which has no eager form. Above 1 is faster.
@@ -71,7 +73,7 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
 
 def shown(interval: Interval, *, smaller_is_faster: bool) -> str:
     """A ratio with its interval, and a word where it is settled."""
-    text = f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+    text = f"{_figure(interval.value)} ({_figure(interval.low)} to {_figure(interval.high)})"
     if interval.low > 1 or interval.high < 1:
         text += " faster" if (interval.high < 1) is smaller_is_faster else " **slower**"
     return text
@@ -95,9 +97,12 @@ def markdown(found: Sequence[Measured], about: Mapping[str, str], flags: Sequenc
     """The whole page."""
     parts = [HEAD, *(f"- {name}: {value}" for name, value in about.items())]
     for measured in found:
-        parts += ["", f"## {measured.model}", "", *_inside(measured), "", *_gateway(measured)]
+        parts += ["", f"## {measured.model}"]
+        for stack in STACKS:
+            parts += _inside(measured, stack)
+        parts += ["", *_gateway(measured)]
         slower = _slower(measured, flags)
-        parts += ["", "Slower than eager inside the server, and the likely reason:", "", *slower] if slower else []
+        parts += ["", "Slower inside the server, and the likely reason:", "", *slower] if slower else []
         missing = [f"- `{item.variant}`: {item.reason}" for item in measured.records if not item.available]
         missing += [f"- `{name}`: not measured: {reason}" for name, reason in measured.failed.items()]
         parts += ["", "Not available:", "", *missing] if missing else []
@@ -123,24 +128,43 @@ def document(found: Sequence[Measured], about: Mapping[str, str]) -> dict[str, A
     }
 
 
-def _inside(measured: Measured) -> list[str]:
+def _inside(measured: Measured, stack: str) -> list[str]:
+    sides = {name: side for name, side in measured.sides.items() if _stack(name) == stack}
+    if not sides:
+        return []
     sizes = {item.variant: item.bytes for item in measured.records}
-    batches = [f"{rows} row{'s' if rows > 1 else ''}, ms | ÷ eager" for rows in BATCHES]
-    lines = [f"| variant | file | load | peak memory | {' | '.join(batches)} |", "|---|---|---|---|---|---|---|---|"]
-    for name, side in measured.sides.items():
-        base = measured.sides.get(name if name == KERAS_EAGER else INSIDE[VARIANTS[name].stack])
+    against = [name for name in INSIDE[stack] if name in sides]
+    columns = [STACKS[stack], "file", "load", "peak memory"]
+    for rows in BATCHES:
+        columns += [f"{_rows(rows)}, ms", *(f"÷ `{name}`" for name in against)]
+    lines = ["", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for name, side in sides.items():
         size = sizes.get(name)
         cells = [f"`{name}`", f"{size / 1e6:.2f} MB" if size else "-", f"{side.load_s:.2f} s"]
         cells.append(f"{side.peak_rss_mb:.0f} MB")
         for rows in BATCHES:
             cells.append(f"{_middle(side.ms[rows]):.3g}")
-            cells.append(_against(side.ms[rows], base and base.ms[rows], same=base is side, smaller_is_faster=True))
+            for base in (sides[other] for other in against):
+                told = _against(side.ms[rows], base.ms[rows], same=base is side, smaller_is_faster=True)
+                cells.append("-" if name == KERAS_EAGER and base is not side else told)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
+def _stack(name: str) -> str:
+    return "tfserving" if name == KERAS_EAGER else VARIANTS[name].stack
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' if count > 1 else ''}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
 def _gateway(measured: Measured) -> list[str]:
-    batches = [f"{rows} row{'s' if rows > 1 else ''}, requests/s | ratio" for rows in BATCHES]
+    batches = [f"{_rows(rows)}, requests/s | ratio" for rows in BATCHES]
     lines = [f"| variant through the gateway | {' | '.join(batches)} |", "|---|---|---|---|---|"]
     for name, side in measured.sides.items():
         if not side.per_second[BATCHES[0]]:
@@ -164,14 +188,13 @@ def _against(ours: Sequence[float], theirs: Sequence[float] | None, *, same: boo
 def _slower(measured: Measured, flags: Sequence[str]) -> list[str]:
     lines = []
     for name, side in measured.sides.items():
-        if name == KERAS_EAGER:
-            continue
-        base = measured.sides.get(INSIDE[VARIANTS[name].stack])
-        for rows in BATCHES:
-            if base is None or base is side or (found := ratio(side.ms[rows], base.ms[rows])).low <= 1:
-                continue
-            batch = f"{rows} row{'s' if rows > 1 else ''}"
-            lines.append(f"- `{name}`, {batch}, {found.value:.2f} times: {why_slower(side, rows, flags)}")
+        for other in INSIDE[_stack(name)] if name != KERAS_EAGER else ():
+            base = measured.sides.get(other)
+            for rows in BATCHES if base is not None and base is not side else ():
+                found = ratio(side.ms[rows], base.ms[rows])
+                if found.low > 1:
+                    reason = why_slower(side, rows, flags)
+                    lines.append(f"- `{name}`, {_rows(rows)}, {found.value:.2f} times `{other}`: {reason}")
     return lines
 
 

@@ -143,7 +143,7 @@ def _targets(name: str, model: ModelSettings) -> tuple[Target, ...]:
             target.names,
             target.variant,
             target.weight,
-            target.by_name,
+            by_name=target.by_name,
         )
         for target in model.targets
     )

@@ -38,11 +38,11 @@ LONGEST_TRY_S = 120.0
 class Target:
     """An address that answers a protocol.
 
-    `stack` tells servers apart: `torchserve`, `tfserving`, what the user calls the server, or empty where the
-    target is a thing of its own. `path` says whether a gateway is between; `upstream_protocol` is what that speaks
-    to the server where it is known. `served` is the model's name on the server where that is another. `pins` are
-    the HTTP headers (or gRPC metadata) that send a request to one endpoint of a gateway. `parity` is off for a
-    server that cannot answer the golden inputs, an oracle for example: then replies count by their status alone.
+    `stack` tells servers apart: `torchserve`, `tfserving`, what the user calls the server, or empty where the target is
+    a thing of its own. `path` says whether a gateway is between; `upstream_protocol` is what that speaks to the server
+    where it is known. `pins` are the HTTP headers (or gRPC metadata) that send a request to one endpoint of a gateway.
+    `parity` is off for a server that cannot answer the golden inputs, an oracle for example: then replies count by
+    their status alone.
     """
 
     name: str
@@ -56,12 +56,6 @@ class Target:
     server: str = ""
     pins: Mapping[str, str] = field(default_factory=dict)
     parity: bool = True
-    served: str = ""
-
-    @property
-    def asked_as(self) -> str:
-        """The model's name in requests."""
-        return self.served or self.model
 
 
 @dataclass(frozen=True, slots=True)

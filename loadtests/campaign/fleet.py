@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,6 @@ import psutil
 from gateway.core.contract import ContractError, ModelContract
 from loadtests.cells import STACKS, TRANSPORTS, Addresses
 from loadtests.errors import LoadTestError
-from models import record
 from serving.local import LocalStack
 from serving.models import build_command, build_models, finished_step
 from serving.processes import LaunchError, PortTaken
@@ -92,19 +91,13 @@ class Fleet:
 
 
 def variants_of(models_dir: Path) -> dict[str, dict[str, str]]:
-    """Every model with a contract, by name, with its variants, available ones, and the stack that serves each."""
-    found: dict[str, dict[str, str]] = {}
-    # A hidden folder is a build that goes on, or was interrupted.
-    for path in sorted(models_dir.glob("[!.]*/contract.json")):
-        try:
-            contract = ModelContract.load(path)
-        except ContractError as exc:
-            raise LoadTestError(str(exc)) from exc
-        found[contract.name] = dict(contract.variants or {})
-        for known in record.load_all(path.parent):
-            if known.available and known.variant not in found[contract.name]:
-                found[contract.name][known.variant] = known.stack
-    return found
+    """Every model with a contract, by name, with its variants and the stack that serves each."""
+    try:
+        # A hidden folder is a build that goes on, or was interrupted.
+        contracts = [ModelContract.load(path) for path in sorted(models_dir.glob("[!.]*/contract.json"))]
+    except ContractError as exc:
+        raise LoadTestError(str(exc)) from exc
+    return {contract.name: dict(contract.variants or {}) for contract in contracts}
 
 
 def build_where_missing(models_dir: Path, report: Report) -> None:
@@ -139,18 +132,13 @@ def addresses_of(state: RunState | None, ports: Ports, host: str) -> Addresses:
 
 
 @contextmanager
-def fleet_of(
-    artifacts: Path, *, needed: bool, report: Report, variants: Sequence[str] = (), models: Sequence[str] = ()
-) -> Iterator[Fleet]:
+def fleet_of(artifacts: Path, *, needed: bool, report: Report) -> Iterator[Fleet]:
     """The servers: those of `twinserve up` where they run, else started here and ended with the block.
 
-    With `variants` beside the default ones, only `models` are served. Without `needed` nothing is started. Raises
-    LoadTestError where they cannot be started.
+    Without `needed` nothing is started. Raises LoadTestError where they cannot be started.
     """
     state, ports = choose_ports(artifacts)
     settings = LaunchSettings(artifacts=artifacts)
-    if variants:
-        settings = LaunchSettings(artifacts=artifacts, variants=",".join(variants), models=",".join(models))
     addresses = addresses_of(state, ports, settings.host)
     if not needed:
         yield Fleet(addresses)

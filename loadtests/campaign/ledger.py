@@ -25,8 +25,6 @@ from loadtests.campaign.parity import Parity
 from loadtests.campaign.processes import ProcessMeter
 from loadtests.campaign.resources import Meter, Unmeasured
 from loadtests.cell_spec import Target
-from models import record
-from models.variants import VARIANTS
 
 SCHEMA = 1
 _ASK_S = 3.0
@@ -118,9 +116,7 @@ def _entry(
 
 
 def _files(models_dir: Path, target: Target) -> Json:
-    """SHA-256 of each file of the variant that is served."""
-    if target.variant in VARIANTS and not VARIANTS[target.variant].default:
-        return dict(record.load(models_dir / target.model, VARIANTS[target.variant]).files)
+    """SHA-256 of each file of the export that is served."""
     with contextlib.suppress(OSError, ValueError):
         manifest = json.loads((models_dir / target.model / "manifest.json").read_text("utf-8"))
         return {
@@ -180,7 +176,7 @@ def _settings(target: Target, programs: Mapping[str, Json], sources: Sources) ->
         found |= _gateway_settings(sources.run_dir / "gateway.yaml", target)
     # The management address is that of the configured TorchServe; one at an address of the user's is another.
     if target.stack == "torchserve" and "torchserve" in programs and sources.management:
-        found |= torchserve_settings(_get(sources.management, f"/models/{target.asked_as}"))
+        found |= torchserve_settings(_get(sources.management, f"/models/{target.model}"))
     if target.stack == "tfserving" or (target.path == "direct" and target.protocol.startswith("tfserving")):
         command = programs.get("tfserving", next(iter(programs.values()), {})).get("command", [])
         found |= tfserving_settings(command)

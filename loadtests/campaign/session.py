@@ -32,7 +32,7 @@ from loadtests.campaign.resources import Meter, meters_of
 from loadtests.campaign.sameness import differences
 from loadtests.campaign.seams import Seams
 from loadtests.campaign.settings import Campaign, TargetSettings
-from loadtests.campaign.targets import beside_default, needed_stacks, targets_of
+from loadtests.campaign.targets import needed_stacks, targets_of
 from loadtests.cell_spec import CellSpec, Target
 from loadtests.cells import Endpoints
 from loadtests.disk import DiskFullError, telling_full
@@ -299,8 +299,7 @@ def _planned(campaign: Campaign, options: Options) -> Plan:
 @contextmanager
 def _ready(campaign: Campaign, options: Options, say: Callable[[str], None]) -> Iterator[_Ready]:
     needed = needed_stacks(campaign)
-    more = beside_default(campaign)
-    with fleet_of(options.artifacts, needed=bool(needed), report=say, variants=more, models=campaign.models) as fleet:
+    with fleet_of(options.artifacts, needed=bool(needed), report=say) as fleet:
         if fleet.stack is None and needed and any(scenario.kind == "cold" for scenario in campaign.scenarios):
             raise LoadTestError(
                 "`cold` restarts servers that the campaign started itself, and `twinserve up` runs: "

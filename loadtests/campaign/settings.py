@@ -193,7 +193,7 @@ class Campaign(_Strict):
     models: Annotated[tuple[Name, ...], Field(min_length=1)]
     """Built models, by name: their golden inputs are the questions that are asked."""
     variants: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
-    """Only these variants, such as `torchscript, onnx`, each a target of its own; the default ones unless given."""
+    """Only the stacks that serve one of these exports, such as `torchscript`; all unless given."""
     parity: bool = True
     """Whether answers are compared with the golden ones, before and during the run; a target may say otherwise."""
     scenarios: Annotated[tuple[ScenarioSettings, ...], Field(min_length=1)]

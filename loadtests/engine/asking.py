@@ -124,7 +124,7 @@ def asked(target: Target, load: Load, artifacts: Path) -> Asked:
 
     wire, pins, timeout = WIRES[target.protocol], dict(target.pins), load.timeout_seconds
     questions, bodies = questions_of(target, load.rows, artifacts)
-    path = wire.target(target.asked_as)
+    path = wire.target(target.model)
     if wire.transport == "rest":
         clients = Clients(lambda: HttpClient(target.address, path, pins, timeout=timeout), None)
     else:

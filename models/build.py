@@ -32,12 +32,11 @@ from models.train import FRAMEWORKS, Framework, Trained, TrainingError
 from models.variants import DEFAULT, VARIANTS, UnknownVariantError, chosen
 from models.verify import ParityError
 from models.workshop import make as make_variants
-from models.zoo import BATCH_CAP, DEMO, MODELS, ModelDefinition
+from models.zoo import DEMO, MODELS, ModelDefinition
 from models.zoo.dataset import Array, Rows, named, part
 
 Report = Callable[[dict[str, Any]], None]
 STEPS = ("train", "convert", "export", "verify")
-GOLDEN_ROWS = BATCH_CAP
 SEED = 7
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -131,7 +130,7 @@ def _contract(definition: ModelDefinition) -> ModelContract:
         version=definition.version,
         inputs=definition.inputs,
         outputs=definition.outputs,
-        batch_cap=BATCH_CAP,
+        batch_cap=definition.batch_cap,
         class_labels=definition.class_labels,
         tolerance=definition.tolerance,
         variants={name: stack for stack, name in DEFAULT.items() if stack not in definition.not_offered},
@@ -146,13 +145,21 @@ def _export(
     keras_net: Any,  # noqa: ANN401 - a Keras model
     folder: Path,
 ) -> None:
-    from models.export import savedmodel, torchscript
+    from models.export import archive, savedmodel, torchscript
 
     path = folder / "contract.json"
     path.write_text(contract.to_json(), "utf-8")
     save_weights(torch_net, folder / WEIGHTS)
     example = definition.network_rows(part(named(trained.data.test_inputs, definition.inputs), 0, 2))
-    torchscript.export(definition.name, definition.version, torch_net, example, path, folder / "torchscript")
+    torchscript.export(
+        definition.name,
+        definition.version,
+        torch_net,
+        example,
+        path,
+        folder / "torchscript",
+        preprocessing=archive.preprocessing(definition),
+    )
     if keras_net is not None:
         savedmodel.export(definition, keras_net, folder / "savedmodel")
 
@@ -160,9 +167,11 @@ def _export(
 def _finish(contract: ModelContract, trained: Trained, outputs: Array, folder: Path, seed: int, mark: str) -> None:
     definition = trained.definition
     (folder / "contract.json").write_text(contract.to_json(), "utf-8")
-    inputs = part(named(trained.data.test_inputs, definition.inputs), 0, GOLDEN_ROWS)
-    golden = {**inputs, definition.outputs[0].name: outputs[:GOLDEN_ROWS]}
-    np.savez(folder / "golden.npz", **golden)  # type: ignore[arg-type]
+    inputs = part(named(trained.data.test_inputs, definition.inputs), 0, definition.golden_rows)
+    golden = {**inputs, definition.outputs[0].name: outputs[: definition.golden_rows]}
+    # Without pickle: a BYTES tensor is stored as NumPy's own strings of bytes.
+    plain = {name: array.astype("S") if array.dtype == object else array for name, array in golden.items()}
+    np.savez(folder / "golden.npz", **plain)  # type: ignore[arg-type]
     manifest.Manifest(
         model=definition.name,
         version=definition.version,

@@ -43,8 +43,9 @@ class Job:
 
     @property
     def train_rows(self) -> Rows:
-        """The training rows by the names of the contract's inputs."""
-        return named(self.data.train_inputs, self.definition.inputs)
+        """Rows as those of the training, in the contract's shape, by the names of its inputs."""
+        own = self.data.calibration_inputs
+        return named(self.data.train_inputs if own is None else own, self.definition.inputs)
 
     @property
     def test_rows(self) -> Rows:

@@ -16,6 +16,8 @@ from models.zoo import ModelDefinition
 FILE = "manifest.json"
 SCHEMA = 1
 PACKAGES = ("torch", "tensorflow", "keras", "numpy", "scikit-learn", "torch-model-archiver")
+# Of a folder of sources: its code, its settings and its data.
+TYPES = frozenset({".py", ".yaml", ".json", ".npz"})
 ROOT = Path(__file__).resolve().parents[1]
 # Variants are made after the build, from its weights; each has a record of its own.
 VARIANTS = "variants"
@@ -23,6 +25,7 @@ VARIANTS = "variants"
 SOURCES = (
     "models/build.py",
     "models/convert.py",
+    "models/export/archive.py",
     "models/export/savedmodel.py",
     "models/export/torchscript.py",
     "models/job.py",
@@ -34,6 +37,8 @@ SOURCES = (
     "models/zoo/torch_layers.py",
     "serving/torchserve/handler.py",
     "serving/torchserve/model-config.yaml",
+    "serving/torchserve/runtimes.py",
+    "serving/torchserve/text.py",
     "gateway/core/contract.py",
 )
 
@@ -118,10 +123,19 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def fingerprint(definition: ModelDefinition, framework: str, seed: int, root: Path = ROOT) -> str:
     """Changes with anything that could change what is built: definition, sources below `root`, options, versions."""
-    network = f"models/zoo/{definition.package or definition.name}"
-    return digest_of([repr(definition), framework, seed, versions()], (*SOURCES, network), root)
+    settings = [repr(definition), framework, seed, versions()]
+    if definition.pretrained:
+        settings.append(_version(definition.pretrained))
+    return digest_of(settings, (*SOURCES, *definition.folders), root)
 
 
 def digest_of(settings: object, sources: Iterable[str], root: Path = ROOT) -> str:
@@ -129,6 +143,6 @@ def digest_of(settings: object, sources: Iterable[str], root: Path = ROOT) -> st
     digest = hashlib.sha256(json.dumps(settings).encode())
     for source in sources:
         path = root / source
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        for file in sorted(f for f in path.rglob("*") if f.suffix in TYPES) if path.is_dir() else [path]:
             digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
     return digest.hexdigest()

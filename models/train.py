@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from models.zoo import ModelDefinition
-from models.zoo.dataset import Array, Dataset, Rows, named
+from models.zoo.dataset import Array, Dataset, Rows, WeightsError, named
 
 if TYPE_CHECKING:
     import keras
@@ -33,6 +34,9 @@ class Trained:
 
     def described(self) -> str:
         """The metric, for people."""
+        given = self.definition.pretrained
+        if given:
+            return f"weights of {given} {metadata.version(given)}, test {self.definition.metric} {self.metric:.6f}"
         return f"test {self.definition.metric} {self.metric:.4f} ({self.framework})"
 
 
@@ -42,16 +46,20 @@ class TrainingError(RuntimeError):
 
 def train(definition: ModelDefinition, framework: Framework, seed: int) -> Trained:
     """Trains with `seed`; raises TrainingError where the result is not good enough to be worth serving."""
-    data: Dataset = definition.module("data").load(seed)
     random.seed(seed)
     np.random.seed(seed)
     fit, predict = (_fit_torch, predict_torch) if framework == "pytorch" else (_fit_keras, predict_keras)
-    net = fit(definition, data, seed)
+    try:
+        data: Dataset = definition.module("data").load(seed)
+        net = _pretrained(definition, data, framework) if definition.pretrained else fit(definition, data, seed)
+    except WeightsError as exc:
+        raise TrainingError(f"{definition.name}: {exc}") from exc
     metric = score(definition, predict(net, tested(definition, data)), data.test_targets)
     # Written so that a metric of NaN, from weights that ran away, is not good enough either.
     if not metric >= definition.least:
+        how = f"with the weights of {definition.pretrained}" if definition.pretrained else "after training"
         raise TrainingError(
-            f"{definition.name}: test {definition.metric} {metric:.3f} after training in {framework} with seed {seed};"
+            f"{definition.name}: test {definition.metric} {metric:.3f} {how} in {framework} with seed {seed};"
             f" at least {definition.least} is expected"
         )
     return Trained(definition, framework, net, data, metric)
@@ -89,6 +97,14 @@ def predict_keras(net: keras.Model, inputs: Array | Rows) -> Array:
     if isinstance(inputs, Mapping):
         inputs = dict(inputs) if len(inputs) > 1 else next(iter(inputs.values()))
     return np.asarray(net(inputs, training=False))
+
+
+def _pretrained(definition: ModelDefinition, data: Dataset, framework: Framework) -> Any:  # noqa: ANN401 - a network
+    """The network with a package's weights; raises WeightsError where they are not there."""
+    from models.convert import to_keras
+
+    net: nn.Module = definition.module("torch_net").pretrained(data)
+    return net if framework == "pytorch" else to_keras(definition, net, data)
 
 
 def _fit_torch(definition: ModelDefinition, data: Dataset, seed: int) -> nn.Module:

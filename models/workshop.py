@@ -124,7 +124,7 @@ def digest_of(definition: ModelDefinition, variant: Variant, base: Path) -> str:
     sources = (
         *SOURCES[variant.stack],
         *exporter_sources(variant.exporter),
-        f"models/zoo/{definition.package or definition.name}",
+        *definition.folders,
     )
     return manifest.digest_of(settings, [source for source in sources if (manifest.ROOT / source).exists()])
 

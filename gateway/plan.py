@@ -87,7 +87,12 @@ def plan_of(settings: Settings, contracts: Mapping[str, ModelContract]) -> Plan:
     """What the configuration says of models, in the terms of routing."""
     listed = {
         name: Listed(
-            contracts.get(name), _targets(name, model), model.labels, model.versions(), traffic_of(name, model)
+            contracts.get(name),
+            _targets(name, model),
+            model.labels,
+            model.versions(),
+            traffic_of(name, model),
+            model.unavailable,
         )
         for name, model in settings.models.items()
     }
@@ -138,7 +143,8 @@ def _targets(name: str, model: ModelSettings) -> tuple[Target, ...]:
             target.names,
             target.variant,
             target.weight,
-            target.label,
+            label=target.label,
+            by_name=target.by_name,
         )
         for target in model.targets
     )

@@ -1,19 +1,17 @@
 """Builds models: train, convert, export, verify. `python -m models.build --help` tells the options.
 
-A model is built in a hidden folder beside its place and renamed into it when it is whole: an interrupted build leaves
-nothing that a server could load.
+A model is built in a hidden folder beside its place and renamed into it when it is whole (`models.hidden`): an
+interrupted build leaves nothing that a server could load.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,18 +24,19 @@ from typing import Any
 import numpy as np
 
 from gateway.core.contract import ModelContract, Parity
-from models import manifest
+from models import manifest, record
 from models.convert import ConversionError
+from models.hidden import clean, hidden_folder, sole_builder
+from models.job import WEIGHTS, save_weights
 from models.train import FRAMEWORKS, Framework, Trained, TrainingError
+from models.variants import DEFAULT, VARIANTS, UnknownVariantError, chosen
 from models.verify import ParityError
-from models.zoo import BATCH_CAP, MODELS, ModelDefinition
-from models.zoo.dataset import Array
+from models.workshop import make as make_variants
+from models.zoo import DEMO, MODELS, ModelDefinition
+from models.zoo.dataset import Array, Rows, named, part
 
 Report = Callable[[dict[str, Any]], None]
 STEPS = ("train", "convert", "export", "verify")
-VARIANTS = {"torchscript": "torchserve", "savedmodel": "tfserving"}
-GOLDEN_ROWS = BATCH_CAP
-PREFIX, REPLACED = ".building-", "-old"
 SEED = 7
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -65,10 +64,10 @@ def build(
     if unknown:
         raise BuildError(f"unknown model '{unknown[0]}'; there are {', '.join(models)}")
     root.mkdir(parents=True, exist_ok=True)
-    with _sole_builder(root):
-        _clean(root)
-        mark = manifest.fingerprint(framework, seed)
+    with sole_builder(root):
+        clean(root)
         for name in names:
+            mark = manifest.fingerprint(models[name], framework, seed)
             if not force and _is_built(root / name, mark):
                 for step in STEPS:
                     report(_event(name, step, "start"))
@@ -77,15 +76,16 @@ def build(
                 _build_one(models[name], root, framework, seed, mark, report)
 
 
-def reference_outputs(definition: ModelDefinition, folder: Path, inputs: Array) -> tuple[Array, Array]:
-    """The outputs of both exported files, torchscript and savedmodel, for all rows."""
-    _import_tensorflow()
+def reference_outputs(definition: ModelDefinition, folder: Path, rows: Rows) -> tuple[Array, Array | None]:
+    """The outputs of both exported files, torchscript and savedmodel, for all rows; None of one not offered."""
+    import_tensorflow()
     from models.export import savedmodel, torchscript
 
-    return (
-        torchscript.predict(folder / "torchscript" / f"{definition.name}.mar", inputs),
-        savedmodel.predict(definition, folder / "savedmodel", inputs),
-    )
+    theirs = None
+    if "tfserving" not in definition.not_offered:
+        theirs = savedmodel.predict(definition, folder / "savedmodel", rows)[definition.outputs[0].name]
+    archive = folder / "torchscript" / f"{definition.name}.mar"
+    return torchscript.predict(archive, definition.network_rows(rows)), theirs
 
 
 def _build_one(
@@ -93,29 +93,35 @@ def _build_one(
 ) -> None:
     from models import convert, train, verify
 
-    _import_tensorflow()
+    import_tensorflow()
     name = definition.name
-    with _folder(root, name) as folder:
+    with hidden_folder(root, name) as folder:
         with _step(report, name, "train") as detail:
             trained = train.train(definition, framework, seed)
             detail(trained.described())
         with _step(report, name, "convert") as detail:
             if framework == "pytorch":
-                torch_net, keras_net = trained.net, convert.to_keras(definition, trained.net, trained.data)
-                detail("PyTorch to Keras, layer by layer")
+                torch_net, keras_net = trained.net, None
+                if "tfserving" not in definition.not_offered:
+                    keras_net = convert.to_keras(definition, trained.net, trained.data)
+                detail(definition.not_offered.get("tfserving", "PyTorch to Keras, layer by layer"))
             else:
                 torch_net, keras_net = convert.to_torch(definition, trained.net, trained.data), trained.net
                 detail("Keras to PyTorch, layer by layer")
         contract = _contract(definition)
         with _step(report, name, "export") as detail:
             _export(contract, definition, trained, torch_net, keras_net, folder)
-            detail("torchscript in a .mar, savedmodel")
+            detail("torchscript in a .mar" + ("" if keras_net is None else ", savedmodel"))
         with _step(report, name, "verify") as detail:
-            pair = reference_outputs(definition, folder, trained.data.test_inputs)
-            parity = verify.compare(definition, *pair, contract.tolerance)
-            own = pair[0] if framework == "pytorch" else pair[1]
-            _finish(replace(contract, parity=parity), trained, own, folder, seed, mark)
-            detail(described(parity))
+            rows = named(trained.data.test_inputs, definition.inputs)
+            ours, theirs = reference_outputs(definition, folder, rows)
+            original = train.predict_torch(torch_net, train.tested(definition, trained.data))
+            other = original if theirs is None else theirs
+            contract = replace(contract, parity=verify.compare(definition, ours, other, contract.tolerance))
+            _finish(contract, trained, ours if framework == "pytorch" else other, folder, seed, mark)
+            _record_defaults(contract, definition, {"torchscript": ours, "savedmodel": theirs}, original, folder)
+            _keep_variants(root / name, folder)
+            detail(described(contract.parity))
 
 
 def _contract(definition: ModelDefinition) -> ModelContract:
@@ -124,10 +130,10 @@ def _contract(definition: ModelDefinition) -> ModelContract:
         version=definition.version,
         inputs=definition.inputs,
         outputs=definition.outputs,
-        batch_cap=BATCH_CAP,
+        batch_cap=definition.batch_cap,
         class_labels=definition.class_labels,
         tolerance=definition.tolerance,
-        variants=VARIANTS,
+        variants={name: stack for stack, name in DEFAULT.items() if stack not in definition.not_offered},
     )
 
 
@@ -139,24 +145,33 @@ def _export(
     keras_net: Any,  # noqa: ANN401 - a Keras model
     folder: Path,
 ) -> None:
-    from models.export import savedmodel, torchscript
+    from models.export import archive, savedmodel, torchscript
 
     path = folder / "contract.json"
     path.write_text(contract.to_json(), "utf-8")
-    example = trained.data.test_inputs[:2]
-    torchscript.export(definition.name, definition.version, torch_net, example, path, folder / "torchscript")
-    savedmodel.export(definition, keras_net, folder / "savedmodel")
+    save_weights(torch_net, folder / WEIGHTS)
+    example = definition.network_rows(part(named(trained.data.test_inputs, definition.inputs), 0, 2))
+    torchscript.export(
+        definition.name,
+        definition.version,
+        torch_net,
+        example,
+        path,
+        folder / "torchscript",
+        preprocessing=archive.preprocessing(definition),
+    )
+    if keras_net is not None:
+        savedmodel.export(definition, keras_net, folder / "savedmodel")
 
 
 def _finish(contract: ModelContract, trained: Trained, outputs: Array, folder: Path, seed: int, mark: str) -> None:
     definition = trained.definition
     (folder / "contract.json").write_text(contract.to_json(), "utf-8")
-    rows = slice(0, GOLDEN_ROWS)
-    golden = {
-        definition.inputs[0].name: trained.data.test_inputs[rows],
-        definition.outputs[0].name: outputs[rows],
-    }
-    np.savez(folder / "golden.npz", **golden)  # type: ignore[arg-type]
+    inputs = part(named(trained.data.test_inputs, definition.inputs), 0, definition.golden_rows)
+    golden = {**inputs, definition.outputs[0].name: outputs[: definition.golden_rows]}
+    # Without pickle: a BYTES tensor is stored as NumPy's own strings of bytes.
+    plain = {name: array.astype("S") if array.dtype == object else array for name, array in golden.items()}
+    np.savez(folder / "golden.npz", **plain)  # type: ignore[arg-type]
     manifest.Manifest(
         model=definition.name,
         version=definition.version,
@@ -168,6 +183,37 @@ def _finish(contract: ModelContract, trained: Trained, outputs: Array, folder: P
         files=manifest.files_of(folder),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     ).save(folder)
+
+
+def _record_defaults(
+    contract: ModelContract,
+    definition: ModelDefinition,
+    outputs: Mapping[str, Array | None],
+    original: Array,
+    folder: Path,
+) -> None:
+    """Writes the default variants' records: each against the eager original; raises ParityError."""
+    from models.verify import compare
+
+    files = manifest.load(folder).files
+    for name, tested in outputs.items():
+        variant = VARIANTS[name]
+        if tested is None:
+            made = record.unavailable(definition.name, variant, definition.not_offered[variant.stack])
+        else:
+            parity = compare(definition, tested, original, contract.tolerance, (name, "the original"))
+            own = {path: digest for path, digest in files.items() if path.startswith(f"{name}/")}
+            made = record.available(definition.name, variant, replace(contract, parity=parity), folder, own, "")
+        made.save(record.folder_of(folder, name))
+
+
+def _keep_variants(before: Path, folder: Path) -> None:
+    """Takes over the variants of the build before, where they were made of the same weights."""
+    if not (before / WEIGHTS).is_file() or manifest.sha256(before / WEIGHTS) != manifest.sha256(folder / WEIGHTS):
+        return
+    for variant in (before / manifest.VARIANTS).glob("[!.]*"):
+        if not (folder / manifest.VARIANTS / variant.name).exists():
+            shutil.copytree(variant, folder / manifest.VARIANTS / variant.name, copy_function=os.link)
 
 
 def described(parity: Parity) -> str:
@@ -189,43 +235,6 @@ def _cached_detail(folder: Path, step: str) -> str:
         return " ".join(f"test {name} {value:.4f}" for name, value in built.metric.items()) + " (built before)"
     contract = ModelContract.load(folder / "contract.json")
     return described(contract.parity) if step == "verify" and contract.parity else "built before"
-
-
-@contextmanager
-def _folder(root: Path, name: str) -> Iterator[Path]:
-    """A hidden folder that takes its place as `root/name` when the body ends well, and is removed where it does not."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-", dir=root))
-    folder.chmod(0o755)
-    target, replaced = root / name, root / f"{PREFIX}{name}{REPLACED}"
-    try:
-        yield folder
-        if target.exists():
-            # Two renames: for an instant there is no model, but never half a one.
-            target.rename(replaced)
-        folder.rename(target)
-    finally:
-        if replaced.exists() and not target.exists():
-            replaced.rename(target)
-        for left in (folder, replaced):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _clean(root: Path) -> None:
-    """Removes what killed builds left; a model that was about to be replaced gets its place back."""
-    for left in root.glob(f"{PREFIX}*"):
-        name = left.name.removeprefix(PREFIX).removesuffix(REPLACED)
-        if left.name.endswith(REPLACED) and not (root / name).exists():
-            left.rename(root / name)
-        else:
-            shutil.rmtree(left)
-
-
-@contextmanager
-def _sole_builder(root: Path) -> Iterator[None]:
-    """Holds a lock; a second builder waits for the first and then finds the models built."""
-    with (root / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager
@@ -252,14 +261,15 @@ def _event(model: str, step: str, status: str, seconds: float = 0.0, detail: str
     }
 
 
-def quiet_frameworks() -> None:
+def quiet_frameworks(*, hide_gpus: bool = True) -> None:
     """Keeps TensorFlow's start-up lines out of the output; call it before TensorFlow is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    if hide_gpus:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 
-def _import_tensorflow() -> None:
+def import_tensorflow() -> None:
     """Imports TensorFlow without the lines that its C++ code writes before it can be told to be quiet."""
     if "tensorflow" in sys.modules:
         return
@@ -278,12 +288,17 @@ def main(arguments: Sequence[str] | None = None, check: Callable[[], None] = lam
     """The command line; returns the exit status. `check` is called at every step and may raise to end the build."""
     parser = argparse.ArgumentParser(prog="python -m models.build", description="Train and export the models.")
     parser.add_argument("--root", type=Path, default=Path("artifacts/models"), help="where to (default: %(default)s)")
-    parser.add_argument("--model", action="append", choices=sorted(MODELS), help="one of them; default: all")
+    parser.add_argument(
+        "--model", action="append", choices=sorted(MODELS), help=f"one of them; default: {', '.join(DEMO)}"
+    )
     parser.add_argument(
         "--framework", choices=FRAMEWORKS, default="pytorch", help="which trains (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=SEED, help="(default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="build even what is built already")
+    parser.add_argument(
+        "--variants", default="default", help="default, all, or a list such as onnx,xla (default: %(default)s)"
+    )
     parser.add_argument("--events", action="store_true", help="one JSON line an event on standard output")
     options = parser.parse_args(arguments)
     quiet_frameworks()
@@ -303,15 +318,18 @@ def main(arguments: Sequence[str] | None = None, check: Callable[[], None] = lam
         return status
 
     try:
+        wanted = chosen(options.variants)
         build(
-            options.model or list(MODELS),
+            options.model or list(DEMO),
             options.root,
             framework=options.framework,
             seed=options.seed,
             force=options.force,
             report=report,
         )
-    except (BuildError, TrainingError, ConversionError, ParityError, OSError) as exc:
+        if any(not variant.default for variant in wanted):
+            make_variants(options.model or DEMO, wanted, options.root, force=options.force, report=report)
+    except (BuildError, TrainingError, ConversionError, ParityError, UnknownVariantError, OSError) as exc:
         return fail(str(exc))
     except KeyboardInterrupt:
         return fail("interrupted; nothing was left half built", INTERRUPTED)
@@ -328,7 +346,8 @@ def _as_json(event: dict[str, Any]) -> None:
 
 def _as_text(event: dict[str, Any]) -> None:
     if event["status"] != "start":
-        print(f"{event['model']}: {event['step']} {event['detail']} ({event['seconds']:.1f} s)", flush=True)
+        ahead = f"; {event['progress']}" if "progress" in event else ""
+        print(f"{event['model']}: {event['step']} {event['detail']} ({event['seconds']:.1f} s{ahead})", flush=True)
 
 
 class _Termination:

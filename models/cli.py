@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,10 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from models.train import FRAMEWORKS
+from models.variants import VARIANTS, UnknownVariantError, chosen
 from models.zoo import MODELS
 
 if TYPE_CHECKING:
     from models.manifest import Manifest
+    from models.record import Record
 
 app = typer.Typer(no_args_is_help=True, help="Train, export, verify and list the models.")
 
@@ -31,14 +34,21 @@ def build_models(
     framework: Annotated[str, typer.Option(help=f"Which framework trains: {' or '.join(FRAMEWORKS)}.")] = "pytorch",
     seed: Annotated[int, typer.Option(help="Seed of the data split, the first weights and the order of training.")] = 7,
     force: Annotated[bool, typer.Option("--force", help="Build even what is built already.")] = False,
+    variants: Annotated[
+        str, typer.Option(help="default, all, or a list such as onnx,xla; docs/variants.md tells what there is.")
+    ] = "all",
 ) -> None:
-    """Train, convert, export and verify; what is built already is left as it is."""
+    """Train, convert, export and verify, and make the variants; what is built already is left as it is."""
     from models.build import main
 
     if framework not in FRAMEWORKS:
         raise typer.BadParameter(f"'{framework}'; expected {' or '.join(FRAMEWORKS)}", param_hint="--framework")
+    try:
+        chosen(variants)
+    except UnknownVariantError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--variants") from exc
     arguments = ["--root", str(artifacts / "models"), "--framework", framework, "--seed", str(seed)]
-    arguments += ["--force"] if force else []
+    arguments += ["--variants", variants, *(["--force"] if force else [])]
     for name in _known(names):
         arguments += ["--model", name]
     raise typer.Exit(main(arguments))
@@ -46,7 +56,8 @@ def build_models(
 
 @app.command("verify")
 def verify_models(names: Names = None, artifacts: Artifacts = Path("artifacts")) -> None:
-    """Check every file's sha256, and run both exports on the whole test set again."""
+    """Check every file's sha256, and run every available variant on the whole test set again, against the original."""
+    from models import workshop
     from models.build import quiet_frameworks
 
     quiet_frameworks()
@@ -54,8 +65,9 @@ def verify_models(names: Names = None, artifacts: Artifacts = Path("artifacts"))
     from models.build import reference_outputs
     from models.manifest import ManifestError, check_files
     from models.verify import ParityError, compare
+    from models.zoo.dataset import named
 
-    table = Table("Model", "Files", "Parity over the test set", "Same class")
+    table = Table("Model", "Variant", "Verified")
     failures = []
     for name in _known(names):
         folder = artifacts / "models" / name
@@ -63,14 +75,24 @@ def verify_models(names: Names = None, artifacts: Artifacts = Path("artifacts"))
             built = check_files(folder)
             contract = ModelContract.load(folder / "contract.json")
             definition = MODELS[name]
-            inputs = definition.module("data").load(built.seed).test_inputs
-            parity = compare(definition, *reference_outputs(definition, folder, inputs), contract.tolerance)
+            inputs = named(definition.module("data").load(built.seed).test_inputs, definition.inputs)
+            ours, theirs = reference_outputs(definition, folder, inputs)
+            parity = compare(definition, ours, ours if theirs is None else theirs, contract.tolerance)
         except (ManifestError, ContractError, ParityError) as exc:
             failures.append(str(exc))
-            table.add_row(name, "[red]failed[/red]", "", "")
+            table.add_row(name, "", "[red]failed[/red]")
             continue
-        same = "" if parity.argmax_agreement is None else f"{parity.argmax_agreement:.0%}"
-        table.add_row(name, f"{len(built.files)} unchanged", f"max |a-b|/(1+|b|) {parity.max_scaled:.1e}", same)
+        same = "" if parity.argmax_agreement is None else f", same class on {parity.argmax_agreement:.0%}"
+        said = f"{len(built.files)} files unchanged, max |a-b|/(1+|b|) {parity.max_scaled:.1e}{same}"
+        table.add_row(name, " and ".join(contract.variants or ()), said)
+
+        def ended(event: dict[str, Any], name: str = name) -> None:
+            if event["status"] == "failed":
+                failures.append(f"{name}, {event['step']}: {event['detail']}")
+            if event["status"] != "start":
+                table.add_row(name, event["step"], escape(event["detail"]))
+
+        workshop.verify([name], list(VARIANTS.values()), artifacts / "models", ended)
     Console().print(table)
     for failure in failures:
         typer.echo(failure, err=True)
@@ -79,22 +101,46 @@ def verify_models(names: Names = None, artifacts: Artifacts = Path("artifacts"))
 
 
 @app.command("list")
-def list_models(artifacts: Artifacts = Path("artifacts")) -> None:
-    """Show the models, and what is built of each."""
+def list_models(
+    artifacts: Artifacts = Path("artifacts"),
+    as_json: Annotated[bool, typer.Option("--json", help="Every variant of every model, as JSON.")] = False,
+) -> None:
+    """Show the models and their variants: what is built of each, or why it is not available."""
+    from models import record
     from models.manifest import ManifestError, load
 
+    folders = [artifacts / "models" / name for name in MODELS]
+    if as_json:
+        shown = [known.listed() for folder in folders for known in record.load_all(folder)]
+        typer.echo(json.dumps({"variants": shown}, indent=2))
+        return
     table = Table("Model", "Input and output", "Built", "Metric", "Parity", "Size", show_lines=True)
-    for name, definition in MODELS.items():
+    built = []
+    for folder in folders:
+        definition = MODELS[folder.name]
         specs = (*definition.inputs, *definition.outputs)
         tensors = escape("\n".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in specs))
-        folder = artifacts / "models" / name
         try:
-            built = load(folder)
+            made = load(folder)
         except ManifestError:
-            table.add_row(name, tensors, "no: twinserve models build", "", "", "")
+            table.add_row(folder.name, tensors, f"no: twinserve models build {folder.name}", "", "", "")
             continue
-        table.add_row(name, tensors, *_built(built, folder))
+        built.append(folder)
+        table.add_row(folder.name, tensors, *_built(made, folder))
     Console().print(table)
+    if built:
+        variants = Table("Model", "Variant", "Datatype", "Served by", "Size", "Against the original, or why not")
+        for folder in built:
+            for known in record.load_all(folder):
+                variants.add_row(*_variant(known))
+        Console().print(variants)
+
+
+def _variant(known: Record) -> tuple[str, ...]:
+    served = (known.model, known.variant, known.datatype, known.served_by)
+    if not known.available:
+        return *served, "", escape(f"not available: {known.reason}")
+    return *served, f"{(known.bytes or 0) / 1e3:.0f} kB", known.proof()
 
 
 def _built(manifest: Manifest, folder: Path) -> tuple[str, ...]:

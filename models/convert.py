@@ -1,6 +1,7 @@
 """Moves weights between the frameworks, layer by layer, by an explicit map.
 
-Layers are matched by name. What differs between the frameworks is written out for each kind of layer:
+Layers are matched by name: that of a nested PyTorch module is its path, such as `layers.0.query`, and so is that of the
+Keras layer. What differs between the frameworks is written out for each kind of layer:
 
 | PyTorch | Keras | difference |
 |---|---|---|
@@ -8,10 +9,12 @@ Layers are matched by name. What differs between the frameworks is written out f
 | Conv2d.weight [out, in, h, w] | Conv2D.kernel [h, w, in, out] | permuted; strides and zeros around it must be equal |
 | Linear after a flatten of [c, h, w] | Dense after a flatten of [h, w, c] | its inputs are reordered |
 | BatchNorm2d.running_mean, running_var | moving_mean, moving_variance | names; epsilon must be equal |
+| LayerNorm.weight, bias | LayerNormalization.gamma, beta | names; the last axis, epsilon must be equal |
+| Embedding.weight | Embedding.embeddings | none |
 | Affine.scale, offset | Affine.scale, offset | none |
 
 Nothing is skipped: a layer or weight that the map does not know is an error. What has no weights in either framework
-(activations, pooling) is not compared here but by the parity check.
+(activations, pooling, attention between its dense layers) is not compared here but by the parity check.
 """
 
 from __future__ import annotations
@@ -51,6 +54,8 @@ RULES: Mapping[str, Rule] = {
         "BatchNormalization",
         {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"},
     ),
+    "LayerNorm": Rule("LayerNormalization", {"weight": "gamma", "bias": "beta"}),
+    "Embedding": Rule("Embedding", {"weight": "embeddings"}),
     "Affine": Rule("Affine", {"scale": "scale", "offset": "offset"}),
 }
 # PyTorch counts the batches that a normalisation has seen; only training without a momentum reads it.
@@ -160,46 +165,57 @@ def _pairs(torch_net: nn.Module, keras_net: keras.Model) -> list[Pair]:
             f"layers differ: only in PyTorch {sorted(modules.keys() - layers.keys())},"
             f" only in Keras {sorted(layers.keys() - modules.keys())}"
         )
-    flattened = _flattened_shapes(keras_net)
     pairs = []
     for name, module in modules.items():
-        pair = Pair(name, module, layers[name], flattened.get(name))
+        pair = Pair(name, module, layers[name], _flattened_shape(layers[name]))
         rule = RULES.get(pair.kind)
         if rule is None:
             raise ConversionError(f"{name}: no rule converts a {pair.kind}; known: {', '.join(RULES)}")
         if type(pair.layer).__name__ != rule.keras:
             raise ConversionError(f"{name}: a {pair.kind} in PyTorch and a {type(pair.layer).__name__} in Keras")
-        _check_settings(pair, keras_net)
+        _check_settings(pair)
         pairs.append(pair)
     return pairs
 
 
 def _torch_modules(net: nn.Module) -> dict[str, nn.Module]:
-    own = [name for name, _ in (*net.named_parameters(recurse=False), *net.named_buffers(recurse=False))]
-    if own:
-        raise ConversionError(f"{own[0]}: a weight of the network itself; weights are converted layer by layer")
-    return {name: module for name, module in net.named_children() if module.state_dict()}
+    """Every module, at any depth, that has weights of its own."""
+    found = {}
+    for name, module in net.named_modules():
+        own = [key for key, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))]
+        if own and not name:
+            raise ConversionError(f"{own[0]}: a weight of the network itself; weights are converted layer by layer")
+        if own:
+            found[name] = module
+    return found
 
 
 def _keras_layers(net: keras.Model) -> dict[str, Any]:
-    if type(net).__name__ != "Sequential":
-        raise ConversionError(f"{net.name}: a {type(net).__name__}; only of a Sequential is the order of layers known")
+    if type(net).__name__ not in {"Sequential", "Functional"}:
+        raise ConversionError(f"{net.name}: a {type(net).__name__}; only of Sequential and Functional are layers known")
     return {layer.name: layer for layer in net.layers if layer.weights}
 
 
-def _flattened_shapes(net: keras.Model) -> dict[str, Shape]:
-    """By layer with weights: the [h, w, c] flattened before it, where nothing but activations lies in between."""
-    shapes: dict[str, Shape] = {}
-    pending: Shape | None = None
-    for layer in net.layers:
-        taken = tuple(layer.input.shape[1:])
-        if type(layer).__name__ == "Flatten":
-            pending = taken if len(taken) == 3 else None
-        elif layer.weights or tuple(layer.output.shape[1:]) != taken:
-            if pending is not None and layer.weights:
-                shapes[layer.name] = pending
-            pending = None
-    return shapes
+def _layer_before(layer: Any) -> Any:  # noqa: ANN401 - Keras layers
+    """The layer whose output a layer takes; None where it takes several."""
+    taken = layer.input
+    return None if isinstance(taken, list | tuple | dict) else taken._keras_history.operation
+
+
+def _flattened_shape(layer: Any) -> Shape | None:  # noqa: ANN401 - a Keras layer
+    """The [h, w, c] flattened before a layer, where nothing but activations lies in between."""
+    if type(layer).__name__ != "Dense":
+        return None
+    before = _layer_before(layer)
+    while before is not None and type(before).__name__ not in {"Flatten", "InputLayer"}:
+        taken = before.input
+        if before.weights or isinstance(taken, list | tuple | dict) or taken.shape != before.output.shape:
+            return None
+        before = _layer_before(before)
+    if type(before).__name__ != "Flatten":
+        return None
+    shape = tuple(before.input.shape[1:])
+    return shape if len(shape) == 3 else None
 
 
 def _names(pair: Pair, torch_names: set[str], keras_names: set[str]) -> dict[str, str]:
@@ -212,14 +228,22 @@ def _names(pair: Pair, torch_names: set[str], keras_names: set[str]) -> dict[str
     return names
 
 
-def _check_settings(pair: Pair, keras_net: keras.Model) -> None:
+def _check_settings(pair: Pair) -> None:
     module, layer = pair.module, pair.layer
     match pair.kind:
         case "BatchNorm2d":
             if not np.isclose(module.eps, layer.epsilon, rtol=1e-9, atol=0):
                 raise _differs(pair, "epsilon", module.eps, layer.epsilon)
-            if layer.axis not in (-1, 3):
-                raise ConversionError(f"{pair.name}: normalises axis {layer.axis} in Keras; expected the last")
+            _check_last_axis(pair, layer.axis, 4)
+        case "LayerNorm":
+            if not np.isclose(module.eps, layer.epsilon, rtol=1e-9, atol=0):
+                raise _differs(pair, "epsilon", module.eps, layer.epsilon)
+            if len(module.normalized_shape) != 1:
+                raise ConversionError(f"{pair.name}: normalises {list(module.normalized_shape)}; expected one axis")
+            _check_last_axis(pair, layer.axis, len(layer.input.shape))
+        case "Embedding":
+            if module.max_norm is not None or layer.mask_zero:
+                raise ConversionError(f"{pair.name}: expected no max_norm in PyTorch, and no mask_zero in Keras")
         case "Conv2d":
             if layer.data_format != "channels_last" or module.padding_mode != "zeros":
                 raise ConversionError(f"{pair.name}: expected channels last in Keras, and zeros as PyTorch's padding")
@@ -227,10 +251,18 @@ def _check_settings(pair: Pair, keras_net: keras.Model) -> None:
                 ("stride", module.stride, tuple(layer.strides)),
                 ("dilation", module.dilation, tuple(layer.dilation_rate)),
                 ("groups", module.groups, layer.groups),
-                ("padding", _torch_padding(module), _keras_padding(layer, keras_net)),
+                ("padding", _torch_padding(module), _keras_padding(layer)),
             ):
                 if ours != theirs:
                     raise _differs(pair, what, ours, theirs)
+
+
+def _check_last_axis(pair: Pair, axis: Any, rank: int) -> None:  # noqa: ANN401 - a number, or a list of one
+    given = axis if isinstance(axis, int) else axis[0] if len(axis) == 1 else None
+    if given not in (-1, rank - 1):
+        raise ConversionError(
+            f"{pair.name}: normalises axis {axis if given is None else given} in Keras; expected the last"
+        )
 
 
 def _torch_padding(module: Any) -> tuple[Shape, ...]:  # noqa: ANN401 - a torch module
@@ -243,12 +275,11 @@ def _torch_padding(module: Any) -> tuple[Shape, ...]:  # noqa: ANN401 - a torch 
     return tuple((size, size) for size in module.padding)
 
 
-def _keras_padding(layer: Any, net: keras.Model) -> tuple[Shape, ...]:  # noqa: ANN401 - a Keras layer
+def _keras_padding(layer: Any) -> tuple[Shape, ...]:  # noqa: ANN401 - a Keras layer
     """Zeros before and after, for height and width: the layer's own, and those of a ZeroPadding2D right before it."""
-    place = net.layers.index(layer)
-    before = net.layers[place - 1] if place else None
+    before = _layer_before(layer)
     padding = [(0, 0), (0, 0)]
-    if before is not None and type(before).__name__ == "ZeroPadding2D":
+    if type(before).__name__ == "ZeroPadding2D":
         padding = [tuple(side) for side in before.padding]
     if layer.padding == "same":
         spans = zip(layer.input.shape[1:3], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True)

@@ -5,21 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from models.zoo import ModelDefinition
+
 FILE = "manifest.json"
 SCHEMA = 1
 PACKAGES = ("torch", "tensorflow", "keras", "numpy", "scikit-learn", "torch-model-archiver")
+# Of a folder of sources: its code, its settings and its data.
+TYPES = frozenset({".py", ".yaml", ".json", ".npz"})
 ROOT = Path(__file__).resolve().parents[1]
-# What a built model depends on beside the versions and the options.
+# Variants are made after the build, from its weights; each has a record of its own.
+VARIANTS = "variants"
+# What a built model depends on beside the versions, the options, its definition and the folder of its network.
 SOURCES = (
-    "models",
+    "models/build.py",
+    "models/convert.py",
+    "models/export/archive.py",
+    "models/export/savedmodel.py",
+    "models/export/torchscript.py",
+    "models/job.py",
+    "models/manifest.py",
+    "models/train.py",
+    "models/verify.py",
+    "models/zoo/dataset.py",
+    "models/zoo/keras_layers.py",
+    "models/zoo/torch_layers.py",
     "serving/torchserve/handler.py",
     "serving/torchserve/model-config.yaml",
+    "serving/torchserve/runtimes.py",
+    "serving/torchserve/text.py",
     "gateway/core/contract.py",
 )
 
@@ -84,7 +103,7 @@ def check_files(folder: Path) -> Manifest:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """The sha256 of every file below `folder` but the manifest, by relative path."""
+    """The sha256 of every file below `folder` but the manifest and the variants, by relative path."""
     return {str(path.relative_to(folder)): sha256(path) for path in _files(folder)}
 
 
@@ -95,7 +114,8 @@ def sha256(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / FILE)
+    own = (path for path in folder.rglob("*") if path.is_file() and path != folder / FILE)
+    return sorted(path for path in own if path.relative_to(folder).parts[0] != VARIANTS)
 
 
 def versions() -> dict[str, str]:
@@ -103,11 +123,26 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
-def fingerprint(framework: str, seed: int, root: Path = ROOT) -> str:
-    """Changes with anything that could change what is built: sources below `root`, options, package versions."""
-    digest = hashlib.sha256(json.dumps([framework, seed, versions()]).encode())
-    for source in SOURCES:
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def fingerprint(definition: ModelDefinition, framework: str, seed: int, root: Path = ROOT) -> str:
+    """Changes with anything that could change what is built: definition, sources below `root`, options, versions."""
+    settings = [repr(definition), framework, seed, versions()]
+    if definition.pretrained:
+        settings.append(_version(definition.pretrained))
+    return digest_of(settings, (*SOURCES, *definition.folders), root)
+
+
+def digest_of(settings: object, sources: Iterable[str], root: Path = ROOT) -> str:
+    """The sha256 of settings that JSON can hold, and of the source files and folders below `root`."""
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for source in sources:
         path = root / source
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        for file in sorted(f for f in path.rglob("*") if f.suffix in TYPES) if path.is_dir() else [path]:
             digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
     return digest.hexdigest()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from models.zoo import ModelDefinition
-from models.zoo.dataset import Array, Dataset
+from models.zoo.dataset import Array, Dataset, Rows, WeightsError, named
 
 if TYPE_CHECKING:
     import keras
@@ -32,6 +35,9 @@ class Trained:
 
     def described(self) -> str:
         """The metric, for people."""
+        given = self.definition.pretrained
+        if given:
+            return f"weights of {given} {metadata.version(given)}, test {self.definition.metric} {self.metric:.6f}"
         return f"test {self.definition.metric} {self.metric:.4f} ({self.framework})"
 
 
@@ -41,40 +47,65 @@ class TrainingError(RuntimeError):
 
 def train(definition: ModelDefinition, framework: Framework, seed: int) -> Trained:
     """Trains with `seed`; raises TrainingError where the result is not good enough to be worth serving."""
-    data: Dataset = definition.module("data").load(seed)
     random.seed(seed)
     np.random.seed(seed)
     fit, predict = (_fit_torch, predict_torch) if framework == "pytorch" else (_fit_keras, predict_keras)
-    net = fit(definition, data, seed)
-    metric = score(definition, predict(net, data.test_inputs), data.test_targets)
+    try:
+        data: Dataset = definition.module("data").load(seed)
+        net = _pretrained(definition, data, framework) if definition.pretrained else fit(definition, data, seed)
+    except WeightsError as exc:
+        raise TrainingError(f"{definition.name}: {exc}") from exc
+    metric = score(definition, predict(net, tested(definition, data)), data.test_targets)
     # Written so that a metric of NaN, from weights that ran away, is not good enough either.
     if not metric >= definition.least:
+        how = f"with the weights of {definition.pretrained}" if definition.pretrained else "after training"
         raise TrainingError(
-            f"{definition.name}: test {definition.metric} {metric:.3f} after training in {framework} with seed {seed};"
+            f"{definition.name}: test {definition.metric} {metric:.3f} {how} in {framework} with seed {seed};"
             f" at least {definition.least} is expected"
         )
     return Trained(definition, framework, net, data, metric)
 
 
 def score(definition: ModelDefinition, outputs: Array, targets: Array) -> float:
-    """R2 (1 - residual sum of squares / total sum of squares), or the share of rows with the right label."""
+    """R2 (1 - residual sum of squares / total sum of squares), the share of rows with the right label, or the mean
+    cosine of the angles between embeddings and those that `targets` are.
+    """
     if definition.task == "classification":
         return float((outputs.argmax(axis=1) == targets).mean())
+    if definition.task == "embedding":
+        norms = np.linalg.norm(outputs, axis=1) * np.linalg.norm(targets, axis=1)
+        return float(((outputs * targets).sum(axis=1) / norms).mean())
     return float(1 - ((targets - outputs) ** 2).sum() / ((targets - targets.mean()) ** 2).sum())
 
 
-def predict_torch(net: nn.Module, inputs: Array) -> Array:
-    """The network's outputs for all rows."""
+def tested(definition: ModelDefinition, data: Dataset) -> Rows:
+    """What the network takes for the test rows."""
+    return definition.network_rows(named(data.test_inputs, definition.inputs))
+
+
+def predict_torch(net: nn.Module, inputs: Array | Rows) -> Array:
+    """The network's output for all rows; several inputs are given in their order."""
     import torch
 
+    arrays = inputs.values() if isinstance(inputs, Mapping) else [inputs]
     net.eval()
     with torch.inference_mode():
-        return np.asarray(net(torch.from_numpy(inputs)).numpy())
+        return np.asarray(net(*[torch.from_numpy(array) for array in arrays]).numpy())
 
 
-def predict_keras(net: keras.Model, inputs: Array) -> Array:
-    """The network's outputs for all rows."""
+def predict_keras(net: keras.Model, inputs: Array | Rows) -> Array:
+    """The network's output for all rows; several inputs are given by name."""
+    if isinstance(inputs, Mapping):
+        inputs = dict(inputs) if len(inputs) > 1 else next(iter(inputs.values()))
     return np.asarray(net(inputs, training=False))
+
+
+def _pretrained(definition: ModelDefinition, data: Dataset, framework: Framework) -> Any:  # noqa: ANN401 - a network
+    """The network with a package's weights; raises WeightsError where they are not there."""
+    from models.convert import to_keras
+
+    net: nn.Module = definition.module("torch_net").pretrained(data)
+    return net if framework == "pytorch" else to_keras(definition, net, data)
 
 
 def _fit_torch(definition: ModelDefinition, data: Dataset, seed: int) -> nn.Module:
@@ -89,6 +120,8 @@ def _fit_torch(definition: ModelDefinition, data: Dataset, seed: int) -> nn.Modu
     optimiser = torch.optim.AdamW(net.parameters(), lr=definition.learning_rate, weight_decay=WEIGHT_DECAY)
     # Targets in the hundreds would make the loss of a regression huge: it is measured in their own deviations.
     unit = 1.0 if definition.task == "classification" else float(targets.std())
+    steps = definition.epochs * math.ceil(len(inputs) / definition.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps if definition.decays else 1.0)
     net.train()
     for _ in range(definition.epochs):
         for rows in torch.randperm(len(inputs)).split(definition.batch_size):
@@ -101,6 +134,7 @@ def _fit_torch(definition: ModelDefinition, data: Dataset, seed: int) -> nn.Modu
                 loss = functional.mse_loss(net(inputs[rows]) / unit, targets[rows] / unit)
             loss.backward()
             optimiser.step()
+            schedule.step()
     return net.eval()
 
 
@@ -114,8 +148,12 @@ def _fit_keras(definition: ModelDefinition, data: Dataset, seed: int) -> keras.M
     def regression_loss(target: Any, output: Any) -> Any:  # noqa: ANN401 - Keras's own tensors
         return keras.ops.mean(keras.ops.square((target - output) / unit))
 
+    rate: Any = definition.learning_rate
+    if definition.decays:
+        steps = definition.epochs * math.ceil(len(data.train_inputs) / definition.batch_size)
+        rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
     net.compile(
-        optimizer=keras.optimizers.AdamW(definition.learning_rate, weight_decay=WEIGHT_DECAY),
+        optimizer=keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY),
         loss="sparse_categorical_crossentropy" if definition.task == "classification" else regression_loss,
         jit_compile=False,
     )

@@ -47,11 +47,27 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True)
+class Quality:
+    """What a quantized or pruned variant is held to in the tolerance's place, by the model's own metric.
+
+    `original` is the trained network's on the test set, `least` what the variant must reach, `measured` what it does;
+    of a classification, `argmax_agreement_least` is the share of rows that must keep the original's class.
+    """
+
+    metric: str
+    original: float
+    least: float
+    argmax_agreement_least: float | None = None
+    measured: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelContract:
     """One model's tensors and limits. `batch_cap` is None where dimension 0 is not a batch.
 
-    `variants` maps the name of an export to the stack that serves it. `synthesised` from a server's own metadata, it
-    only supposes that a variable dimension 0 is a batch: neither requests nor answers are held to that.
+    `variants` maps the name of an export to the stack that serves it; `quality` is None where the tolerance holds.
+    `synthesised` from a server's own metadata, it only supposes that a variable dimension 0 is a batch: neither
+    requests nor answers are held to that.
     """
 
     name: str
@@ -65,6 +81,7 @@ class ModelContract:
     parity: Parity | None = None
     variants: Mapping[str, str] | None = None
     synthesised: bool = False
+    quality: Quality | None = None
 
     @classmethod
     def of(cls, name: str, metadata: ModelMetadata) -> ModelContract:
@@ -85,6 +102,8 @@ class ModelContract:
         """The text of `contract.json`."""
         document: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
         del document["synthesised"]
+        if self.quality is None:
+            del document["quality"]
         for side in ("inputs", "outputs"):
             document[side] = [spec.as_json() for spec in getattr(self, side)]
         return json.dumps(document, indent=2) + "\n"
@@ -99,7 +118,7 @@ class ModelContract:
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ContractError(f"{source}: expected an object with schema {SCHEMA}")
         try:
-            parity = document.get("parity")
+            parity, quality = document.get("parity"), document.get("quality")
             contract = cls(
                 name=str(document["name"]),
                 version=int(document["version"]),
@@ -111,6 +130,7 @@ class ModelContract:
                 tolerance=Tolerance(**(document.get("tolerance") or {})),
                 parity=Parity(**parity) if parity else None,
                 variants=document.get("variants"),
+                quality=Quality(**quality) if quality else None,
             )
         except KeyError as exc:
             raise ContractError(f"{source}: field {exc} is missing") from exc

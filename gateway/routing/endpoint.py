@@ -10,7 +10,7 @@ from typing import Protocol
 from gateway.core.backend import Backend, Middleware, ModelState
 from gateway.core.contract import ModelContract
 from gateway.core.errors import GatewayError
-from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, ModelMetadata, TensorSpec
+from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, ModelMetadata, ModelSpec, TensorSpec
 
 STAND_IN_MARK = "(stand-in)"
 
@@ -37,6 +37,10 @@ class Verdict:
     reason: str
     versions: tuple[int, ...] = ()
 
+    def answers(self, spec: ModelSpec) -> bool:
+        """Whether the target can answer for `spec`."""
+        return self.status is Status.READY and (spec.version is None or spec.version in self.versions)
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -54,6 +58,8 @@ class Target:
     """Its share of a route's requests, against the other targets' weights; 0 keeps it for failover only."""
     label: str | None = None
     """What the configuration calls its version, where it does."""
+    by_name: bool = False
+    """Whether it answers only requests that name its variant or its endpoint: never by policy, failover or retry."""
 
     key: TargetKey = field(init=False, compare=False)
     """What tells it from the other targets of its route: looked up for every request, so made once."""
@@ -61,6 +67,10 @@ class Target:
     def __post_init__(self) -> None:
         key = self.endpoint, self.model, self.version, frozenset(self.names.items())
         object.__setattr__(self, "key", key)
+
+    def circuit(self, model: str) -> str:
+        """The name of its circuit breaker at its endpoint: what answers only by name fails for itself alone."""
+        return f"{model}/{self.variant or self.model}" if self.by_name else model
 
 
 class Surroundings(Protocol):

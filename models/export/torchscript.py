@@ -3,70 +3,68 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from model_archiver.model_archiver_config import ModelArchiverConfig
-from model_archiver.model_packaging import package_model
-from model_archiver.model_packaging_utils import ModelExportUtils
 
-from models.zoo.dataset import Array
+from models.export import archive
+from models.export.archive import SERVING, without_deprecation
+from models.manifest import sha256
+from models.zoo.dataset import Array, Rows, batches
 
 if TYPE_CHECKING:
     from torch import nn
 
 GRAPH = "model.pt"
-SERVING = Path(__file__).resolve().parents[2] / "serving" / "torchserve"
 
 
 def export(
     name: str,
     version: int,
     net: nn.Module,
-    example: Array,
+    example: Rows,
     contract: Path,
     folder: Path,
     *,
-    handler: Path = SERVING / "handler.py",
-    config: Path = SERVING / "model-config.yaml",
+    preprocessing: tuple[list[Path], dict[str, Any]] = ([], {}),
+    handler: Path = SERVING / archive.HANDLER,
+    config: Path = SERVING / archive.CONFIG,
 ) -> Path:
-    """Writes `folder/<name>.mar` with the graph, our handler, the contract and the worker settings."""
+    """Writes `folder/<name>.mar` with the graph, our handler, the contract and the worker settings.
+
+    `example` is what the network is traced with: a few rows of its inputs, in their order; `preprocessing` is what
+    `archive.preprocessing` gives.
+    """
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as work:
-        graph = Path(work) / GRAPH
-        with _without_deprecation(), torch.inference_mode():
-            scripted = torch.jit.freeze(torch.jit.trace(net.eval(), torch.from_numpy(example)))
-            scripted.save(str(graph))
-        archive = ModelArchiverConfig(
-            model_name=name,
-            version=str(version),
-            serialized_file=str(graph),
-            handler=str(handler),
-            extra_files=str(contract),
-            config_file=str(config),
-            export_path=str(folder),
-        )
-        package_model(archive, ModelExportUtils.generate_manifest_json(archive))
-    return folder / f"{name}.mar"
+        graph = trace(net, example, Path(work) / GRAPH)
+        section = {"name": "torchscript", "runtime": "torchscript", "file": GRAPH, "files": {GRAPH: sha256(graph)}}
+        files, options = preprocessing
+        own = archive.write_config(Path(work) / config.name, {**options, "variant": section}, base=config)
+        return archive.write(name, version, graph, [contract, *files], own, folder, handler)
 
 
-def predict(archive: Path, inputs: Array) -> Array:
-    """The outputs of the graph inside an archive, for all rows: what TorchServe will run, without TorchServe."""
+def trace(net: nn.Module, example: Rows, path: Path, device: str = "cpu") -> Path:
+    """Writes the frozen graph of a network, traced with `example` on `device`, as TorchScript."""
+    tensors = [torch.from_numpy(array).to(device) for array in example.values()]
+    with without_deprecation(), torch.no_grad():
+        torch.jit.freeze(torch.jit.trace(net.to(device).eval(), tuple(tensors))).save(str(path))
+    return path
+
+
+def predict(path: Path, rows: Rows) -> Array:
+    """The output of the graph inside an archive, for all rows of its inputs: what TorchServe will run, without it."""
     with tempfile.TemporaryDirectory() as work:
-        with zipfile.ZipFile(archive) as packed:
+        with zipfile.ZipFile(path) as packed:
             graph = packed.extract(GRAPH, work)
-        with _without_deprecation(), torch.inference_mode():
-            return np.asarray(torch.jit.load(graph)(torch.from_numpy(inputs)).numpy())
-
-
-class _without_deprecation(warnings.catch_warnings):  # noqa: N801 - used like a function
-    """TorchScript is deprecated and works; TorchServe has no other way to load a graph without its Python code."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning)
+        with without_deprecation(), torch.inference_mode():
+            loaded = torch.jit.load(graph)
+            return np.concatenate(
+                [
+                    loaded(*[torch.from_numpy(array) for array in some.values()]).numpy()
+                    for some in batches(rows, archive.BATCH)
+                ]
+            )

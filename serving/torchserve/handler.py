@@ -1,6 +1,7 @@
 """The TorchServe handler: named tensors in and out, as one binary frame or as JSON, over REST and gRPC.
 
-Packed into every `.mar` beside `model.pt` and `contract.json`; it imports only torch, numpy and the standard library.
+Packed into every `.mar` beside the model, `contract.json` and runtimes.py, which runs the model in the way that
+model-config.yaml names; it imports only those, numpy and the standard library.
 
 The frame: u32 little-endian header length, a JSON header, then the raw buffers in the header's order, in the Open
 Inference Protocol's raw layout (little-endian, row-major; BOOL one byte; BYTES as u32 length before each element).
@@ -23,12 +24,19 @@ import math
 import struct
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+
+if __package__:
+    from serving.torchserve import runtimes
+    from serving.torchserve.runtimes import NUMPY
+else:  # in an archive the files lie side by side
+    import runtimes
+    from runtimes import NUMPY
 
 if TYPE_CHECKING:
     from ts.context import Context
@@ -36,13 +44,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# numpy has no bfloat16, so that a BF16 array holds the bits. A BYTES array holds `bytes`.
-NUMPY = {
-    **{"BOOL": "?", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "FP16": "<f2", "BF16": "<u2"},
-    **{"INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4", "FP64": "<f8", "BYTES": "O"},
-}
-TORCH = {name: (getattr(torch, np.dtype(code).name),) for name, code in NUMPY.items() if code != "O"}
-TORCH |= {"BF16": (torch.bfloat16,), "BYTES": (torch.uint8, torch.int64)}
 FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 MAX_RANK = 32
 FRAME_TYPE = "application/octet-stream"
@@ -291,24 +292,50 @@ class Service:
 
     def __init__(self, context: Context) -> None:
         properties, manifest = context.system_properties, context.manifest["model"]
-        folder, gpu = Path(properties["model_dir"]), properties.get("gpu_id")
-        set_up_torch((context.model_yaml_config or {}).get("torch") or {})
-        self.device = torch.device(f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu")
+        folder, gpu, config = Path(properties["model_dir"]), properties.get("gpu_id"), context.model_yaml_config or {}
+        runtimes.set_up_torch(config.get("torch") or {})
         self.name, self.version = str(context.model_name), str(manifest["modelVersion"])
         self.contract = Contract(json.loads((folder / "contract.json").read_text()))
-        self.script: Any = torch.jit.load(str(folder / manifest["serializedFile"]), self.device).eval()
-        threads = torch.get_num_threads()
-        logger.info("Model %s version %s runs on %s, torch threads: %d", self.name, self.version, self.device, threads)
+        self.variant: dict[str, Any] = config.get("variant") or {"name": "torchscript"}
+        outputs = {name: spec.datatype for name, spec in self.contract.outputs.items()}
+        self.runtime = runtimes.load(folder, manifest.get("serializedFile", ""), self.variant, outputs, gpu)
+        self.text = runtimes.text(folder, config["preprocess"]) if "preprocess" in config else None
+        where, threads = self.runtime.device, torch.get_num_threads()
+        logger.info("Model %s version %s runs on %s, torch threads: %d", self.name, self.version, where, threads)
+        logger.info("Model %s is variant %s, run by %s", self.name, self.variant["name"], self.runtime.kind)
 
     def warm_up(self) -> None:
-        """Runs one row of zeros twice: TorchScript profiles its first runs, which makes them slow."""
-        specs = [(spec.name, spec.datatype, [abs(n) for n in spec.shape]) for spec in self.contract.inputs.values()]
-        try:
-            rows = [Tensor(n, t, np.full(shape, b"" if t == "BYTES" else 0, NUMPY[t])) for n, t, shape in specs]
-            for _ in range(2):
-                self._run(tuple(rows))
-        except Exception:  # zeros need not be valid input: the first request will tell
-            logger.warning("The model did not run on zeros", exc_info=True)
+        """Runs zeros of each size that the variant names, one row by default, twice.
+
+        TorchScript profiles its first runs, and torch.compile compiles in them. Raises what the model raises where
+        the variant must warm up.
+        """
+        for rows in self.variant.get("warm_up", [1]):
+            tensors = tuple(self._zeros(spec, rows) for spec in self.contract.inputs.values())
+            try:
+                for _ in range(2):
+                    self._run(tensors)
+            except Exception:  # zeros need not be valid input: the first request will tell
+                if self.variant.get("must_warm_up"):
+                    raise
+                logger.warning("The model did not run on zeros", exc_info=True)
+        self.runtime.warmed_up()
+
+    def _zeros(self, spec: Spec, rows: int) -> Tensor:
+        batched = self.contract.batch_cap is not None
+        # Another length for each size, so that torch.compile leaves both open; neither 0 nor 1, which it treats apart.
+        length = rows + 8 if batched else 1
+        shape = [length if size == -1 else size for size in spec.shape]
+        if batched and shape:
+            shape[0] = rows
+        words = b"a " * length if self.text else b""
+        array = np.full(shape, words if spec.datatype == "BYTES" else 0, NUMPY[spec.datatype])
+        return Tensor(spec.name, spec.datatype, array)
+
+    def describe(self) -> bytes:
+        """What runs this model, for TorchServe's model description (`?customized=true`)."""
+        told = {"variant": self.variant["name"], "runtime": self.runtime.kind, "device": str(self.runtime.device)}
+        return json.dumps({**told, "files": self.variant.get("files", {})}).encode()
 
     def infer(self, request: Request) -> list[Tensor]:
         """The outputs that a request wants; refused where it breaks the contract, or the outputs do."""
@@ -317,6 +344,8 @@ class Service:
 
     def answer(self, row: dict[str, Any], index: int, context: Context) -> bytes:
         """The body of the answer to request number `index` of a batch."""
+        if not row and context.get_request_header(index, "describe") == "True":
+            return self.describe()
         # TorchServe keeps a REST body's content type among the request's headers, under the body's own key.
         part = context.get_request_header(index, "body")
         framed = "frame" in row or (isinstance(part, dict) and part.get("content-type") == FRAME_TYPE)
@@ -341,51 +370,18 @@ class Service:
         return json.dumps({"code": code, "type": kind, "message": str(refused)}).encode()
 
     def _run(self, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
-        with torch.inference_mode():
-            result = self.script(*[to_torch(tensor, self.device) for tensor in inputs])
-        results = (result,) if isinstance(result, torch.Tensor) else result  # a tuple is in the contract's order
-        return results if isinstance(results, dict) else dict(zip(self.contract.outputs, results, strict=True))
+        if self.text is None:
+            return self.runtime.run([(tensor.datatype, tensor.array) for tensor in inputs])
+        try:
+            return self.runtime.run([("INT64", array) for array in self.text(inputs[0].array)])
+        except UnicodeDecodeError as exc:
+            raise _invalid(f"input '{inputs[0].name}' is not UTF-8: {exc.reason} at byte {exc.start}") from exc
 
-    def _output(self, name: str, value: torch.Tensor | tuple[torch.Tensor, ...] | None) -> Tensor:
+    def _output(self, name: str, array: np.ndarray[Any, Any] | None) -> Tensor:
         spec = self.contract.outputs[name]
-        array = from_torch(spec.datatype, (value,) if isinstance(value, torch.Tensor) else value or ())
         if array is None or not spec.fits(array.shape):
             raise Refused("upstream_failed", f"Prediction failed: the model gave no output '{name}' of {spec}")
         return Tensor(name, spec.datatype, array)
-
-
-def set_up_torch(options: dict[str, int]) -> None:
-    """Applies `torch` of model-config.yaml, and keeps float32 exact: no TF32, and no kernels chosen by timing."""
-    torch.set_num_threads(options.get("intraOpThreads", 1))
-    if torch.get_num_interop_threads() != options.get("interOpThreads", 1):
-        torch.set_num_interop_threads(options.get("interOpThreads", 1))  # allowed once in a process
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-
-
-def to_torch(tensor: Tensor, device: torch.device) -> torch.Tensor | tuple[torch.Tensor, ...]:
-    """A torch tensor, of BYTES a pair, over the same memory where that is aligned and writable, as torch needs it."""
-    if tensor.datatype == "BYTES":
-        items = tensor.array.reshape(-1).tolist()
-        lengths = torch.tensor([len(item) for item in items], dtype=torch.int64).reshape(tensor.array.shape)
-        return torch.from_numpy(np.frombuffer(bytearray(b"".join(items)), np.uint8)).to(device), lengths.to(device)
-    array = np.require(tensor.array, requirements=("C", "A", "W"))
-    if tensor.datatype == "BF16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
-    return torch.from_numpy(array).to(device)
-
-
-def from_torch(datatype: str, parts: tuple[torch.Tensor, ...]) -> np.ndarray[Any, Any] | None:
-    """The array that a tensor, or the pair of BYTES, is; None where they do not make one of `datatype`."""
-    if tuple(part.dtype for part in parts) != TORCH[datatype]:
-        return None
-    value, *lengths = (part.cpu().contiguous() for part in parts)
-    if not lengths:
-        return (value.view(torch.int16) if datatype == "BF16" else value).numpy().view(NUMPY[datatype])
-    data, ends = value.numpy().tobytes(), [0, *lengths[0].flatten().cumsum(0).tolist()]
-    items = np.empty(lengths[0].shape, object)
-    items.reshape(-1)[:] = [data[begin:end] for begin, end in pairwise(ends)]
-    return items if ends == sorted(ends) and ends[-1] == len(data) else None
 
 
 _loaded: list[Service] = []

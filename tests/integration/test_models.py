@@ -28,7 +28,7 @@ def test_a_build_that_keras_trains_is_complete_too(tmp_path: Path) -> None:
     assert manifest.load(folder).metric["accuracy"] >= 0.97
     with np.load(folder / "golden.npz") as golden:
         assert golden["image"].shape == (256, 8, 8, 1)
-        ours, theirs = reference_outputs(MODELS["digits"], folder, golden["image"])
+        ours, theirs = reference_outputs(MODELS["digits"], folder, {"image": golden["image"]})
         assert np.allclose(theirs, golden["probabilities"], rtol=1e-6, atol=1e-7)
         assert np.array_equal(ours.argmax(axis=1), golden["probabilities"].argmax(axis=1))
 

@@ -15,7 +15,7 @@ import torch
 from gateway.core.contract import ModelContract
 from serving.models import BuiltModel
 from tests.fakes.script import FakeModel
-from tests.unit.serving.toys import FILES, manifest
+from tests.unit.serving.toys import FILES, PACKED, manifest
 
 ARCHIVE = "many"
 _DTYPES = {"FP16": "float16", "BF16": "bfloat16", "FP32": "float32", "FP64": "float64", "BYTES": "string"}
@@ -86,7 +86,7 @@ def archive(folder: Path, contracts: Iterable[ModelContract]) -> BuiltModel:
         for contract in contracts:
             packed.write(_graph(graphs, contract), f"{contract.name}/model.pt")
             packed.writestr(f"{contract.name}/contract.json", _named(contract).to_json())
-        for file in (FILES / "handler.py", FILES / "model-config.yaml", Path(__file__).with_name("many.py")):
+        for file in (*(FILES / name for name in PACKED), Path(__file__).with_name("many.py")):
             packed.write(file, file.name)
         described = manifest(ModelContract(ARCHIVE, 1, (), ()))
         described["model"]["handler"] = "many.py"

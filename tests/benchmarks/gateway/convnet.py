@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
     )
     folder.mkdir(parents=True)
     (folder / "contract.json").write_text(contract.to_json())
-    example = np.zeros((1, *SHAPE), np.float32)
+    example = {"image": np.zeros((1, *SHAPE), np.float32)}
     torchscript.export(NAME, 1, Convnet(), example, folder / "contract.json", folder / "torchscript")
 
 

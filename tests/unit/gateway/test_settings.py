@@ -93,6 +93,16 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
             ),
             "version 'a' is 2 on one target and 1 on 'ts'",
         ),
+        (
+            GOOD.replace("endpoint: t", "by_name: true, endpoint: t"),
+            "models.digits: every target is by_name, .* leave by_name out on the target that is to answer it",
+        ),
+        (
+            GOOD.replace("labels:", "unavailable: {xla: absent}\n    labels:").replace(
+                "{image: x}", "{}, variant: xla"
+            ),
+            "models.digits: variant 'xla' is unavailable and served by target 'tf'; leave one of them out",
+        ),
     ],
 )
 def test_a_wrong_file_names_the_field_and_what_is_allowed(tmp_path: Path, text: str, expected: str) -> None:

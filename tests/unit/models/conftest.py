@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from models.build import build, quiet_frameworks
+from models.job import Job, job_of
+from models.variants import VARIANTS
+from models.zoo import MODELS
 
 quiet_frameworks()
 
@@ -36,8 +40,20 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def job(built: Path, tmp_path: Path) -> Callable[[str], Job]:
+    """A variant of the small model to make, by its name, in a folder of its own."""
+
+    def of(variant: str) -> Job:
+        folder = tmp_path / variant
+        folder.mkdir()
+        data = MODELS["simplenn"].module("data").load(7)
+        return job_of(MODELS["simplenn"], VARIANTS[variant], built / "simplenn", folder, data)
+
+    return of
+
+
 def _trained(name: str, framework: str) -> Trained:
     from models.train import train  # noqa: PLC0415 - brings a framework
-    from models.zoo import MODELS  # noqa: PLC0415
 
     return train(replace(MODELS[name], epochs=2, least=-9.0), framework, seed=7)  # type: ignore[arg-type]

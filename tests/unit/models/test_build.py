@@ -34,7 +34,7 @@ def test_a_build_is_complete(built: Path) -> None:
 def test_golden_values_are_the_trained_networks_own(built: Path) -> None:
     """The exported graph gives the golden outputs again, by tensor name."""
     with np.load(built / "simplenn" / "golden.npz") as golden:
-        ours, theirs = reference_outputs(MODELS["simplenn"], built / "simplenn", golden["features"])
+        ours, theirs = reference_outputs(MODELS["simplenn"], built / "simplenn", {"features": golden["features"]})
         assert np.array_equal(ours, golden["progression"])
         assert np.allclose(theirs, golden["progression"], rtol=1e-5, atol=1e-5)
         assert len(golden["features"]) >= 64

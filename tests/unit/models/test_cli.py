@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from models.cli import app
+from models.variants import VARIANTS
+from models.zoo import MODELS
 
 
 def run(*arguments: object) -> Result:
@@ -23,6 +26,19 @@ def test_list_shows_what_is_built_and_what_is_not(built: Path) -> None:
     assert result.exit_code == 0
     for part in ("features FP32 [-1, 10]", "by pytorch", "r2", "e-0", "kB", "no: twinserve models build"):
         assert part in result.output
+
+
+def test_every_variant_is_listed_as_json(built: Path) -> None:
+    """Available or not; the default ones are, with what was measured when they were built."""
+    result = run("list", "--json", "--artifacts", built.parent)
+    assert result.exit_code == 0
+    listed = {(item["model"], item["variant"]): item for item in json.loads(result.output)["variants"]}
+    assert listed.keys() == {(model, variant) for model in MODELS for variant in VARIANTS}
+    default = listed["simplenn", "savedmodel"]
+    assert (default["available"], default["stack"], default["datatype"]) == (True, "tfserving", "FP32")
+    assert default["bytes"] > 0
+    assert 0 < default["parity_max_scaled"] < 1e-5
+    assert listed["digits", "xla"]["reason"] == "not built; `twinserve models build digits` makes it"
 
 
 def test_list_imports_no_framework(tmp_path: Path) -> None:
@@ -54,7 +70,7 @@ def test_verify_names_what_is_spoiled(built: Path, tmp_path: Path) -> None:
 
 def test_build_finds_what_is_built(built: Path) -> None:
     """A second build says so, step by step."""
-    result = run("build", "simplenn", "--artifacts", built.parent)
+    result = run("build", "simplenn", "--artifacts", built.parent, "--variants", "default")
     assert result.exit_code == 0
     assert result.output.count("built before") == 3
 
@@ -64,6 +80,7 @@ def test_build_finds_what_is_built(built: Path) -> None:
     [
         (("build", "nope"), "unknown model 'nope'; there are simplenn, digits"),
         (("build", "--framework", "jax"), "'jax'; expected pytorch or keras"),
+        (("build", "--variants", "onyx"), "unknown variant 'onyx'; there are default, all, torchscript"),
         (("verify", "nope"), "unknown model 'nope'"),
     ],
 )

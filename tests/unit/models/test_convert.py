@@ -90,10 +90,43 @@ def same_keras() -> keras.Model:
     )
 
 
+def network(**children: nn.Module) -> nn.Module:
+    net = nn.Module()
+    for name, child in children.items():
+        net.add_module(name, child)
+    return net
+
+
+class Nested(nn.Module):
+    """Words, a block of layers within a list that is added to what comes in, and a dense layer behind a flatten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word = nn.Embedding(9, 4)
+        self.blocks = nn.ModuleList([network(inner=nn.Linear(4, 4), norm=nn.LayerNorm(4, eps=1e-12))])
+        self.out = nn.Linear(5 * 3 * 4, 2)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.word(ids.long())
+        block = self.blocks[0]
+        hidden = block.norm(block.inner(hidden) + hidden)
+        return self.out(hidden.permute(0, 3, 1, 2).flatten(1))
+
+
+def nested_keras() -> keras.Model:
+    layers = keras.layers
+    ids = keras.Input((5, 3))
+    hidden = layers.Embedding(9, 4, name="word")(ids)
+    inner = layers.Dense(4, name="blocks.0.inner")(hidden)
+    hidden = layers.LayerNormalization(epsilon=1e-12, name="blocks.0.norm")(layers.Add()([inner, hidden]))
+    return keras.Model(ids, layers.Dense(2, name="out")(layers.Flatten()(hidden)))
+
+
 PAIRS: list[tuple[Callable[[], nn.Module], Callable[[], keras.Model], tuple[int, ...]]] = [
     (Convolutional, convolutional_keras, (4, 6, 8, 3)),
     (Dense, dense_keras, (4, 5)),
     (Same, same_keras, (4, 5, 7, 2)),
+    (Nested, nested_keras, (4, 5, 3)),
 ]
 
 
@@ -116,7 +149,7 @@ def test_every_kind_of_layer_survives_both_ways(
 ) -> None:
     """Random weights give the same outputs in the other framework, and come back as they were, to the bit."""
     source, target, back = randomised(torch_net()), keras_net(), torch_net().eval()
-    inputs = RANDOM.normal(size=shape).astype(np.float32)
+    inputs = np.abs(RANDOM.normal(size=shape).astype(np.float32))
     copy_to_keras(source, target)
     assert close(predict_torch(source, inputs), predict_keras(target, inputs))
     copy_to_torch(target, back)
@@ -143,17 +176,17 @@ def sequential(shape: tuple[int, ...], *layers: keras.Layer) -> keras.Model:
     return keras.Sequential([keras.Input(shape), *layers])
 
 
-def network(**children: nn.Module) -> nn.Module:
-    net = nn.Module()
-    for name, child in children.items():
-        net.add_module(name, child)
-    return net
-
-
 def free_weight() -> nn.Module:
     net = network(out=nn.Linear(5, 3))
     net.register_parameter("free", nn.Parameter(torch.ones(1)))
     return net
+
+
+def branched() -> keras.Model:
+    """Zeros are padded right before the convolution in the order of layers, and in another branch of the graph."""
+    image = keras.Input(IMAGE)
+    padded = L.ZeroPadding2D(1)(image)
+    return keras.Model(image, [padded, L.Conv2D(4, 3, name="conv")(image)])
 
 
 IMAGE = (8, 8, 3)
@@ -163,12 +196,47 @@ MISMATCHES: dict[str, tuple[Callable[[], nn.Module], Callable[[], keras.Model], 
     "no rule": (
         lambda: network(out=nn.Bilinear(2, 2, 3)),
         lambda: sequential((5,), L.Dense(3, name="out")),
-        "out: no rule converts a Bilinear; known: Linear, Conv2d, BatchNorm2d, Affine",
+        "out: no rule converts a Bilinear; known: Linear, Conv2d, BatchNorm2d, LayerNorm, Embedding, Affine",
     ),
-    "nested": (
+    "nested, and called otherwise": (
         lambda: network(out=nn.Sequential(nn.Linear(5, 3))),
         lambda: sequential((5,), L.Dense(3, name="out")),
-        "out: no rule converts a Sequential",
+        r"only in PyTorch \['out.0'\], only in Keras \['out'\]",
+    ),
+    "nested in Keras": (
+        lambda: network(out=nn.Sequential(nn.Linear(5, 3))),
+        lambda: sequential((5,), keras.Sequential([L.Dense(3)], name="out.0")),
+        "out.0: a Linear in PyTorch and a Sequential in Keras",
+    ),
+    "attention with weights of its own": (
+        lambda: network(mix=nn.MultiheadAttention(4, 2)),
+        lambda: sequential((5, 4), L.Dense(4, name="mix"), L.Dense(4, name="mix.out_proj")),
+        "mix: no rule converts a MultiheadAttention",
+    ),
+    "another epsilon of a layer's normalisation": (
+        lambda: network(norm=nn.LayerNorm(4)),
+        lambda: sequential((5, 4), L.LayerNormalization(name="norm")),
+        "norm: epsilon is 1e-05 in PyTorch and 0.001 in Keras",
+    ),
+    "another axis of a layer's normalisation": (
+        lambda: network(norm=nn.LayerNorm(5)),
+        lambda: sequential((5, 4), L.LayerNormalization(axis=1, epsilon=1e-5, name="norm")),
+        "norm: normalises axis 1 in Keras; expected the last",
+    ),
+    "a normalisation of two axes": (
+        lambda: network(norm=nn.LayerNorm((5, 4))),
+        lambda: sequential((5, 4), L.LayerNormalization(axis=(1, 2), epsilon=1e-5, name="norm")),
+        r"norm: normalises \[5, 4\]; expected one axis",
+    ),
+    "an embedding that masks": (
+        lambda: network(word=nn.Embedding(9, 4)),
+        lambda: sequential((5,), L.Embedding(9, 4, mask_zero=True, name="word")),
+        "word: expected no max_norm in PyTorch, and no mask_zero in Keras",
+    ),
+    "padding of another branch": (
+        lambda: network(conv=nn.Conv2d(3, 4, 3, padding=1)),
+        branched,
+        r"conv: padding is \(\(1, 1\), \(1, 1\)\) in PyTorch and \(\(0, 0\), \(0, 0\)\) in Keras",
     ),
     "a weight outside of layers": (
         free_weight,
@@ -263,9 +331,11 @@ def test_whatever_differs_is_refused_by_name_in_both_directions(case: str) -> No
         copy_to_torch(keras_net(), torch_net())
 
 
-def test_a_network_without_an_order_of_layers_is_refused() -> None:
-    """What a dense layer's inputs were flattened from is known of a Sequential only."""
-    given = keras.Input((5,))
-    net = keras.Model(given, L.Dense(3, name="out")(given))
-    with pytest.raises(ConversionError, match="a Functional; only of a Sequential"):
-        copy_to_keras(network(out=nn.Linear(5, 3)), net)
+class Subclassed(keras.Model):
+    """A network whose graph only running it tells."""
+
+
+def test_a_network_without_a_known_graph_is_refused() -> None:
+    """What a dense layer's inputs were flattened from is known of Sequential and Functional only."""
+    with pytest.raises(ConversionError, match="a Subclassed; only of Sequential and Functional"):
+        copy_to_keras(network(out=nn.Linear(5, 3)), Subclassed())

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from models import manifest
+from models.zoo import MODELS
 
 
 @pytest.fixture
@@ -70,21 +71,30 @@ def test_no_manifest_is_an_error_that_says_what_writes_it(tmp_path: Path) -> Non
 
 def test_the_fingerprint_follows_the_options() -> None:
     """Another seed or framework is another build; the same ones are the same."""
-    first = manifest.fingerprint("pytorch", 7)
-    assert first == manifest.fingerprint("pytorch", 7)
-    assert len({first, manifest.fingerprint("pytorch", 8), manifest.fingerprint("keras", 7)}) == 3
+    first = manifest.fingerprint(MODELS["simplenn"], "pytorch", 7)
+    assert first == manifest.fingerprint(MODELS["simplenn"], "pytorch", 7)
+    assert (
+        len(
+            {
+                first,
+                manifest.fingerprint(MODELS["simplenn"], "pytorch", 8),
+                manifest.fingerprint(MODELS["simplenn"], "keras", 7),
+            }
+        )
+        == 3
+    )
 
 
 def test_the_fingerprint_follows_the_sources(tmp_path: Path) -> None:
     """A changed line in any file that shapes a build means that it is built again."""
-    for source in manifest.SOURCES:
+    for source in (*manifest.SOURCES, "models/zoo/simplenn"):
         path = tmp_path / source
         if path.suffix:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("a")
         else:
-            path.mkdir()
+            path.mkdir(parents=True)
             (path / "train.py").write_text("a")
-    before = manifest.fingerprint("pytorch", 7, root=tmp_path)
+    before = manifest.fingerprint(MODELS["simplenn"], "pytorch", 7, root=tmp_path)
     (tmp_path / "models" / "train.py").write_text("b")
-    assert manifest.fingerprint("pytorch", 7, root=tmp_path) != before
+    assert manifest.fingerprint(MODELS["simplenn"], "pytorch", 7, root=tmp_path) != before

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from gateway.core.contract import Tolerance
-from models.verify import ParityError, compare
+from gateway.core.contract import ModelContract, Quality, Tolerance
+from models.train import score
+from models.verify import ParityError, compare, judge
 from models.zoo import MODELS
 
 REGRESSION, CLASSES = MODELS["simplenn"], MODELS["digits"]
@@ -51,3 +54,62 @@ def test_outputs_of_another_shape_fail() -> None:
     """A missing row is not overlooked."""
     with pytest.raises(ParityError, match="shape"):
         compare(REGRESSION, np.zeros((2, 1)), np.zeros((3, 1)), Tolerance())
+
+
+def contract(**quality: float) -> ModelContract:
+    definition = CLASSES
+    return ModelContract(
+        name="digits-int8",
+        version=1,
+        inputs=definition.inputs,
+        outputs=definition.outputs,
+        variants={"int8": "tfserving"},
+        quality=Quality("accuracy", **quality) if quality else None,
+    )
+
+
+# Of four rows, the original gets the first three right; the variant below another three.
+ORIGINAL = {"probabilities": np.asarray([[0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.6, 0.4]], np.float32)}
+OTHER = {"probabilities": np.asarray([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.4, 0.6]], np.float32)}
+LABELS = np.asarray([0, 1, 0, 1])
+
+
+def test_a_quantized_variant_is_judged_by_its_metric_and_its_distance_is_told() -> None:
+    """Outputs far beyond any tolerance pass where the contract speaks of accuracy; how far is measured all the same."""
+    its = contract(original=0.75, least=0.7, argmax_agreement_least=0.5)
+    judged = judge(CLASSES, its, OTHER, ORIGINAL, LABELS)
+    assert judged.quality is not None
+    assert judged.quality.measured == 0.75
+    assert judged.parity is not None
+    assert judged.parity.argmax_agreement == 0.5
+    assert judged.parity.max_abs == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("quality", "said"),
+    [
+        ({"original": 0.9, "least": 0.88}, r"accuracy 0\.7500, where the original has 0\.9000 and at least 0\.8800"),
+        (
+            {"original": 0.75, "least": 0.7, "argmax_agreement_least": 0.97},
+            r"the original's class on 50\.0% of the test inputs; at least 97% is expected",
+        ),
+    ],
+)
+def test_a_variant_that_falls_too_far_fails_with_the_figures(quality: dict[str, float], said: str) -> None:
+    with pytest.raises(ParityError, match=said):
+        judge(CLASSES, contract(**quality), OTHER, ORIGINAL, LABELS)
+
+
+def test_an_exact_variant_is_held_to_the_tolerance() -> None:
+    """By its own name, against the original."""
+    assert judge(CLASSES, contract(), ORIGINAL, ORIGINAL, LABELS).parity is not None
+    with pytest.raises(ParityError, match=r"int8 0\.6\d*, original 0\.2\d*, apart by 0\.4"):
+        judge(CLASSES, contract(), OTHER, ORIGINAL, LABELS)
+
+
+def test_embeddings_are_scored_by_their_angle_to_the_reference() -> None:
+    """Length does not count: the mean cosine."""
+    embedding = replace(REGRESSION, task="embedding", metric="cosine")
+    reference = np.asarray([[1.0, 0.0], [0.0, 2.0]])
+    assert score(embedding, reference * 3, reference) == pytest.approx(1.0)
+    assert score(embedding, np.asarray([[1.0, 1.0], [0.0, 1.0]]), reference) == pytest.approx((0.5**0.5 + 1) / 2)

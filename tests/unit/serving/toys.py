@@ -19,6 +19,8 @@ from tests.builders import contract
 
 FILES = Path(__file__).parents[3] / "serving" / "torchserve"
 UNLUCKY = 13.0
+# What every archive holds beside the model and its contract.
+PACKED = ("handler.py", "runtimes.py", "model-config.yaml")
 
 
 class Doubler(torch.nn.Module):
@@ -79,7 +81,7 @@ def write_archive(path: Path, its: ModelContract, folder: Path) -> Path:
     """A .mar of a model written by `write_model`, with our handler."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
-        for file in (folder / "model.pt", folder / "contract.json", FILES / "handler.py", FILES / "model-config.yaml"):
+        for file in (*(folder / name for name in ("model.pt", "contract.json")), *(FILES / name for name in PACKED)):
             archive.write(file, file.name)
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest(its)))
     return path

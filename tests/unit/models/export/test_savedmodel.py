@@ -32,4 +32,5 @@ def test_the_saved_graph_takes_any_number_of_rows(trained_keras: Trained, tmp_pa
     savedmodel.export(definition, trained_keras.net, tmp_path)
     for count in (1, len(rows)):
         expected = predict_keras(trained_keras.net, rows[:count])
-        assert np.allclose(savedmodel.predict(definition, tmp_path, rows[:count]), expected, rtol=1e-5, atol=1e-5)
+        answers = savedmodel.predict(definition, tmp_path, {definition.inputs[0].name: rows[:count]})
+        assert np.allclose(answers[definition.outputs[0].name], expected, rtol=1e-5, atol=1e-5)

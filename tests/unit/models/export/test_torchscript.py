@@ -27,7 +27,9 @@ def test_an_archive_holds_all_that_torchserve_needs(
 ) -> None:
     """Graph, handler, contract and settings, with the version that clients ask for."""
     definition, rows = trained_torch.definition, trained_torch.data.test_inputs
-    archive = torchscript.export(definition.name, 1, trained_torch.net, rows[:2], folder=tmp_path / "out", **extras)
+    archive = torchscript.export(
+        definition.name, 1, trained_torch.net, {"x": rows[:2]}, folder=tmp_path / "out", **extras
+    )
     assert archive == tmp_path / "out" / f"{definition.name}.mar"
     with zipfile.ZipFile(archive) as packed:
         assert {"model.pt", "handler.py", "contract.json", "model-config.yaml"} <= set(packed.namelist())
@@ -41,10 +43,10 @@ def test_the_archived_graph_takes_any_number_of_rows(
 ) -> None:
     """Traced over two rows, it answers as the network does for one, for many and for none."""
     name, rows = trained_torch.definition.name, trained_torch.data.test_inputs
-    archive = torchscript.export(name, 1, trained_torch.net, rows[:2], folder=tmp_path / "out", **extras)
+    archive = torchscript.export(name, 1, trained_torch.net, {"x": rows[:2]}, folder=tmp_path / "out", **extras)
     for count in (0, 1, len(rows)):
         expected = predict_torch(trained_torch.net, rows[:count])
-        assert np.allclose(torchscript.predict(archive, rows[:count]), expected, rtol=1e-5, atol=1e-5)
+        assert np.allclose(torchscript.predict(archive, {"x": rows[:count]}), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_missing_handler_is_an_error_that_names_it(
@@ -54,5 +56,5 @@ def test_a_missing_handler_is_an_error_that_names_it(
     extras["handler"].unlink()
     rows = trained_torch.data.test_inputs
     with pytest.raises(FileNotFoundError, match="handler.py"):
-        torchscript.export("m", 1, trained_torch.net, rows[:2], folder=tmp_path / "out", **extras)
+        torchscript.export("m", 1, trained_torch.net, {"x": rows[:2]}, folder=tmp_path / "out", **extras)
     assert not list((tmp_path / "out").glob("*.mar"))

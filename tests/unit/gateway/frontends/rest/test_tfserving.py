@@ -46,7 +46,10 @@ async def test_rows_in_rows_out(world: World, client: httpx.AsyncClient) -> None
     answer = await client.post(PREDICT, json=GOOD, headers={"x-request-id": "mine"})
     assert (answer.status_code, answer.json()) == (200, {"predictions": [[2.0, 4.0]]})
     assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["x-served-by"] == 'endpoint=ts; stack=torchserve; server="ts 1.0"; version=1'
+    assert (
+        answer.headers["x-served-by"]
+        == 'endpoint=ts; stack=torchserve; server="ts 1.0"; version=1; variant=torchscript'
+    )
     assert answer.headers["x-request-id"] == "mine"
     assert answer.headers["server-timing"].startswith("decode;dur=")
     assert world.last == Finished("doubler", 1, "torchserve", "tfserving-rest", None)

@@ -1,0 +1,142 @@
+"""`variant.json`: what is known of one variant of one built model, available or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gateway.core.contract import ModelContract
+from models import manifest
+from models.variants import VARIANTS, Variant
+
+FILE = "variant.json"
+SCHEMA = 1
+# What `twinserve models list --json` tells of a variant, beside `reason` where it is not available.
+LISTED = (
+    *("model", "variant", "stack", "available", "bytes", "parity_max_scaled", "argmax_agreement"),
+    *("datatype", "device", "served_by"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One variant of one model.
+
+    `reason` is None of an available one, `bytes` the size of what is served. `parity_max_scaled` is max |a-b|/(1+|b|)
+    and `argmax_agreement` a share of 1, both against the eager original on the test set. `quality` is the contract's
+    `Quality` where it has one. `digest` is of all that shapes the variant; `files` are sha256 by relative path.
+    """
+
+    model: str
+    variant: str
+    stack: str
+    available: bool
+    reason: str | None
+    bytes: int | None
+    parity_max_scaled: float | None
+    argmax_agreement: float | None
+    datatype: str
+    device: str
+    served_by: str
+    quality: Mapping[str, Any] | None = None
+    digest: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def listed(self) -> dict[str, Any]:
+        """The record as `twinserve models list --json` shows it."""
+        shown = {name: getattr(self, name) for name in LISTED}
+        return shown if self.reason is None else {**shown, "reason": self.reason}
+
+    def proof(self) -> str:
+        """How it compares with the eager original on the test set, for people."""
+        parts = []
+        if self.parity_max_scaled is not None:
+            parts.append(f"max |a-b|/(1+|b|) {self.parity_max_scaled:.1e}")
+        if self.argmax_agreement is not None:
+            parts.append(f"same class on {self.argmax_agreement:.1%}")
+        if self.quality is not None:
+            metric, measured, original = (self.quality[key] for key in ("metric", "measured", "original"))
+            parts.append(f"{metric} {measured:.4f} (the original's {original:.4f})")
+        return ", ".join(parts)
+
+    def save(self, folder: Path) -> None:
+        """Writes `variant.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n", "utf-8")
+
+
+class RecordError(RuntimeError):
+    """Raised where a variant's files are missing or changed; says how to make them again."""
+
+
+def available(
+    model: str, variant: Variant, contract: ModelContract, root: Path, files: Mapping[str, str], digest: str
+) -> Record:
+    """The record of a variant that was made and verified; `files` are what is served, below `root`."""
+    parity = contract.parity
+    return replace(
+        _described(model, variant),
+        available=True,
+        bytes=sum((root / name).stat().st_size for name in files),
+        parity_max_scaled=parity.max_scaled if parity else None,
+        argmax_agreement=parity.argmax_agreement if parity else None,
+        quality=asdict(contract.quality) if contract.quality else None,
+        digest=digest,
+        files=files,
+    )
+
+
+def unavailable(model: str, variant: Variant, reason: str, digest: str = "") -> Record:
+    """The record of a variant that cannot be had."""
+    return replace(_described(model, variant), reason=reason, digest=digest)
+
+
+def folder_of(base: Path, variant: str) -> Path:
+    """Where a variant of the model that is built in `base` has its files."""
+    return base / manifest.VARIANTS / variant
+
+
+def load(base: Path, variant: Variant) -> Record:
+    """A variant's record; where there is none, or none that can be read, one that says how to make it."""
+    path = folder_of(base, variant.name) / FILE
+    try:
+        document: Any = json.loads(path.read_text("utf-8"))
+        if document.pop("schema") == SCHEMA:
+            return Record(**document)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        pass
+    return unavailable(base.name, variant, f"not built; `twinserve models build {base.name}` makes it")
+
+
+def load_all(base: Path) -> list[Record]:
+    """The records of all variants of the model that is, or would be, built in `base`."""
+    return [load(base, variant) for variant in VARIANTS.values()]
+
+
+def check_files(base: Path, record: Record) -> None:
+    """Raises RecordError where a file of an available variant is missing or has changed since it was verified."""
+    root = base if VARIANTS[record.variant].default else folder_of(base, record.variant)
+    for name, expected in record.files.items():
+        path = root / name
+        if not path.is_file() or manifest.sha256(path) != expected:
+            what = "changed since it was built" if path.is_file() else "missing"
+            raise RecordError(f"{path}: {what}; `twinserve models build {record.model}` makes it anew")
+
+
+def _described(model: str, variant: Variant) -> Record:
+    return Record(
+        model=model,
+        variant=variant.name,
+        stack=variant.stack,
+        available=False,
+        reason=None,
+        bytes=None,
+        parity_max_scaled=None,
+        argmax_agreement=None,
+        datatype=variant.datatype,
+        device=variant.device,
+        served_by=variant.served_by,
+    )

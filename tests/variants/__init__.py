@@ -1,0 +1,1 @@
+"""Every variant of the models, built, served and asked: `make test-variants`."""

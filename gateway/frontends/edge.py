@@ -241,6 +241,7 @@ class Edge:
             cause=cause,
             seconds=seconds,
         )
+        self._observer.phases_finished(protocol=call.context.protocol, seconds=call.context.timings.seconds)
         trace = call.context.trace
         if trace is not None:
             trace.finish(

@@ -20,7 +20,7 @@ from gateway.routing.health import HealthMonitor
 from gateway.routing.load import Load
 from gateway.routing.mirror import Mirror, MirrorReport
 from gateway.routing.policies import Candidate, Policy, policy
-from gateway.routing.retry import RetryBudget, retryable
+from gateway.routing.retry import RetryBudget, retryable, spendable
 from gateway.routing.selection import eligible
 from gateway.routing.table import Route, RouteTable, Traffic
 from gateway.routing.under_way import UnderWay
@@ -115,6 +115,8 @@ class Router:
         for endpoint in self._endpoints.values():
             endpoint.surroundings.keep(table.routes.keys())
         self._health.follow(table)
+        left = {name: spendable(item.budget, item.route) for name, item in self._prepared.items()}
+        self._observer.routes_changed(budgets=left)
 
     @property
     def under_way(self) -> UnderWay:

@@ -183,10 +183,8 @@ async def tracing(endpoint: str, *, sample: float, service_name: str) -> AsyncIt
     # It reports each failed try, and quotes what clients send; what is worth knowing is said here.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     exporter = _Telling(OTLPSpanExporter(endpoint, timeout=SEND_TIMEOUT_S), endpoint)
-    processor = BatchSpanProcessor(exporter, MAX_WAITING_SPANS, SEND_EVERY_MS)
-    about = {"service.name": service_name, "service.version": __version__, "service.instance.id": str(uuid.uuid4())}
-    provider = TracerProvider(ParentBased(TraceIdRatioBased(sample)), Resource.create(about), shutdown_on_exit=False)
-    provider.add_span_processor(processor)
+    # In a thread, since it asks the machine what it is.
+    provider = await asyncio.to_thread(_provider, exporter, sample, service_name)
     try:
         yield OtelTracer(provider.get_tracer("twinserve.gateway", __version__))
     finally:
@@ -197,6 +195,13 @@ async def tracing(endpoint: str, *, sample: float, service_name: str) -> AsyncIt
         if flush.is_alive():
             # Ends the call under way and all later ones, and so the thread.
             await asyncio.to_thread(exporter.shutdown)
+
+
+def _provider(exporter: SpanExporter, sample: float, service_name: str) -> TracerProvider:
+    about = {"service.name": service_name, "service.version": __version__, "service.instance.id": str(uuid.uuid4())}
+    provider = TracerProvider(ParentBased(TraceIdRatioBased(sample)), Resource.create(about), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter, MAX_WAITING_SPANS, SEND_EVERY_MS))
+    return provider
 
 
 def _client_context(headers: Iterable[tuple[str, str]]) -> Context:

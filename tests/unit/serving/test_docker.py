@@ -108,6 +108,6 @@ def test_prometheus_reads_the_gpus_where_the_file_for_them_is_used() -> None:
 
 def test_whatever_compose_reads_from_the_environment_is_explained() -> None:
     """In .env.example."""
-    text = (ROOT / "docker-compose.yml").read_text("utf-8")
+    text = "".join((ROOT / name).read_text("utf-8") for name in ("docker-compose.yml", "docker-compose.gpu.yml"))
     explained = {line.partition("=")[0] for line in (ROOT / ".env.example").read_text("utf-8").splitlines()}
     assert set(re.findall(r"\$\{([A-Z_]+)", text)) <= explained

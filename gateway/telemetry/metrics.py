@@ -28,6 +28,7 @@ BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 OK = "ok"
 RELOAD_OUTCOMES = (OK, "invalid")
+RETRY_OUTCOMES = ("sent", "budget", "candidates")
 
 
 @dataclass(slots=True)
@@ -271,6 +272,9 @@ class PrometheusObserver:
         for model, left in budgets.items():
             if left is not None:
                 self._budgets.labels(model).set_function(left)
+                # Shown from the start: a dashboard has to tell no retries from none to be had.
+                for outcome in RETRY_OUTCOMES:
+                    self._retries.labels(model, outcome)
             elif self._models.get(model):
                 self._budgets.remove(model)
         for model in self._models.keys() - budgets.keys():

@@ -148,6 +148,9 @@ def test_retry_budgets_follow_the_routes(registry: CollectorRegistry, observer: 
     for model in ("one", "two", "single"):
         observer.breaker_changed(endpoint="ts", model=model, state="open")
     left[0] = 0.5
+    for outcome in ("sent", "budget", "candidates"):
+        assert registry.get_sample_value("gateway_retries_total", {"model": "one", "outcome": outcome}) == 0
+    assert registry.get_sample_value("gateway_retries_total", {"model": "single", "outcome": "sent"}) is None
     assert registry.get_sample_value("gateway_retry_budget", {"model": "one"}) == 0.5
     observer.routes_changed(budgets={"one": None, "single": None})
     page = render(registry).decode()

@@ -156,4 +156,4 @@ def test_retry_budgets_follow_the_routes(registry: CollectorRegistry, observer: 
     page = render(registry).decode()
     assert "gateway_retry_budget{" not in page
     assert page.count("gateway_breaker_state{") == 2
-    assert 'model="two"' not in page
+    assert 'gateway_breaker_state{endpoint="ts",model="two"}' not in page

@@ -215,6 +215,15 @@ def test_a_killed_server_is_survived_and_every_panel_shows_data(project: Compose
     assert total - answered <= 8, digits.outcomes
 
 
+@pytest.mark.parametrize("service", ["torchserve", "tfserving"])
+def test_a_server_that_is_stopped_ends_by_itself(project: Composed, service: str) -> None:
+    """Within its grace period: Docker had to kill nothing."""
+    project.stack.stop(service)
+    state = containers()[service]["State"]
+    project.stack.start(service)
+    assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
+
+
 def test_stopping_under_load_loses_no_request_that_was_taken(project: Composed) -> None:
     """Last, since `docker-compose down` takes everything down: who was connected gets an answer, and a whole one."""
     # At the container itself: Docker's proxy takes connections for which nobody is there any more.

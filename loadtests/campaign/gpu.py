@@ -92,7 +92,7 @@ def _device(name: str, readings: Sequence[Reading]) -> Json:
     if len(counter) > 1 and counter[-1] >= counter[0]:
         energy, how = counter[-1] - counter[0], "measured"
     elif len(power) > 1:
-        energy, how = _integral(power), "estimated"
+        energy, how = integral(power), "estimated"
     return {
         "name": name,
         "utilisation_mean": _mean(utilisation),
@@ -105,7 +105,8 @@ def _device(name: str, readings: Sequence[Reading]) -> Json:
     }
 
 
-def _integral(power: Sequence[tuple[float, float]]) -> float:
+def integral(power: Sequence[tuple[float, float]]) -> float:
+    """Joules of watts at instants in seconds, by trapezoids."""
     pairs = itertools.pairwise(power)
     return sum((later - earlier) * (before + after) / 2 for (earlier, before), (later, after) in pairs)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from loadtests.campaign.gpu import GpuMeter, Reading, gpu_meter, summary
+from tests.harness.gpu_readings import findings
 
 # A card under load for a second: power in watts, energy in joules since the driver's start.
 RECORDED = (
@@ -93,3 +94,27 @@ def test_a_machine_without_gpus_says_why_nothing_was_measured() -> None:
     found = meter.end()
     assert found["status"] in ("measured", "not measured")
     assert found["status"] == "measured" or found["why"]
+
+
+def _device(busy: bool, energy_j: float | None) -> dict[str, object]:
+    return {
+        "utilisation_mean": 0.9 if busy else 0.0,
+        "memory_peak": 3 << 30 if busy else 1 << 29,
+        "power_w_mean": 300.0 if busy else 70.0,
+        "energy_j": energy_j,
+        "energy": "measured",
+    }
+
+
+@pytest.mark.parametrize(("counter_j", "holds"), [(2_900.0, True), (5_000.0, False), (None, False)])
+def test_a_real_gpus_readings_must_agree_with_one_another(counter_j: float | None, holds: bool) -> None:
+    """The check of a real GPU believes an energy counter that its power confirms, and nothing that was not read."""
+    idle, busy = {"devices": [_device(False, 70.0)]}, {"devices": [_device(True, counter_j)]}
+    found = {name: held for name, _, held in findings(idle, busy, 3_000.0)}
+    assert found == {"utilisation_mean": True, "memory_peak": True, "power_w_mean": True, "energy": holds}
+
+
+def test_a_gpu_that_does_not_rise_under_load_is_told() -> None:
+    """A card that shows the same figures at work as idle was not read."""
+    same = {"devices": [_device(False, 70.0)]}
+    assert not any(held for _, _, held in findings(same, same, 300.0))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from loadtests.campaign.session import Options
+    from loadtests.campaign.options import Options
     from loadtests.store.runs import Rows
 
 app = typer.Typer(
@@ -192,7 +192,7 @@ def _print_rows(rows: Rows, *, as_json: bool) -> None:
 
 
 def _options(artifacts: Path | None, runs: Path, formats: list[str] | None, *, plan_only: bool = False) -> Options:
-    from loadtests.campaign.session import Options
+    from loadtests.campaign.options import Options
     from serving.settings import LaunchSettings
 
     settings = LaunchSettings() if artifacts is None else LaunchSettings(artifacts=artifacts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +62,18 @@ class Golden:
         return None
 
 
-def load_golden(artifacts: Path, model: str) -> Golden:
-    """Reads `artifacts/models/<model>`; raises LoadTestError where the files are missing or do not fit the contract."""
+def load_golden(artifacts: Path, model: str, variant: str = "") -> Golden:
+    """Reads `artifacts/models/<model>`; raises LoadTestError where the files are missing or do not fit the contract.
+
+    Every variant is asked the model's own questions and compared with its own answers; how far it may be off is in
+    `variants/<variant>/contract.json` where there is one.
+    """
     folder = artifacts / "models" / model
+    own = folder / "variants" / variant / "contract.json" if variant else None
     try:
         contract = ModelContract.load(folder / "contract.json")
+        if own is not None and own.is_file():
+            contract = replace(contract, tolerance=ModelContract.load(own).tolerance)
     except ContractError as exc:
         raise LoadTestError(str(exc)) from exc
     path = folder / "golden.npz"

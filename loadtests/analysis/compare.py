@@ -179,7 +179,7 @@ def _comparison(
     why = ""
     if family == "control":
         why = "an A/A control: the same target twice"
-    elif tier == "quick":
+    elif tier != "run":
         why = QUICK
     elif family == "stacks" and stand_in:
         why = "a stand-in answered: its speed says nothing of the server that it stands for"
@@ -268,12 +268,21 @@ def _pairs(series: Sequence[Series], ledger: Mapping[str, Any]) -> Iterator[tupl
         if twin and other:
             yield "control", other, own
     real = [own for own in series if not own.first.get("control")]
+    # A stack is represented by the variant that the campaign names first: pairs of all with all would only bury it.
+    leading: dict[tuple[str, str, str], str] = {}
+    for own in real:
+        leading.setdefault((own.model, own.scenario, own.identity), str(own.first["variant"]))
     for place, a in enumerate(real):
         for b in real[place + 1 :]:
-            if (a.model, a.scenario) == (b.model, b.scenario):
-                family = _family(a, b, ledger)
-                if family is not None:
-                    yield family, *_ordered(family, a, b)
+            if (a.model, a.scenario) != (b.model, b.scenario):
+                continue
+            family = _family(a, b, ledger)
+            if family == "stacks" and any(
+                leading[own.model, own.scenario, own.identity] != own.first["variant"] for own in (a, b)
+            ):
+                continue
+            if family is not None:
+                yield family, *_ordered(family, a, b)
 
 
 def _family(a: Series, b: Series, ledger: Mapping[str, Any]) -> Family | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtests.analysis.search import found_rate
+from loadtests.analysis.search import Try, found_rate
 
 Line = Mapping[str, Any]
 
@@ -169,7 +169,7 @@ class Series:
         return next((line for line in lines if line["rate_offered"] == best), lines[0])
 
 
-def _tried(lines: Iterable[Line]) -> list[tuple[float, bool]]:
+def _tried(lines: Iterable[Line]) -> list[Try]:
     """The rates of a search that say something of the server."""
     return [(float(line["rate_offered"]), line["meets_slo"]) for line in lines if line["meets_slo"] is not None]
 

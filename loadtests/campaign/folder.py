@@ -39,8 +39,8 @@ class State:
     sealed: tuple[int, ...] = ()
     status: Status = "running"
     reason: str = ""
-    # Of each search, by `round/slug`: the rates tried, and whether each met the objective.
-    searches: Mapping[str, tuple[tuple[float, bool], ...]] = field(default_factory=dict)
+    # Of each search, by `round/slug`: the rates tried, and whether each met the objective; None: nobody can tell.
+    searches: Mapping[str, tuple[tuple[float, bool | None], ...]] = field(default_factory=dict)
     # Who measures, while the status is `running`.
     process: ProcessId = field(default_factory=lambda: ProcessId(0, ""))
 
@@ -62,8 +62,6 @@ class State:
             for cell in self.planned
             if is_search(cell)
             for number, (rate, _) in enumerate(self.searches.get(f"{cell.round}/{cell.slug}", ()), 1)
-            # The mark that ends a search is no rate.
-            if rate > 0
         )
 
     @classmethod
@@ -77,7 +75,7 @@ class State:
                 status=document["status"],
                 reason=document["reason"],
                 searches={
-                    key: tuple((float(rate), bool(met)) for rate, met in tried)
+                    key: tuple((float(rate), None if met is None else bool(met)) for rate, met in tried)
                     for key, tried in document["searches"].items()
                 },
                 process=ProcessId(**document.get("process", {"pid": 0, "began": ""})),

@@ -83,7 +83,7 @@ def cool_down_of(campaign: Campaign) -> float:
     """Seconds between two cells."""
     if campaign.cool_down_s is not None:
         return campaign.cool_down_s
-    return 0.0 if campaign.tier == "quick" else COOL_DOWN_S
+    return COOL_DOWN_S if campaign.tier == "run" else 0.0
 
 
 def _cells(campaign: Campaign, targets: Mapping[str, Sequence[Target]]) -> list[CellSpec]:
@@ -169,7 +169,7 @@ def _slug(parts: tuple[str, ...], taken: set[str]) -> str:
 
 def _load(campaign: Campaign, scenario: ScenarioSettings, rows: int) -> Load:
     seconds = campaign.duration_of(scenario)
-    quick = campaign.tier == "quick"
+    quick = campaign.tier != "run"
     warm_up = scenario.warm_up_s if scenario.warm_up_s is not None else WARM_UP_S[campaign.tier]
     requests = scenario.warm_up_requests if scenario.warm_up_requests is not None else (1 if quick else 1000)
     return Load(

@@ -38,7 +38,7 @@ from loadtests.campaign_report.tables import (
     resources_of,
 )
 from loadtests.campaign_report.words import FAMILIES, PROTOCOLS, caveat, interval, sentence, share, with_interval, word
-from loadtests.report.words import number
+from loadtests.words import number
 
 Row = dict[str, Any]
 # The figures of the table, each with its heading.
@@ -99,7 +99,7 @@ def content_of(data: CampaignData) -> Row:
 def title_of(data: CampaignData, stand_ins: Sequence[str]) -> str:
     """The title; it names stand-ins and set-ups that were compared though they are unlike."""
     name = str(data.manifest.get("campaign") or data.campaign.get("name") or data.run.id)
-    title = f"{name}: a quick look" if data.tier == "quick" else f"{name}: load test"
+    title = f"{name}: load test" if data.tier == "run" else f"{name}: a quick look"
     if stand_ins:
         title += f", with {' and '.join(stand_ins)}"
     if data.findings.allowed:

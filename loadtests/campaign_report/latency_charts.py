@@ -16,7 +16,7 @@ from loadtests.campaign_report.chart import Chart, Style, at, legend_of, pooled
 from loadtests.campaign_report.data import CENTRES_MS, CampaignData, heat_low_ms
 from loadtests.campaign_report.svg import Axis, Plot, log_axis, patch, swatch, zero_axis
 from loadtests.campaign_report.words import with_interval
-from loadtests.report.words import number
+from loadtests.words import number
 
 Styles = dict[str, Style]
 _SHARES = (0.5, 0.9, 0.95, 0.99, 0.999)

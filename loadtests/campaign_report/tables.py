@@ -11,8 +11,8 @@ from loadtests.analysis.series import cpu_per_1k
 from loadtests.analysis.validity import LITTLE
 from loadtests.campaign_report.chart import figure
 from loadtests.campaign_report.data import CampaignData
-from loadtests.report.words import NONE
 from loadtests.store.stored import target_key
+from loadtests.words import NONE
 
 Row = dict[str, Any]
 

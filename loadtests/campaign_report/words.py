@@ -8,7 +8,7 @@ from loadtests.analysis.compare import Comparison
 from loadtests.analysis.likeness import Family
 from loadtests.analysis.series import METRICS, Series
 from loadtests.analysis.statistics import Interval
-from loadtests.report.words import NONE, number
+from loadtests.words import NONE, number
 
 FAMILIES: dict[Family, str] = {
     "stacks": "Stack against stack",

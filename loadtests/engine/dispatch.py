@@ -21,7 +21,6 @@ from loadtests.engine.alarm import alarm
 from loadtests.engine.arrivals import WARM_UP, StepSchedule, generator, schedule
 from loadtests.engine.asking import Asked, asked, timings_of
 from loadtests.engine.health import Health
-from loadtests.engine.questions import targets_of
 from loadtests.engine.rows import Row
 from loadtests.engine.sink import Sink
 from loadtests.replies import Outcome, Reply
@@ -65,9 +64,7 @@ class Share:
     @classmethod
     def of(cls, spec: CellSpec, worker: int, artifacts: Path, sink: Sink) -> Share:
         """Prepares the requests; raises LoadTestError where it cannot."""
-        return cls(
-            spec, worker, [asked(target, spec.load, artifacts) for target in targets_of(spec)], sink, Health(worker)
-        )
+        return cls(spec, worker, [asked(target, spec.load, artifacts) for target in spec.targets], sink, Health(worker))
 
     def opened(self) -> int:
         """How many connections were made so far."""

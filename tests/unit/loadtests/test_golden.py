@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gateway.core.contract import Tolerance
 from loadtests.errors import LoadTestError
 from loadtests.golden import Golden, load_golden, question_order
 from tests.unit.loadtests.builders import ROWS, toy_contract, write_toy
@@ -79,3 +81,14 @@ def test_every_user_asks_every_question_from_another_start() -> None:
     orders = [question_order(64, user) for user in range(4)]
     assert all(sorted(order) == list(range(64)) for order in orders)
     assert len({order[0] for order in orders}) == 4
+
+
+def test_a_variant_may_be_further_off_by_a_contract_of_its_own(tmp_path: Path) -> None:
+    """The questions and the answers are the model's; one without a contract keeps the model's tolerance."""
+    artifacts = write_toy(tmp_path)
+    (folder := artifacts / "models" / "toy" / "variants" / "int8").mkdir(parents=True)
+    own = replace(toy_contract("toy-int8"), tolerance=Tolerance(atol=0.5, rtol=0.1))
+    (folder / "contract.json").write_text(own.to_json())
+    off = {"y": load_golden(artifacts, "toy").outputs["y"][:1] + np.float32(0.4)}
+    assert load_golden(artifacts, "toy", "int8").fault(0, 1, off) is None
+    assert load_golden(artifacts, "toy", "onnx").fault(0, 1, off) is not None

@@ -95,10 +95,17 @@ def test_a_closed_loop_ends_with_its_last_answer() -> None:
     ],
 )
 def test_a_breach_of_the_generator_is_named_with_its_limit(change: dict[str, Any], reason: str) -> None:
-    """One reason, the value beside the limit, and nobody can tell whether the objective was met."""
-    line = _line(**change)
+    """One reason, the value beside the limit, and nobody can tell whether the objective was missed."""
+    line = _line(spec=replace(SPEC, slo_ms=0.01), **change)
     assert (line["valid"], len(line["reasons"]), line["meets_slo"]) == (False, 1, None)
     assert line["reasons"][0].startswith(reason)
+
+
+def test_what_meets_the_objective_in_spite_of_a_late_generator_meets_it() -> None:
+    """L counts from the scheduled instant, lateness included; a clock that was set says nothing."""
+    assert (found := _line(cpu_max=0.97))["meets_slo"] is True
+    assert not found["valid"]
+    assert _line(clock_step_ms=7.5)["meets_slo"] is None
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from loadtests.addresses import Addresses
 from loadtests.campaign.fleet import Fleet, addresses_of, fleet_of, variants_of
-from loadtests.cells import Addresses
 from loadtests.errors import LoadTestError
 from serving.local import LocalStack
 from serving.settings import LaunchSettings, Ports
@@ -92,9 +93,14 @@ def test_a_server_that_ended_is_told_after_its_cell() -> None:
 
 
 def test_every_model_with_a_contract_is_known(tmp_path: Path) -> None:
-    """With its variants; a contract that is none is told."""
+    """With its variants, as far as they are available; a contract that is none is told."""
     models = write_toy(tmp_path) / "models"
     assert variants_of(models) == {"toy": {}}
+    for name, available in (("onnx", True), ("tensorrt", False)):
+        (folder := models / "toy" / "variants" / name).mkdir(parents=True)
+        record = {"variant": name, "stack": "torchserve", "available": available}
+        (folder / "variant.json").write_text(json.dumps(record))
+    assert variants_of(models) == {"toy": {"onnx": "torchserve"}}
     assert variants_of(tmp_path / "none") == {}
     (models / "toy" / "contract.json").write_text("{}")
     with pytest.raises(LoadTestError, match=r"contract\.json"):

@@ -172,3 +172,13 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(LoadTestError, match="cannot read the campaign"):
         read_campaign(tmp_path / "binary.yaml")
+
+
+def test_a_variant_that_no_model_has_is_told_by_its_line() -> None:
+    """With those that there are."""
+    text = "models: [toy]\nvariants: [torchscript, onxx]\nscenarios: [{name: s, kind: offline}]\ntargets: [all]\n"
+    with pytest.raises(LoadTestError) as told:
+        campaign_of(text, "c.yaml", built_models={"toy": {"torchscript": "torchserve", "onnx": "torchserve"}})
+    assert "line 2: no model of this campaign has 'onxx' (did you mean 'onnx'?); there are: onnx, torchscript" in str(
+        told.value
+    )

@@ -109,6 +109,8 @@ def plan_text(campaign: Campaign, plan: Plan) -> list[str]:
         lines.append(f"  A search tries about ten rates, so {searches} of the cells of a round may take more or less.")
     if campaign.tier == "run" and campaign.rounds < 6:
         lines.append(f"  No verdict can come of rounds: {campaign.rounds}; with fewer than 6 no p-value is below 0.05.")
+    elif campaign.tier == "run" and campaign.rounds < 8:
+        lines.append("  No round to spare: a target with one INVALID round gets no verdict; 8 leave room for one.")
     return lines
 
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from loadtests.campaign.gpu import GpuMeter, Reading, gpu_meter, integral
+from loadtests.campaign.gpu import GpuMeter, Reading, gpu_meter
 
 _EVERY_S = 0.1
 _BYTES = 2 << 30
@@ -146,9 +146,7 @@ def main(arguments: Sequence[str]) -> int:
     if died:
         print(f"what was to keep the GPU busy ended with exit code {died}")
         return 1
-    power = [(each[index].at, each[index].power_w) for each in kept.readings[first:]]
-    known = [(at, watts) for at, watts in power if watts is not None]
-    found = findings(idle, busy, round(integral(known), 3) if len(known) > 1 else None)
+    found = findings(idle, busy, meter.devices[index].power_over_time_j)
     for name, text, holds in found:
         print(f"{'holds' if holds else 'DOES NOT HOLD'}: {name}: {text}")
     return 0 if all(holds for _, _, holds in found) else 1

@@ -108,6 +108,13 @@ def test_what_meets_the_objective_in_spite_of_a_late_generator_meets_it() -> Non
     assert _line(clock_step_ms=7.5)["meets_slo"] is None
 
 
+def test_a_short_lag_is_not_why_an_objective_is_missed() -> None:
+    """A few milliseconds beside fifty; where the lag is as long as the objective nobody can tell."""
+    slow, late = Law(median_ms=90, lag_ms=0.5), Law(median_ms=90, lag_ms=20)
+    assert _line(slow)["reasons"][0].startswith("client: dispatch lag p99")
+    assert (_line(slow)["meets_slo"], _line(late)["meets_slo"]) == (False, None)
+
+
 @pytest.mark.parametrize(
     ("law", "reason"),
     [

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from loadtests.campaign.gpu import GpuMeter, Reading, gpu_meter, summary
+from loadtests.campaign.gpu import GpuMeter, Reading, gpu_meter
 from tests.harness.gpu_readings import findings
 
 # A card under load for a second: power in watts, energy in joules since the driver's start.
@@ -20,29 +21,34 @@ RECORDED = (
 
 
 class RecordedGpus:
-    """Gives recorded readings one after another."""
+    """Gives recorded readings one after another, each of them of every card."""
 
-    names: Sequence[str] = ("NVIDIA L4",)
     driver = "550.90.07"
 
-    def __init__(self, readings: Sequence[Reading]) -> None:
+    def __init__(self, readings: Sequence[Sequence[Reading]], *names: str) -> None:
         self._left = list(readings)
+        self.names: Sequence[str] = names
 
     def read(self) -> Sequence[Reading]:
         """The next reading."""
-        return [self._left.pop(0)]
+        return self._left.pop(0)
 
     def close(self) -> None:
         """Nothing to let go."""
 
 
+def metered(readings: Sequence[Sequence[Reading]], *names: str) -> dict[str, Any]:
+    """The meter's figures of recorded readings."""
+    meter = GpuMeter(RecordedGpus(readings, *names))
+    meter.begin()
+    for _ in readings[2:]:
+        meter.sample()
+    return meter.end()
+
+
 def test_the_energy_is_the_drivers_own_counter_where_it_has_one() -> None:
     """And the rest are means and peaks."""
-    meter = GpuMeter(RecordedGpus(RECORDED))
-    meter.begin()
-    for _ in RECORDED[2:]:
-        meter.sample()
-    found = meter.end()
+    found = metered([[each] for each in RECORDED], "NVIDIA L4")
     (device,) = found["devices"]
     assert (found["status"], found["driver"], device["name"]) == ("measured", "550.90.07", "NVIDIA L4")
     assert (device["energy"], device["energy_j"]) == ("measured", pytest.approx(195.2))
@@ -60,7 +66,7 @@ def test_without_a_counter_the_energy_is_estimated_from_the_power() -> None:
             Reading(each.at, each.utilisation, each.memory, each.power_w, lost if place else 5.0 if lost == 0 else None)
             for place, each in enumerate(RECORDED)
         ]
-        (device,) = summary(["card"], "1", [[each] for each in without])["devices"]
+        (device,) = metered([[each] for each in without], "card")["devices"]
         assert device["energy"] == "estimated"
         assert device["energy_j"] == pytest.approx(0.25 * (67.2 / 2 + 180.5 + 254.1 + 251.8 + 120 / 2), abs=1e-3)
 
@@ -68,7 +74,7 @@ def test_without_a_counter_the_energy_is_estimated_from_the_power() -> None:
 def test_what_a_gpu_does_not_tell_is_not_measured() -> None:
     """Never zero."""
     silent = [[Reading(at, None, None, None, None)] for at in (0.0, 1.0)]
-    (device,) = summary(["card"], "1", silent)["devices"]
+    (device,) = metered(silent, "card")["devices"]
     assert (device["energy"], device["energy_j"], device["utilisation_mean"], device["memory_peak"]) == (
         "not measured",
         None,
@@ -83,7 +89,7 @@ def test_the_energy_of_several_gpus_adds_up() -> None:
         [Reading(at, 0.5, 1, 100.0, energy), Reading(at, None, None, None, None)]
         for at, energy in ((0.0, 10.0), (1.0, 110.0))
     ]
-    assert summary(["a", "b"], "1", pair)["energy_j"] == 100.0
+    assert metered(pair, "a", "b")["energy_j"] == 100.0
 
 
 def test_a_machine_without_gpus_says_why_nothing_was_measured() -> None:

@@ -60,7 +60,9 @@ def test_the_same_seeds_give_the_same_bytes_whatever_is_measured() -> None:
 
     def digest(spec: object, worker: int = 0) -> str:
         steps = schedule(spec, worker)  # type: ignore[arg-type]
-        return hashlib.sha256(b"".join(step.times.tobytes() + step.draws.tobytes() for step in steps)).hexdigest()
+        return hashlib.sha256(
+            b"".join(part.tobytes() for step in steps for piece in step.pieces() for part in piece)
+        ).hexdigest()
 
     spec = cell(steps=(Step(100, 1), Step(100, 1)), workers=2)
     other = replace(spec, target=Target("b", "oip-grpc", "10.0.0.1:9", "other"), slug="b")

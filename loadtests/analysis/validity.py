@@ -74,7 +74,7 @@ TIERS: dict[str, Limits] = {
         warm_up_requests=0,
         instability=0.25,
         samples=False,
-        warm_up_again_seconds=1,
+        warm_up_again_seconds=0.3,
     ),
     "run": Limits("run", seconds=60, warm_up_seconds=30, warm_up_requests=1000, instability=0.10, samples=True),
 }

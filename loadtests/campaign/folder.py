@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from loadtests.campaign.plan import is_search
+from loadtests.campaign.plan import is_search, requests_of
 from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.disk import DiskFullError, full, telling_full, write_whole
 from loadtests.errors import LoadTestError
@@ -26,8 +26,6 @@ _BALLAST_BYTES = 1 << 20
 # A cell is not begun with less room than this and what it may record: a row of the raw record takes about so much.
 LEAST_FREE_BYTES = 16 << 20
 _ROW_BYTES = 150
-# What a closed loop may reach; nobody knows it beforehand.
-_CLOSED_RATE = 5000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +231,7 @@ class RunFolder:
 
     def check_room(self, cell: CellSpec) -> None:
         """Raises DiskFullError where there is too little room to begin a cell."""
-        requests = sum((step.rate or _CLOSED_RATE) * step.seconds for step in cell.load.steps)
-        needed = LEAST_FREE_BYTES + int(requests * _ROW_BYTES)
+        needed = LEAST_FREE_BYTES + requests_of(cell) * _ROW_BYTES
         free = shutil.disk_usage(self.path).free
         if free < needed:
             raise full(self.path, f"{free >> 20} MB are left, and the next cell may need {needed >> 20}")

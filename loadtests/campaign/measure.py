@@ -27,8 +27,7 @@ from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.disk import telling_full
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
-from loadtests.raw import RAW_SCHEMA, read_rows
-from loadtests.store.seal import ended
+from loadtests.raw import RAW_SCHEMA, ended, read_rows
 
 Line = dict[str, Any]
 # A search that does not end by itself ends here.

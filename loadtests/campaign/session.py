@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
 from rich.console import Console
 
 from loadtests.addresses import Endpoints
@@ -26,7 +27,7 @@ from loadtests.campaign.measure import Costs, Measurer
 from loadtests.campaign.options import Options
 from loadtests.campaign.outcome import Outcome, outcome_of
 from loadtests.campaign.parity import Parity, gate, warning
-from loadtests.campaign.plan import Plan, cool_down_of, is_search, plan_of, seconds_of
+from loadtests.campaign.plan import Plan, check_memory, cool_down_of, is_search, plan_of, seconds_of
 from loadtests.campaign.progress import Bar, spoken
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.resources import Meter, meters_of
@@ -284,6 +285,7 @@ def _planned(campaign: Campaign, options: Options) -> Plan:
     addresses = addresses_of(state, ports, LaunchSettings(artifacts=options.artifacts).host)
     targets = targets_of(campaign, variants_of(options.artifacts / "models"), addresses, {}, endpoints=Endpoints())
     plan = plan_of(campaign, _only_targets(targets))
+    check_memory(plan, psutil.virtual_memory().total)
     for model, pairs in targets.items():
         if any(target.parity for target, _ in pairs):
             golden = load_golden(options.artifacts, model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from scipy import stats
 
 from loadtests.cell_spec import Step, Target
-from loadtests.engine.arrivals import check_load, load_warm_up, schedule, times_of
+from loadtests.engine.arrivals import PIECE, check_load, load_warm_up, schedule, times_of
 from loadtests.errors import LoadTestError
 from tests.unit.loadtests.engine.builders import cell
 
@@ -110,3 +111,14 @@ def test_a_load_that_cannot_be_sent_is_refused(load: dict[str, object], words: s
     """The words say what to change."""
     with pytest.raises(LoadTestError, match=words):
         check_load(cell(**load).load)
+
+
+def test_a_soak_of_days_is_drawn_piece_by_piece() -> None:
+    """However long it is, no more than a piece is in memory; what was drawn is the beginning of the same schedule."""
+    _, days = schedule(cell(steps=(Step(1000, 400_000),)), 0)
+    _, minutes = schedule(cell(steps=(Step(1000, 100),)), 0)
+    pieces = itertools.islice(days.pieces(), 50)
+    assert max(len(times) for times, _ in pieces) <= PIECE
+    first, draws = next(days.pieces())
+    assert np.array_equal(first, minutes.times[: len(first)])
+    assert np.array_equal(draws, next(minutes.pieces())[1])

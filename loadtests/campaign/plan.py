@@ -102,9 +102,9 @@ def check_memory(plan: Plan, memory: int) -> None:
         needed = requests_of(cell) * MEMORY_OF_A_REQUEST
         if needed > memory / 2:
             raise LoadTestError(
-                f"{cell.scenario} on {cell.target.name}: {requests_of(cell):,} requests in one cell; their figures would "
-                f"need {needed / 1e9:.0f} GB of the {memory / 1e9:.0f} GB of memory here. Make `duration_s` shorter and "
-                "give the campaign as many more `rounds`: a round follows upon the other"
+                f"{cell.scenario} on {cell.target.name}: {requests_of(cell):,} requests in one cell; their figures "
+                f"would need {needed / 1e9:.0f} GB of the {memory / 1e9:.0f} GB of memory here. Make `duration_s` "
+                "shorter and give the campaign as many more `rounds`: a round follows upon the other"
             )
 
 

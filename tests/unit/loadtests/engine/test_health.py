@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from loadtests.engine.health import Thinned
 
 
@@ -10,7 +12,7 @@ def test_samples_of_days_stay_few_and_evenly_spaced() -> None:
     samples: Thinned[int] = Thinned(100)
     for number in range(10_000):
         samples.append(number)
-    gaps = {later - earlier for earlier, later in zip(samples, samples[1:], strict=False)}
+    gaps = {later - earlier for earlier, later in itertools.pairwise(samples)}
     assert 50 <= len(samples) <= 100
     assert len(gaps) == 1
     assert samples[0] == 0

@@ -315,6 +315,9 @@ def _family(a: Series, b: Series, ledger: Mapping[str, Any]) -> Family | None:
         return None
     if differ == ["gateway"] and not _same_upstream(a, b):
         return None
+    if differ != ["gateway"] and bool(a.first.get("upstream_protocol")) != bool(b.first.get("upstream_protocol")):
+        # Of one it is known what the gateway speaks behind it, of the other that is the gateway's to choose.
+        return None
     return differ[0]  # type: ignore[return-value]  # a key of `same`
 
 

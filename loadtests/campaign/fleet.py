@@ -13,7 +13,6 @@ import psutil
 
 from gateway.core.contract import ContractError, ModelContract
 from loadtests.addresses import Addresses
-from loadtests.cell_spec import STACKS, TRANSPORTS
 from loadtests.errors import LoadTestError
 from loadtests.store.stored import read_object
 from serving.local import LocalStack
@@ -24,12 +23,12 @@ from serving.settings import LaunchSettings, Ports, is_free
 from serving.state import RunState, running
 
 Report = Callable[[str], None]
-SERVERS = ("gateway", *STACKS)
 # The ports of each server, in the order in which the launcher's state lists them.
 _LISTED: dict[str, tuple[str, ...]] = {
     "gateway": ("gateway_rest", "gateway_grpc"),
     "torchserve": ("torchserve_rest", "torchserve_management", "torchserve_metrics", "torchserve_grpc"),
     "tfserving": ("tfserving_grpc", "tfserving_rest"),
+    "tfserving-nograppler": ("tfserving_nograppler_grpc", "tfserving_nograppler_rest"),
 }
 _POLL_S = 0.01
 
@@ -131,14 +130,11 @@ def choose_ports(artifacts: Path) -> tuple[RunState | None, Ports]:
 
 def addresses_of(state: RunState | None, ports: Ports, host: str) -> Addresses:
     """Where the servers listen, or will."""
-    numbers = {
-        f"{name}_{transport}": getattr(ports, f"{name}_{transport}_port")
-        for name in SERVERS
-        for transport in TRANSPORTS
-    }
+    # What no launcher of this version starts keeps its usual address.
+    numbers = {key: found for key in Addresses.__slots__ if (found := getattr(ports, f"{key}_port", None))}
     for server in state.servers if state else ():
         numbers |= dict(zip(_LISTED.get(server.name, ()), server.ports, strict=False))
-    return Addresses(**{key: f"{host}:{numbers[key]}" for key in Addresses.__slots__})
+    return Addresses(**{key: f"{host}:{number}" for key, number in numbers.items() if key in Addresses.__slots__})
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from loadtests.addresses import Addresses, Endpoints
+from loadtests.addresses import Addresses, Endpoints, server_of
 from loadtests.campaign.settings import Campaign, TargetSettings
 from loadtests.cell_spec import Protocol, Target
 from loadtests.errors import LoadTestError
@@ -116,11 +116,11 @@ def _made(
         direct = Target(
             name=f"{settings.name or native}{suffix}",
             protocol=settings.protocol or native,
-            address=addresses.of(stack, settings.transport),
+            address=addresses.of(server_of(stack, variant), settings.transport),
             model=model,
             variant=variant,
             stack=stack,
-            server=servers.get(stack, ""),
+            server=servers.get(server_of(stack, variant), ""),
             parity=parity,
             served_as=served_as,
         )
@@ -130,7 +130,9 @@ def _made(
         protocol = settings.protocol or _DOOR[settings.transport]
         door = "" if protocol in _DOOR.values() else f" by {protocol}"
         free = settings.pin == "stack"
-        pins = {"x-stack": stack} if free else {"x-endpoint": endpoints.of(stack, settings.transport)}
+        pins = (
+            {"x-stack": stack} if free else {"x-endpoint": endpoints.of(server_of(stack, variant), settings.transport)}
+        )
         yield replace(
             direct,
             name=f"{settings.name or f'gateway/{stack if free else native}{door}'}{suffix}",

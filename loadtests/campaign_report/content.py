@@ -117,8 +117,11 @@ def verdicts_of(data: CampaignData) -> list[Row]:
             {"word": word(item), "text": sentence(item), "about": f"{item.model}, {item.scenario}"}
             for item in sorted(found, key=lambda item: order[word(item)])
         ]
+        # One reason that holds for all of many pairs is said once.
+        reasons = {item.why for item in found}
+        same = reasons.pop() if len(rows) > 1 and len(reasons) == 1 and not any(item.verdict for item in found) else ""
         if rows:
-            kinds.append({"title": title, "rows": rows})
+            kinds.append({"title": title, "rows": rows, "why": same})
     return kinds
 
 

@@ -177,7 +177,7 @@ def heat_chart(data: CampaignData, group: Sequence[Series]) -> Chart | None:
     left = f" The first {MAX_HEAT_MAPS} targets are shown." if len(group) > MAX_HEAT_MAPS else ""
     return Chart(
         "Latency over time",
-        "The rounds of each target one upon the other; the darker, the more answers in that second of its round. "
+        "The rounds of each target one upon the other; the stronger the colour, the more answers in that second. "
         f"Stalls, garbage collections and reloads show here, which percentiles hide.{left}",
         small[0][1],
         ("target", "rounds", "slowest answer, ms", "in round", "in its second"),

@@ -15,6 +15,8 @@ from loadtests.analysis.series import Series, series_of
 from loadtests.campaign_report import write
 from loadtests.campaign_report.chart import shown_lines
 from loadtests.campaign_report.content import table_row
+from loadtests.campaign_report.data import read_campaign
+from loadtests.campaign_report.latency_charts import heat_chart
 from loadtests.campaign_report.words import share
 from loadtests.cell_spec import CellSpec, Load, Step, at_rate
 from tests.unit.loadtests.synthetic import (

@@ -322,10 +322,11 @@ def _steadiness(spec: CellSpec, columns: Columns, workers: Sequence[Mapping[str,
     checks, seconds = [], spec.load.seconds
     law = little(columns, workers, seconds) if spec.load.kind != "cold" else None
     if law is not None:
-        # Few samples of a small N scatter by themselves; the law is broken only beyond that.
-        checks.append(
-            Check(LITTLE, "record", 100 * law[0], 100 * max(limits.little, min(law[1], limits.noise_cap)), " %")
-        )
+        # Few samples of a small N scatter by themselves: the law is broken only beyond that, and where they scatter by
+        # more than the cap they cannot tell.
+        found, noise = law
+        limit = 100 * max(limits.little, min(noise, limits.noise_cap))
+        checks.append(Check(LITTLE, "record", 100 * found, limit, " %", binding=noise <= limits.noise_cap))
     if spec.load.kind not in STEADY_KINDS:
         return checks
     closed = spec.load.arrivals == "closed"

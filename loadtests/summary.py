@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.core.contract import ContractError, ModelContract
 from loadtests.addresses import Endpoints
+from loadtests.campaign.settings import WARM_UP_S
 from loadtests.cell_spec import STAND_IN
 from loadtests.disk import write_whole
 from loadtests.environment import describe_environment
@@ -119,6 +120,7 @@ def _load(lines: Sequence[Line]) -> dict[str, Any]:
         "loop": "closed",
         "users": sorted({line["concurrency"] for line in lines}),
         "rows_per_request": sorted({line["rows"] for line in lines}),
+        "warm_up_s": [WARM_UP_S["demo"]],
         "window_s": [round(min(seconds), 2), round(max(seconds), 2)] if seconds else [],
         "generator_cpu_max": round(max(busiest), 2) if busiest else None,
     }

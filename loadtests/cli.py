@@ -84,13 +84,14 @@ def run(
     if (campaign is None) == (not resume):
         raise typer.BadParameter("give a campaign file, or --resume ID", param_hint="CAMPAIGN")
     from loadtests.campaign import session
+    from loadtests.campaign.reading import text_of
 
     options = _options(artifacts, runs, format, plan_only=plan)
     with _failing("run"):
         if campaign is None:
             outcome = session.resume(resume, options, _console())
         else:
-            outcome = session.run(_text(campaign), campaign.stem, str(campaign), options, _console())
+            outcome = session.run(text_of(campaign), campaign.stem, str(campaign), options, _console())
         raise typer.Exit(outcome.code)
 
 
@@ -208,15 +209,6 @@ def _console() -> Any:  # noqa: ANN401 - rich is imported when a command runs
 
     # Into a file or a pipe a table goes as wide as it needs.
     return Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
-
-
-def _text(path: Path) -> str:
-    from loadtests.errors import LoadTestError
-
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise LoadTestError(f"cannot read the campaign '{path}': {exc}") from exc
 
 
 @contextmanager

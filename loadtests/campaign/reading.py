@@ -27,13 +27,12 @@ class CampaignError(LoadTestError):
         super().__init__("\n".join([f"{source}: {count}", *(f"  line {n}: {text}" for n, text in self.problems)]))
 
 
-def read_campaign(path: Path, built_models: Collection[str] | None = None) -> Campaign:
-    """The campaign of a file; raises CampaignError. `built_models`, where given, are those that may be named."""
+def text_of(path: Path) -> str:
+    """The text of a campaign file; raises LoadTestError where it cannot be read."""
     try:
-        text = path.read_text("utf-8")
+        return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise LoadTestError(f"cannot read the campaign '{path}': {exc}") from exc
-    return campaign_of(text, str(path), name=path.stem, built_models=built_models)
 
 
 def campaign_of(
@@ -43,7 +42,7 @@ def campaign_of(
     name: str = "campaign",
     built_models: Mapping[str, Collection[str]] | Collection[str] | None = None,
 ) -> Campaign:
-    """Like `read_campaign`, from the text; `name` is the campaign's where it gives itself none.
+    """The campaign of a file's text; raises CampaignError. `name` is the campaign's where it gives itself none.
 
     `built_models` may map each model to its variants; then those are checked as well.
     """

@@ -16,6 +16,11 @@ Protocol = Literal[
 ]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 Path = Literal["direct", "gateway"]
+Transport = Literal["rest", "grpc"]
+TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
+STACKS = ("torchserve", "tfserving")
+# The mark that the SavedModel server puts into its own name; nothing is said between the stacks where it answered.
+STAND_IN = "(stand-in)"
 Kind = Literal[
     "single_stream",
     "multi_stream",
@@ -41,6 +46,7 @@ class Target:
     `stack` tells servers apart: `torchserve`, `tfserving`, what the user calls the server, or empty where the target is
     a thing of its own. `path` says whether a gateway is between; `upstream_protocol` is what that speaks to the server
     where it is known. `pins` are the HTTP headers (or gRPC metadata) that send a request to one endpoint of a gateway.
+    `served_as` is the name by which the server knows the model, where that is another than ours.
     `parity` is off for a server that cannot answer the golden inputs, an oracle for example: then replies count by
     their status alone.
     """
@@ -56,6 +62,17 @@ class Target:
     server: str = ""
     pins: Mapping[str, str] = field(default_factory=dict)
     parity: bool = True
+    served_as: str = ""
+
+    @property
+    def asked_for(self) -> str:
+        """The model's name in a request."""
+        return self.served_as or self.model
+
+    @property
+    def transport(self) -> Transport:
+        """What the client speaks."""
+        return "grpc" if self.protocol.endswith("grpc") else "rest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +133,11 @@ class CellSpec:
     others: tuple[Target, ...] = ()
     # The A/A control measures one target twice under two names; `control` holds the other's slug.
     control: str = ""
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All that the cell asks."""
+        return (self.target, *self.others)
 
     def to_json(self) -> dict[str, Any]:
         """As `from_json` takes it."""

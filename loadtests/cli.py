@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from loadtests.campaign.session import Options
+    from loadtests.campaign.options import Options
     from loadtests.store.runs import Rows
 
 app = typer.Typer(
@@ -84,13 +84,14 @@ def run(
     if (campaign is None) == (not resume):
         raise typer.BadParameter("give a campaign file, or --resume ID", param_hint="CAMPAIGN")
     from loadtests.campaign import session
+    from loadtests.campaign.reading import text_of
 
     options = _options(artifacts, runs, format, plan_only=plan)
     with _failing("run"):
         if campaign is None:
             outcome = session.resume(resume, options, _console())
         else:
-            outcome = session.run(_text(campaign), campaign.stem, str(campaign), options, _console())
+            outcome = session.run(text_of(campaign), campaign.stem, str(campaign), options, _console())
         raise typer.Exit(outcome.code)
 
 
@@ -192,7 +193,7 @@ def _print_rows(rows: Rows, *, as_json: bool) -> None:
 
 
 def _options(artifacts: Path | None, runs: Path, formats: list[str] | None, *, plan_only: bool = False) -> Options:
-    from loadtests.campaign.session import Options
+    from loadtests.campaign.options import Options
     from serving.settings import LaunchSettings
 
     settings = LaunchSettings() if artifacts is None else LaunchSettings(artifacts=artifacts)
@@ -208,15 +209,6 @@ def _console() -> Any:  # noqa: ANN401 - rich is imported when a command runs
 
     # Into a file or a pipe a table goes as wide as it needs.
     return Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
-
-
-def _text(path: Path) -> str:
-    from loadtests.errors import LoadTestError
-
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise LoadTestError(f"cannot read the campaign '{path}': {exc}") from exc
 
 
 @contextmanager

@@ -1,37 +1,23 @@
-"""Two small clients for one user each: one connection, one request at a time, nothing retried or followed.
+"""What sends a request, and the HTTP/1.1 client: one connection, one request at a time, nothing retried or followed.
 
-They are used in the Locust process only, where gevent has patched the standard library; a reply's time runs from just
-before the send until its last byte is read.
+A reply's time runs from just before the send until its last byte is read. gRPC's is `engine.grpc_client`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import gevent
 from gevent import socket
 from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError, HTTPSocketResponse
 
-from loadtests.cells import Cell
 from loadtests.errors import LoadTestError
-from loadtests.replies import Outcome, Reply, outcome_of_code, outcome_of_status
-from loadtests.wires import WIRES
-
-if TYPE_CHECKING:
-    import grpc
+from loadtests.replies import Outcome, Reply, outcome_of_status
 
 MARKS = ("x-served-by", "x-server", "server-timing")
-CHANNEL_OPTIONS = (
-    # Without it all users would share one TCP connection, unlike over REST.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_retries", 0),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-)
 _READ_BYTES = 64 * 1024
 _DETAIL_CHARACTERS = 200
 
@@ -52,15 +38,6 @@ class Client(Protocol):
     def close(self) -> None:
         """Closes the connection."""
         ...
-
-
-def client_for(cell: Cell, *, timeout: float) -> Client:
-    """The client of a cell; `timeout` is in seconds and covers one request from connecting to the last byte."""
-    wire = WIRES[cell.wire]
-    target = wire.target(cell.model)
-    if wire.transport == "rest":
-        return HttpClient(cell.address, target, cell.pins, timeout=timeout)
-    return GrpcClient(cell.address, target, cell.pins, timeout=timeout)
 
 
 class HttpClient:
@@ -144,58 +121,6 @@ class HttpClient:
         finally:
             self._socket.settimeout(None)
         return True
-
-
-class GrpcClient:
-    """Unary gRPC over a channel of its own, with raw bytes: no message is built or parsed inside the timer."""
-
-    def __init__(self, address: str, method: str, metadata: Mapping[str, str], *, timeout: float) -> None:
-        # Imported here, so that `locust --processes` forks before gRPC has started any thread.
-        import grpc  # noqa: PLC0415
-        from grpc.experimental import gevent as grpc_gevent  # noqa: PLC0415
-
-        grpc_gevent.init_gevent()
-        self.opened = 1  # gRPC reconnects by itself and does not tell
-        self._error = grpc.RpcError
-        self._timeout = timeout
-        self._metadata = tuple(metadata.items())
-        parts = urlsplit(address if "//" in address else f"//{address}")
-        self._channel = grpc.insecure_channel(
-            parts.netloc,
-            options=CHANNEL_OPTIONS,
-        )
-        self._call: Any = self._channel.unary_unary(method)
-
-    def prepared(self, body: bytes) -> bytes:
-        """The serialised message itself."""
-        return body
-
-    def send(self, request: bytes) -> Reply:
-        """One call. The first one's time includes the connection's set-up."""
-        started = time.perf_counter()
-        try:
-            body, call = self._call.with_call(request, timeout=self._timeout, metadata=self._metadata)
-        except self._error as error:
-            return grpc_reply(error, time.perf_counter() - started)
-        seconds = time.perf_counter() - started
-        return Reply(Outcome.OK, seconds, body, marks=_marks(call))
-
-    def close(self) -> None:
-        """Closes the channel."""
-        self._channel.close()
-
-
-def grpc_reply(call: grpc.Call, seconds: float) -> Reply:
-    """The reply of a call that has ended after `seconds`; it is a future or the error that it raised."""
-    code, details = call.code().name, call.details() or ""
-    if code != "OK":
-        return Reply(outcome_of_code(code, details), seconds, detail=f"{code}: {details[:_DETAIL_CHARACTERS]}")
-    return Reply(Outcome.OK, seconds, cast(Any, call).result(), marks=_marks(call))
-
-
-def _marks(call: grpc.Call) -> dict[str, str]:
-    metadata = (*(call.initial_metadata() or ()), *(call.trailing_metadata() or ()))
-    return {key: value for key, value in metadata if key in MARKS and isinstance(value, str)}
 
 
 def _text(body: bytes) -> str:

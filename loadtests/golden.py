@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from gateway.core.contract import ContractError, ModelContract
+from gateway.core.contract import ContractError, ModelContract, Tolerance
 from gateway.core.tensor import NUMPY_DTYPE, NDArray, Tensor
 from loadtests.errors import LoadTestError
+
+# A variant that is held to a quality may be as far off as when it was verified, so many times: what it quantizes by
+# depends on which rows come together.
+_SLACK = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Golden:
-    """A model's golden inputs and outputs by tensor name; dimension 0 is rows, the same number in each."""
+    """A model's golden inputs and outputs by tensor name; dimension 0 is rows, the same number in each.
+
+    `agreement` is the share of rows that must have the golden answer's class, None where the tolerance alone counts.
+    """
 
     contract: ModelContract
     inputs: Mapping[str, NDArray]
     outputs: Mapping[str, NDArray]
+    agreement: float | None = None
 
     @property
     def rows(self) -> int:
@@ -28,6 +37,11 @@ class Golden:
 
     def questions(self, rows_each: int) -> int:
         """How many requests of `rows_each` rows the golden inputs give; raises LoadTestError where none."""
+        if text := [spec.name for spec in self.contract.inputs if spec.datatype == "BYTES"]:
+            raise LoadTestError(
+                f"model '{self.contract.name}' takes text ({', '.join(text)}), and load tests send numbers alone; name "
+                "a model whose inputs are numbers"
+            )
         count = self.rows // rows_each if rows_each > 0 else 0
         if count == 0:
             raise LoadTestError(
@@ -61,12 +75,32 @@ class Golden:
                 return f"output '{spec.name}' is off by up to {distance.max():.3g}, beyond the contract's tolerance"
         return None
 
+    def classes_kept(self, question: int, rows_each: int, answer: Mapping[str, NDArray]) -> NDArray:
+        """Of each row of an answer, whether its largest value is where the golden one's is, in the first output."""
+        name = self.contract.outputs[0].name
+        part = slice(question * rows_each, (question + 1) * rows_each)
+        return np.equal(answer[name].argmax(axis=-1), self.outputs[name][part].argmax(axis=-1))
 
-def load_golden(artifacts: Path, model: str) -> Golden:
-    """Reads `artifacts/models/<model>`; raises LoadTestError where the files are missing or do not fit the contract."""
+
+def load_golden(artifacts: Path, model: str, variant: str = "") -> Golden:
+    """Reads `artifacts/models/<model>`; raises LoadTestError where the files are missing or do not fit the contract.
+
+    Every variant is asked the model's own questions and compared with its own answers; how far it may be off is in
+    `variants/<variant>/contract.json` where there is one. One that is held to a quality rather than to a tolerance,
+    since it is quantized or pruned, may be twice as far off as when it was verified, and must keep as many classes.
+    """
     folder = artifacts / "models" / model
+    agreement = None
     try:
         contract = ModelContract.load(folder / "contract.json")
+        if variant and (own := folder / "variants" / variant / "contract.json").is_file():
+            theirs = ModelContract.load(own)
+            quality = json.loads(own.read_text("utf-8")).get("quality")
+            tolerance = theirs.tolerance
+            if quality and theirs.parity:
+                off = _SLACK * theirs.parity.max_scaled
+                tolerance, agreement = Tolerance(off, off), quality.get("argmax_agreement_least")
+            contract = replace(contract, tolerance=tolerance)
     except ContractError as exc:
         raise LoadTestError(str(exc)) from exc
     path = folder / "golden.npz"
@@ -85,6 +119,7 @@ def load_golden(artifacts: Path, model: str) -> Golden:
         contract,
         {spec.name: _typed(arrays[spec.name], spec.datatype, path) for spec in contract.inputs},
         {spec.name: _typed(arrays[spec.name], spec.datatype, path) for spec in contract.outputs},
+        agreement,
     )
 
 

@@ -13,28 +13,6 @@ _KILL_GRACE_S = 3.0
 _LOG_TAIL_LINES = 15
 
 
-def run_bounded(command: list[str], log: Path, *, cwd: Path, timeout: float) -> int | None:
-    """The exit code of a command, None where its time was up; output goes to `log`.
-
-    Its process group was ended when this returns or raises, an interrupt included.
-    """
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603  # our own interpreter and file, no shell
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=cwd,
-            env=environment(),
-            start_new_session=True,
-        )
-        with ended(process):
-            try:
-                return process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                return None
-
-
 @contextlib.contextmanager
 def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Ends the process, which leads a group of its own, and the group with it when the block is left."""

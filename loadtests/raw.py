@@ -6,6 +6,9 @@ file with the columns `round` and `cell` in front of them.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,26 +50,55 @@ RAW_SCHEMA = pa.schema(
 )
 
 
+@dataclass(slots=True)
+class RawStream:
+    """One worker's Arrow stream, read batch by batch from the mapped file: what was read need not stay in memory.
+
+    After the last batch `torn` says why the stream ended before its end mark, empty where it did not; `schema` is None
+    where not even that was there. A stream of other columns raises LoadTestError.
+    """
+
+    path: Path
+    schema: pa.Schema | None = None
+    torn: str = ""
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The batches, up to the last whole one."""
+        self.schema, self.torn = None, ""
+        try:
+            with pa.memory_map(str(self.path)) as file, pa.ipc.open_stream(file) as reader:
+                self.schema = reader.schema
+                if not self.schema.equals(RAW_SCHEMA):
+                    missing = ", ".join(name for name in RAW_SCHEMA.names if name not in self.schema.names)
+                    what = f"no column {missing}" if missing else "columns of other types"
+                    raise LoadTestError(f"{self.path}: {what}: no record of this version; measured by another one?")
+                yield from reader
+        except (pa.ArrowInvalid, OSError) as exc:
+            self.torn = str(exc).splitlines()[0][:200]
+        if not self.torn and not ended(self.path):
+            self.torn = "no end mark: the recorder was stopped"
+
+
 def read_rows(path: Path) -> pa.Table:
     """The rows of one worker's Arrow stream, up to the last whole batch where its end is torn off or not written yet.
 
     Raises LoadTestError for a file that is no such stream.
     """
-    batches: list[pa.RecordBatch] = []
-    schema = RAW_SCHEMA
-    with path.open("rb") as source:
-        try:
-            reader = pa.ipc.open_stream(source)
-            schema = reader.schema
-            batches.extend(iter(reader.read_next_batch, None))
-        except StopIteration:
-            pass
-        except (pa.ArrowInvalid, OSError) as exc:
-            if schema is RAW_SCHEMA and path.stat().st_size > 0 and not _torn_schema(path):
-                raise LoadTestError(f"{path}: not a stream of measured rows: {exc}") from exc
-    if not schema.equals(RAW_SCHEMA):
-        raise LoadTestError(f"{path}: its columns are not those of this version; measured by another one?")
-    return pa.Table.from_batches(batches, schema).unify_dictionaries()
+    stream = RawStream(path)
+    batches = list(stream.batches())
+    if stream.schema is None and path.stat().st_size > 0 and not _torn_schema(path):
+        raise LoadTestError(f"{path}: not a stream of measured rows: {stream.torn}")
+    return pa.Table.from_batches(batches, stream.schema or RAW_SCHEMA).unify_dictionaries()
+
+
+def ended(path: Path) -> bool:
+    """Whether a stream has Arrow's end mark; a reader takes a bare end of file for one too."""
+    # The continuation mark and a length of zero.
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) < 8:
+            return False
+        file.seek(-8, os.SEEK_END)
+        return file.read(8) == b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 def _torn_schema(path: Path) -> bool:

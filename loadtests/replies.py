@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -33,6 +34,27 @@ class Reply:
     body: bytes = b""
     detail: str = ""
     marks: Mapping[str, str] = field(default_factory=dict)
+
+
+_SERVED_BY = re.compile(r'endpoint=(?P<endpoint>[^;]*); stack=(?P<stack>[^;]*); server="(?P<server>[^"]*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class ServedBy:
+    """What a reply says of its origin; empty where it does not say."""
+
+    endpoint: str = ""
+    stack: str = ""
+    server: str = ""
+
+    @classmethod
+    def of(cls, marks: Mapping[str, str]) -> ServedBy:
+        """Reads the gateway's `x-served-by`, else the SavedModel server's own `x-server`."""
+        found = _SERVED_BY.match(marks.get("x-served-by", ""))
+        if found:
+            return cls(**found.groupdict())
+        # `name/version (stand-in)` as HTTP products are written; the gateway writes `name version (stand-in)`.
+        return cls(server=marks.get("x-server", "").replace("/", " ", 1))
 
 
 class BadReplyError(Exception):

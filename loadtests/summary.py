@@ -1,4 +1,4 @@
-"""`summary.json`: parity of the models, one entry for each cell, and the environment."""
+"""The demo's `summary.json`: parity of the models, one entry for each cell of its run, and the environment."""
 
 from __future__ import annotations
 
@@ -8,30 +8,37 @@ from pathlib import Path
 from typing import Any
 
 from gateway.core.contract import ContractError, ModelContract
-from loadtests.cells import STAND_IN
+from loadtests.addresses import Endpoints
+from loadtests.campaign.settings import WARM_UP_S
+from loadtests.cell_spec import STAND_IN
+from loadtests.disk import write_whole
 from loadtests.environment import describe_environment
 from loadtests.errors import LoadTestError
-from loadtests.results import CellResult
+from loadtests.replies import Outcome
+
+Line = Mapping[str, Any]
 
 
 def build_summary(
-    results: Sequence[CellResult], *, artifacts: Path, environment: Mapping[str, Any] | None = None
+    lines: Sequence[Line], *, artifacts: Path, environment: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The document of `summary.json`, JSON types only.
+    """The document of `summary.json`, JSON types only, from the lines of a run in the order in which they are shown.
 
-    `environment` (this machine's, by default) is completed with how the load was made and with `stand_in`. Raises
-    LoadTestError where a model's contract cannot be read.
+    The A/A control's is left out. `environment` (this machine's, by default) is completed with how the load was made
+    and with `stand_in`. Raises LoadTestError where a model's contract cannot be read.
     """
-    models = dict.fromkeys(result.cell.model for result in results)
-    stand_ins = sorted({result.server for result in results if result.stand_in})
+    lines = [line for line in lines if not line.get("control")]
+    stand_ins = sorted({str(line["server"]) for line in lines if line["stand_in"]})
     return {
-        "models": {name: _model(artifacts / "models" / name) for name in models},
-        "cells": [result.as_row() for result in results],
+        "models": {
+            name: _model(artifacts / "models" / name) for name in dict.fromkeys(line["model"] for line in lines)
+        },
+        "cells": [_row(line) for line in lines],
         "environment": {
             **(environment if environment is not None else describe_environment()),
             "stand_in": bool(stand_ins),
             "stand_ins": stand_ins,
-            "load": _load(results),
+            "load": _load(lines),
         },
     }
 
@@ -39,14 +46,46 @@ def build_summary(
 def write_summary(summary: Mapping[str, Any], path: Path) -> None:
     """Writes `summary.json`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(summary, indent=2) + "\n")
 
 
 def stand_ins_of(summary: Mapping[str, Any]) -> tuple[str, ...]:
     """The stand-ins that took part, by the cells themselves; empty where every server was the real one."""
     return tuple(sorted({str(cell["server"]) for cell in summary["cells"] if STAND_IN in str(cell["server"])}))
+
+
+def _row(line: Line) -> dict[str, Any]:
+    outcomes = line["outcomes"]
+    requests = sum(outcomes.values())
+    upstream = None
+    if line["path"] == "gateway":
+        upstream = "matched" if line["upstream_protocol"] else "default"
+    return {
+        "model": line["model"],
+        "stack": line["stack"],
+        "server": line["server"],
+        "path": line["path"],
+        "upstream": upstream,
+        "protocol": _transport(line["protocol"]),
+        "upstream_protocol": _upstream_protocol(line) if upstream else None,
+        "requests": requests,
+        "failures": requests - outcomes.get(Outcome.OK, 0),
+        "rps": round(line["achieved"], 1),
+        **{f"{name}_ms": _rounded(line["L"][name]) for name in ("p50", "p95", "p99")},
+    }
+
+
+def _upstream_protocol(line: Line) -> str | None:
+    """The gateway's transport to the model server; where the gateway chose, that of the endpoint which answered."""
+    if line["upstream_protocol"]:
+        return _transport(line["upstream_protocol"])
+    transports = Endpoints().transports()
+    seen = {transports[name] for name in line["endpoints"] if name in transports}
+    return seen.pop() if len(seen) == 1 else None
+
+
+def _transport(protocol: str) -> str:
+    return "grpc" if protocol.endswith("grpc") else "rest"
 
 
 def _model(folder: Path) -> dict[str, Any]:
@@ -74,17 +113,18 @@ def _metric(path: Path) -> dict[str, Any]:
     return dict(metric) if isinstance(metric, dict) else {}
 
 
-def _load(results: Sequence[CellResult]) -> dict[str, Any]:
-    shares = [result.generator_cpu for result in results if result.generator_cpu is not None]
+def _load(lines: Sequence[Line]) -> dict[str, Any]:
+    busiest = [line["client_cpu_max"] for line in lines if line["client_cpu_max"] is not None]
+    seconds = [line["T"] for line in lines]
     return {
         "loop": "closed",
-        "users": sorted({result.users for result in results}),
-        "rows_per_request": sorted({result.rows for result in results}),
-        "warm_up_s": sorted({result.warm_up_s for result in results}),
-        "window_s": [round(min(windows), 2), round(max(windows), 2)] if (windows := _windows(results)) else [],
-        "generator_cpu_max": round(max(shares), 2) if shares else None,
+        "users": sorted({line["concurrency"] for line in lines}),
+        "rows_per_request": sorted({line["rows"] for line in lines}),
+        "warm_up_s": [WARM_UP_S["demo"]],
+        "window_s": [round(min(seconds), 2), round(max(seconds), 2)] if seconds else [],
+        "generator_cpu_max": round(max(busiest), 2) if busiest else None,
     }
 
 
-def _windows(results: Sequence[CellResult]) -> list[float]:
-    return [result.window_s for result in results]
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

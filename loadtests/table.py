@@ -10,8 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.report.words import number, transport_word
 from loadtests.summary import stand_ins_of
+from loadtests.words import number, transport_word
 
 # Headers in two lines, so that the widest of them sets no column's width: ten columns have to fit.
 _LEFT = ("Stack", "Server\nthat answered", "Path", "Protocol", "Upstream\nprotocol")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -12,14 +11,15 @@ import gevent
 from locust import User, constant, task
 from locust.exception import StopUser
 
-from loadtests.cells import Cell
-from loadtests.clients import Client, client_for
+from loadtests.cell_spec import Protocol, Target
+from loadtests.clients import Client
+from loadtests.engine.asking import client_for
 from loadtests.errors import LoadTestError
 from loadtests.golden import question_order
-from loadtests.load import LOADS, Load, Questions
-from loadtests.options import cell_of_options
-from loadtests.recorder import ServedBy
-from loadtests.replies import Outcome
+from loadtests.load import LOADS, Load
+from loadtests.options import target_of_options
+from loadtests.questions import Questions, astray
+from loadtests.replies import Outcome, ServedBy
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +32,10 @@ class FailedRequestError(Exception):
 
 
 class GoldenUser(User):
-    """Asks a model its golden questions over `wire`; the cell comes from `--cell`, else from the options."""
+    """Asks a model its golden questions over `wire`; which, and where, the options say."""
 
     abstract = True
-    wire: ClassVar[str]
+    wire: ClassVar[Protocol]
     door: ClassVar[bool] = False  # whether to speak it to the gateway rather than to the server whose it is
     wait_time = constant(0)
 
@@ -43,9 +43,9 @@ class GoldenUser(User):
         """Connects nothing yet: prepares the client and the questions."""
         load = self._load
         try:
-            self._cell: Cell = load.cell or cell_of_options(self.environment.parsed_options, self.wire, door=self.door)
-            self._questions: Questions = load.questions(self._cell)
-            self._client: Client = client_for(self._cell, timeout=load.timeout_s)
+            self._target: Target = target_of_options(self.environment.parsed_options, self.wire, door=self.door)
+            self._questions: Questions = load.questions(self._target)
+            self._client: Client = client_for(self._target, timeout=load.timeout_s)
         except LoadTestError as exc:
             logger.error("%s", exc)
             raise StopUser from exc
@@ -61,19 +61,13 @@ class GoldenUser(User):
     def ask(self) -> None:
         """One question: sent, read, then judged outside the timer."""
         question = next(self._order)
-        sent = time.perf_counter()
-        try:
-            reply = self._client.send(self._requests[question])
-        except gevent.GreenletExit:
-            # Locust gave up waiting for this user; the request had its chance and counts.
-            self._load.recorder.add(sent, time.perf_counter() - sent, Outcome.TIMEOUT, "cut off at the end of the run")
-            raise
-        origin = ServedBy.of(dict(reply.marks))
-        outcome, detail = self._questions.verdict(self._cell, question, reply, origin)
-        self._load.recorder.add(sent, reply.seconds, outcome, detail, origin)
+        reply = self._client.send(self._requests[question])
+        outcome, detail = self._questions.judged(question, reply)
+        if outcome is Outcome.OK and (wrong := astray(self._target, ServedBy.of(reply.marks))):
+            outcome, detail = Outcome.WRONG_ANSWER, wrong
         self.environment.events.request.fire(
             request_type=self.wire,
-            name=self._cell.label,
+            name=self._target.name,
             response_time=reply.seconds * 1e3,
             response_length=len(reply.body),
             exception=None if outcome is Outcome.OK else FailedRequestError(f"{outcome}: {detail}"),

@@ -16,7 +16,7 @@ import orjson
 from gateway.core.messages import TensorSpec
 from gateway.core.tensor import NUMPY_DTYPE, NDArray, Tensor
 from loadtests import protobuf
-from loadtests.cells import Transport
+from loadtests.cell_spec import Transport
 from loadtests.replies import BadReplyError, RefusedError
 
 Encode = Callable[[str, Sequence[Tensor]], bytes]

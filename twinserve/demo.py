@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +13,16 @@ from typing import Any
 
 from rich.console import Console
 
+from loadtests.campaign import session
+from loadtests.campaign.demo import demo_campaign
 from loadtests.campaign.lock import LOCK, sole_campaign
-from loadtests.cells import Addresses, Cell, demo_cells
+from loadtests.campaign.options import Host, Options
+from loadtests.campaign_report import write
+from loadtests.cell_spec import STACKS
 from loadtests.errors import LoadTestError
 from loadtests.golden import Golden, load_golden
-from loadtests.report.page import write_report
-from loadtests.results import CellResult
-from loadtests.run import run_cell
+from loadtests.replies import Outcome
+from loadtests.store.stored import StoredRun, target_key
 from loadtests.summary import build_summary, write_summary
 from loadtests.table import results_table
 from serving.interrupts import Interrupts
@@ -31,7 +36,6 @@ from twinserve.steps import Note, Steps
 
 MODELS = ("simplenn", "digits")
 BUILD_STEPS = {"train": "Train", "convert": "Convert", "export": "Export", "verify": "Verify"}
-STACKS = ("torchserve", "tfserving")
 # Serve, predict, load and report.
 OTHER_STEPS = 4
 
@@ -64,8 +68,8 @@ def run(options: DemoOptions, console: Console) -> None:
                 _build(options, steps)
             with _served(options, steps) as stack:
                 _predict(options, steps, stack)
-                results = _load(options, steps, stack)
-            _report(options, steps, results, console)
+                measured = _load(options, steps, stack)
+            _report(options, steps, measured, console)
     except (LaunchError, LoadTestError, PredictError) as exc:
         raise DemoFailedError(str(exc)) from exc
     console.print(
@@ -138,53 +142,48 @@ def _compare(golden: Golden, rows: int, question: Question, protocol: str, answe
         )
 
 
-def _load(options: DemoOptions, steps: Steps, stack: LocalStack) -> list[CellResult]:
-    ports = stack.ports
-    host = stack.settings.host
-    addresses = Addresses(
-        **{
-            f"{server}_{transport}": f"{host}:{getattr(ports, f'{server}_{transport}_port')}"
-            for server in ("gateway", *STACKS)
-            for transport in ("rest", "grpc")
-        }
-    )
-    cells = demo_cells(MODELS, servers={name: stack.servers[name] for name in STACKS}, addresses=addresses)
+def _load(options: DemoOptions, steps: Steps, stack: LocalStack) -> StoredRun:
+    """A campaign of one round over every way to the stacks; returns its run."""
+    folder = options.artifacts / "demo"
+    # Each demo replaces the one before.
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    (folder / "summary.json").unlink(missing_ok=True)
+    text = demo_campaign(MODELS, seconds=options.seconds, users=options.users, stacks=STACKS)
     with steps.step("Load") as note:
-        results = [
-            _measure(options, stack, cell, lambda text, at=number: note(f"{at}/{len(cells)} {text}"))
-            for number, cell in enumerate(cells, 1)
-        ]
-        failures = sum(result.failures for result in results)
-        note(f"{len(cells)} cells, {sum(result.requests for result in results)} requests, {failures} failures")
-    return results
+        own = Options(options.artifacts, folder / "runs", formats=(), host=Host(stack, note))
+        # What a campaign prints beside its cells is for a command of its own.
+        outcome = session.run(text, "demo", "the demo's campaign", own, Console(file=io.StringIO()))
+        assert outcome.run is not None  # noqa: S101 - it was not asked for its plan alone
+        run = StoredRun(outcome.run)
+        lines = [line for line in run.cells() if not line["control"]]
+        failures = sum(_failed(line) for line in lines)
+        requests = sum(sum(line["outcomes"].values()) for line in lines)
+        note(f"{len(lines)} cells, {requests} requests, {failures} failures")
+    return run
 
 
-def _measure(options: DemoOptions, stack: LocalStack, cell: Cell, note: Note) -> CellResult:
-    note(cell.label)
-    try:
-        return run_cell(
-            cell,
-            artifacts=options.artifacts,
-            users=options.users,
-            seconds=options.seconds,
-            out_dir=options.artifacts / "demo" / "cells",
-        )
-    finally:
-        # A server that died in the middle of a cell ends the demo with its own last words.
-        stack.check()
-
-
-def _report(options: DemoOptions, steps: Steps, results: list[CellResult], console: Console) -> None:
+def _report(options: DemoOptions, steps: Steps, run: StoredRun, console: Console) -> None:
     folder = options.artifacts / "demo"
     with steps.step("Report") as note:
-        summary = build_summary(results, artifacts=options.artifacts)
+        order = list(run.ledger())
+        lines = sorted(run.cells(), key=lambda line: order.index(_key(line)))
+        summary = build_summary(lines, artifacts=options.artifacts, environment=run.manifest()["environment"])
         write_summary(summary, folder / "summary.json")
-        write_report(summary, results, folder / "report.html")
+        (page,) = write(run.path)
+        shutil.copyfile(page, folder / "report.html")
         note(f"{folder / 'summary.json'} and {folder / 'report.html'}")
     console.print(results_table(summary))
-    worst = max(results, key=lambda result: result.failures)
-    if worst.failures:
+    worst = max(lines, key=_failed)
+    if _failed(worst):
         raise DemoFailedError(
-            f"requests failed, the most in {worst.cell.label}: {dict(worst.outcomes)}; {dict(worst.examples)}\n"
-            f"The samples and logs of each cell are in {folder / 'cells'}"
+            f"requests failed, the most of {worst['model']} on {worst['target']}: {worst['outcomes']}; "
+            f"{worst['failures']}\nEvery request is in {run.raw}, what the generator printed in {run.path / 'logs'}"
         )
+
+
+def _key(line: Mapping[str, Any]) -> str:
+    return target_key(line["model"], line["target"], line["control"])
+
+
+def _failed(line: Mapping[str, Any]) -> int:
+    return int(sum(line["outcomes"].values()) - line["outcomes"].get(Outcome.OK, 0))

@@ -13,14 +13,25 @@ from loadtests.analysis.cell import MAX_ERRORS
 from loadtests.analysis.likeness import Family, unlike
 from loadtests.analysis.samples import Values
 from loadtests.analysis.series import METRICS, Line, Metric, Series, series_of
-from loadtests.analysis.statistics import MIN_ROUNDS, Interval, Verdict, bootstrap_mean, paired_verdicts, resolution
+from loadtests.analysis.statistics import (
+    MIN_CONTROL_ROUNDS,
+    MIN_ROUNDS,
+    Interval,
+    Verdict,
+    bootstrap_mean,
+    paired_verdicts,
+    resolution,
+)
 from loadtests.store.stored import target_key
 
 # With more rounds left out than this, what is left is a selection.
 _MAX_LEFT_OUT = 0.2
 Control = Mapping[tuple[str, str], float]
 QUICK = "a quick look gives figures, no verdict"
-NO_CONTROL = f"no A/A control with {MIN_ROUNDS} valid rounds, so nobody knows what differs here by itself"
+NO_CONTROL = (
+    f"no A/A control with {MIN_CONTROL_ROUNDS} valid rounds and four fifths of all, so nobody knows what differs here "
+    "by itself"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +117,7 @@ def within_run(
     A verdict is about the scenario's own figure, paired by round; Holm corrects within each family. Rounds in which
     either side is invalid or has no figure are left out, except for the figures of a pair that has no other. There is
     no verdict in the tier `quick`, where fewer than six rounds are left or more than a fifth was left out, without an
-    A/A control of six rounds, on response times where more than 0.1 % of a round's requests failed, on a figure that
+    A/A control of five rounds, on response times where more than 0.1 % of a round's requests failed, on a figure that
     is zero, between stacks where a stand-in answered, or where the ledgers differ and `allow_unlike` does not ask for
     it.
     """
@@ -141,8 +152,10 @@ def log_ratios(a: Series, b: Series, metric: str, rounds: Sequence[int]) -> Valu
 
 
 def _resolution(pair: tuple[Family, Series, Series], metric: str) -> float:
+    every = pair[1].rounds.keys() | pair[2].rounds.keys()
     values = log_ratios(pair[1], pair[2], metric, _both_valid(pair[1], pair[2]))
-    return resolution(values) if len(values) >= MIN_ROUNDS else math.nan
+    enough = len(values) >= MIN_CONTROL_ROUNDS and len(every) - len(values) <= _MAX_LEFT_OUT * len(every)
+    return resolution(values) if enough else math.nan
 
 
 def _both_valid(a: Series, b: Series) -> list[int]:
@@ -179,7 +192,7 @@ def _comparison(
     why = ""
     if family == "control":
         why = "an A/A control: the same target twice"
-    elif tier == "quick":
+    elif tier != "run":
         why = QUICK
     elif family == "stacks" and stand_in:
         why = "a stand-in answered: its speed says nothing of the server that it stands for"
@@ -219,7 +232,8 @@ def too_few(rounds: int, valid: int, count: int, metric: Metric) -> str:
         return f"{rounds - valid} of {rounds} rounds are invalid"
     if count < MIN_ROUNDS:
         lacking = "" if count == valid else f" with enough samples for {metric.title}"
-        return f"{count} valid rounds{lacking}; a verdict needs {MIN_ROUNDS}"
+        spare = f": with {rounds} rounds none may be lost, with 8 or more one may" if rounds >= MIN_ROUNDS else ""
+        return f"{count} valid rounds{lacking}; a verdict needs {MIN_ROUNDS}{spare}"
     if rounds - count > _MAX_LEFT_OUT * rounds:
         return (
             f"{rounds - count} of {rounds} rounds are left out: {rounds - valid} are invalid, the others lack figures"
@@ -268,12 +282,21 @@ def _pairs(series: Sequence[Series], ledger: Mapping[str, Any]) -> Iterator[tupl
         if twin and other:
             yield "control", other, own
     real = [own for own in series if not own.first.get("control")]
+    # A stack is represented by the variant that the campaign names first: pairs of all with all would only bury it.
+    leading: dict[tuple[str, str, str], str] = {}
+    for own in real:
+        leading.setdefault((own.model, own.scenario, own.identity), str(own.first["variant"]))
     for place, a in enumerate(real):
         for b in real[place + 1 :]:
-            if (a.model, a.scenario) == (b.model, b.scenario):
-                family = _family(a, b, ledger)
-                if family is not None:
-                    yield family, *_ordered(family, a, b)
+            if (a.model, a.scenario) != (b.model, b.scenario):
+                continue
+            family = _family(a, b, ledger)
+            if family == "stacks" and any(
+                leading[own.model, own.scenario, own.identity] != own.first["variant"] for own in (a, b)
+            ):
+                continue
+            if family is not None:
+                yield family, *_ordered(family, a, b)
 
 
 def _family(a: Series, b: Series, ledger: Mapping[str, Any]) -> Family | None:
@@ -291,6 +314,9 @@ def _family(a: Series, b: Series, ledger: Mapping[str, Any]) -> Family | None:
     if len(differ) != 1:
         return None
     if differ == ["gateway"] and not _same_upstream(a, b):
+        return None
+    if differ != ["gateway"] and bool(a.first.get("upstream_protocol")) != bool(b.first.get("upstream_protocol")):
+        # Of one it is known what the gateway speaks behind it, of the other that is the gateway's to choose.
         return None
     return differ[0]  # type: ignore[return-value]  # a key of `same`
 

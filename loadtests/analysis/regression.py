@@ -101,7 +101,7 @@ def compare_runs(a: Path, b: Path, *, allow_unlike: bool = False) -> Regression:
         *_loads(runs, [(series[0][key], series[1][key]) for key in both]),
     )
     margins = _margins(runs)
-    quick = "quick" in (runs[0].tier, runs[1].tier)
+    quick = any(run.tier != "run" for run in runs)
     refused = differences if not allow_unlike else ()
     changes = _changes([(series[0][key], series[1][key]) for key in both], margins, quick=quick, refused=bool(refused))
     title = f"{runs[1].id} against {runs[0].id}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtests.analysis.search import found_rate
+from loadtests.analysis.search import Try, found_rate
 
 Line = Mapping[str, Any]
 
@@ -119,9 +119,8 @@ class Series:
         lines = self.rounds.get(number, [])
         if not self.is_search:
             return bool(lines) and all(line["valid"] for line in lines)
-        best = self.value(number, "lambda")
-        found = best is not None and any(line["valid"] and line["rate_offered"] == best for line in lines)
-        return found and not self.open_ended(number)
+        best = self.at_best(number)
+        return bool(best and best["meets_slo"] and best["valid"]) and not self.open_ended(number)
 
     def open_ended(self, number: int) -> bool:
         """Whether a search ended without a faster rate that missed the objective: then lambda* is at least that."""
@@ -134,8 +133,7 @@ class Series:
 
     def failed_share(self, number: int) -> float:
         """The share of a round's scheduled requests without a right answer; of a search, of the try at its rate."""
-        lines = self.rounds.get(number, [])
-        outcomes = self._at_best(lines).get("outcomes") or {} if lines else {}
+        outcomes = (self.at_best(number) or {}).get("outcomes") or {}
         total = sum(outcomes.values())
         return 1 - float(outcomes.get("ok", 0)) / total if total else 0.0
 
@@ -159,17 +157,24 @@ class Series:
             return None
         if metric == "lambda":
             return found_rate(_tried(lines))
-        found = _figure(self._at_best(lines), metric)
+        found = _figure(self.at_best(number) or {}, metric)
         return None if found is None else float(found)
 
-    def _at_best(self, lines: list[Line]) -> Line:
+    def at_best(self, number: int) -> Line | None:
+        """The line that a round's figures are of: of a search the try that met the objective at the rate found.
+
+        Where none did it is the first; None where the round is not there.
+        """
+        lines = self.rounds.get(number, [])
         if not self.is_search:
-            return lines[0]
+            return next(iter(lines), None)
         best = found_rate(_tried(lines))
-        return next((line for line in lines if line["rate_offered"] == best), lines[0])
+        met = (line for line in lines if line["rate_offered"] == best and line["meets_slo"])
+        # A valid one before others: a rate may have been tried more than once.
+        return next(iter(sorted(met, key=lambda line: not line["valid"])), next(iter(lines), None))
 
 
-def _tried(lines: Iterable[Line]) -> list[tuple[float, bool]]:
+def _tried(lines: Iterable[Line]) -> list[Try]:
     """The rates of a search that say something of the server."""
     return [(float(line["rate_offered"]), line["meets_slo"]) for line in lines if line["meets_slo"] is not None]
 

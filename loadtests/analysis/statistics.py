@@ -25,6 +25,8 @@ EQUIVALENCE = 0.05
 ALPHA = 0.05
 # The smallest two-sided p-value of R rounds is 2 / 2^R; six are the first that get below 5 %.
 MIN_ROUNDS = 6
+# What an A/A control cannot tell apart is the end of an interval, not a p-value: it needs fewer.
+MIN_CONTROL_ROUNDS = 5
 # Up to here every assignment is tried: 2^20 sign flips or as many ways to split two runs.
 _EXACT = 2**20
 _FAR = 200

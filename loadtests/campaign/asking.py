@@ -57,10 +57,10 @@ class Asker:
         key = (question, rows)
         if key not in self._bodies:
             tensors = self._golden.tensors(question, rows)
-            self._bodies[key] = self._wire.encode(self._target.model, tensors)
+            self._bodies[key] = self._wire.encode(self._target.asked_for, tensors)
         body = self._bodies[key]
         began = time.perf_counter()
-        outcome, status, reply, detail = self._connection.exchange(self._wire.target(self._target.model), body)
+        outcome, status, reply, detail = self._connection.exchange(self._wire.target(self._target.asked_for), body)
         seconds = time.perf_counter() - began
         sizes = {"bytes_out": len(body), "bytes_in": len(reply)}
         if outcome is not Outcome.OK:

@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 
 from gateway.core.contract import ContractError, ModelContract
-from loadtests.cells import STACKS, TRANSPORTS, Addresses
+from loadtests.addresses import Addresses
 from loadtests.errors import LoadTestError
+from loadtests.store.stored import read_object
 from serving.local import LocalStack
 from serving.models import build_command, build_models, finished_step
 from serving.processes import LaunchError, PortTaken
@@ -22,12 +23,12 @@ from serving.settings import LaunchSettings, Ports, is_free
 from serving.state import RunState, running
 
 Report = Callable[[str], None]
-SERVERS = ("gateway", *STACKS)
 # The ports of each server, in the order in which the launcher's state lists them.
 _LISTED: dict[str, tuple[str, ...]] = {
     "gateway": ("gateway_rest", "gateway_grpc"),
     "torchserve": ("torchserve_rest", "torchserve_management", "torchserve_metrics", "torchserve_grpc"),
     "tfserving": ("tfserving_grpc", "tfserving_rest"),
+    "tfserving-nograppler": ("tfserving_nograppler_grpc", "tfserving_nograppler_rest"),
 }
 _POLL_S = 0.01
 
@@ -91,13 +92,21 @@ class Fleet:
 
 
 def variants_of(models_dir: Path) -> dict[str, dict[str, str]]:
-    """Every model with a contract, by name, with its variants and the stack that serves each."""
+    """Every model with a contract, by name, with its variants and the stack that serves each: each stack's own first.
+
+    The others are what `variants/<variant>/variant.json` says is available.
+    """
     try:
         # A hidden folder is a build that goes on, or was interrupted.
-        contracts = [ModelContract.load(path) for path in sorted(models_dir.glob("[!.]*/contract.json"))]
+        contracts = {path.parent: ModelContract.load(path) for path in sorted(models_dir.glob("[!.]*/contract.json"))}
     except ContractError as exc:
         raise LoadTestError(str(exc)) from exc
-    return {contract.name: dict(contract.variants or {}) for contract in contracts}
+    return {contract.name: {**(contract.variants or {}), **_built(folder)} for folder, contract in contracts.items()}
+
+
+def _built(folder: Path) -> dict[str, str]:
+    records = [read_object(path) for path in sorted(folder.glob("variants/[!.]*/variant.json"))]
+    return {str(each["variant"]): str(each["stack"]) for each in records if each.get("available")}
 
 
 def build_where_missing(models_dir: Path, report: Report) -> None:
@@ -121,22 +130,22 @@ def choose_ports(artifacts: Path) -> tuple[RunState | None, Ports]:
 
 def addresses_of(state: RunState | None, ports: Ports, host: str) -> Addresses:
     """Where the servers listen, or will."""
-    numbers = {
-        f"{name}_{transport}": getattr(ports, f"{name}_{transport}_port")
-        for name in SERVERS
-        for transport in TRANSPORTS
-    }
+    # What no launcher of this version starts keeps its usual address.
+    numbers = {key: found for key in Addresses.__slots__ if (found := getattr(ports, f"{key}_port", None))}
     for server in state.servers if state else ():
         numbers |= dict(zip(_LISTED.get(server.name, ()), server.ports, strict=False))
-    return Addresses(**{key: f"{host}:{numbers[key]}" for key in Addresses.__slots__})
+    return Addresses(**{key: f"{host}:{number}" for key, number in numbers.items() if key in Addresses.__slots__})
 
 
 @contextmanager
-def fleet_of(artifacts: Path, *, needed: bool, report: Report) -> Iterator[Fleet]:
-    """The servers: those of `twinserve up` where they run, else started here and ended with the block.
+def fleet_of(artifacts: Path, *, needed: bool, report: Report, stack: LocalStack | None = None) -> Iterator[Fleet]:
+    """The servers: `stack` where it is given, those of `twinserve up` where they run, else started and ended here.
 
     Without `needed` nothing is started. Raises LoadTestError where they cannot be started.
     """
+    if stack is not None:
+        yield _fleet_of_stack(stack)
+        return
     state, ports = choose_ports(artifacts)
     settings = LaunchSettings(artifacts=artifacts)
     addresses = addresses_of(state, ports, settings.host)
@@ -154,11 +163,14 @@ def fleet_of(artifacts: Path, *, needed: bool, report: Report) -> Iterator[Fleet
         yield Fleet(addresses, names, pids, management=management)
         return
     with ExitStack() as running_here:
-        stack = _started(settings, ports, report, running_here)
-        pids = {child.server.name: child.pid for child in stack.children}
-        management = f"{settings.host}:{stack.ports.torchserve_management_port}"
-        addresses = addresses_of(None, stack.ports, settings.host)
-        yield Fleet(addresses, dict(stack.servers), pids, stack, management)
+        yield _fleet_of_stack(_started(settings, ports, report, running_here))
+
+
+def _fleet_of_stack(stack: LocalStack) -> Fleet:
+    host, ports = stack.settings.host, stack.ports
+    pids = {child.server.name: child.pid for child in stack.children}
+    management = f"{host}:{ports.torchserve_management_port}"
+    return Fleet(addresses_of(None, ports, host), dict(stack.servers), pids, stack, management)
 
 
 def _started(settings: LaunchSettings, ports: Ports, report: Report, running_here: ExitStack) -> LocalStack:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from loadtests.campaign.plan import is_search
+from loadtests.campaign.plan import is_search, requests_of
 from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.disk import DiskFullError, full, telling_full, write_whole
 from loadtests.errors import LoadTestError
@@ -26,8 +26,6 @@ _BALLAST_BYTES = 1 << 20
 # A cell is not begun with less room than this and what it may record: a row of the raw record takes about so much.
 LEAST_FREE_BYTES = 16 << 20
 _ROW_BYTES = 150
-# What a closed loop may reach; nobody knows it beforehand.
-_CLOSED_RATE = 5000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +37,8 @@ class State:
     sealed: tuple[int, ...] = ()
     status: Status = "running"
     reason: str = ""
-    # Of each search, by `round/slug`: the rates tried, and whether each met the objective.
-    searches: Mapping[str, tuple[tuple[float, bool], ...]] = field(default_factory=dict)
+    # Of each search, by `round/slug`: the rates tried, and whether each met the objective; None: nobody can tell.
+    searches: Mapping[str, tuple[tuple[float, bool | None], ...]] = field(default_factory=dict)
     # Who measures, while the status is `running`.
     process: ProcessId = field(default_factory=lambda: ProcessId(0, ""))
 
@@ -62,8 +60,6 @@ class State:
             for cell in self.planned
             if is_search(cell)
             for number, (rate, _) in enumerate(self.searches.get(f"{cell.round}/{cell.slug}", ()), 1)
-            # The mark that ends a search is no rate.
-            if rate > 0
         )
 
     @classmethod
@@ -77,7 +73,7 @@ class State:
                 status=document["status"],
                 reason=document["reason"],
                 searches={
-                    key: tuple((float(rate), bool(met)) for rate, met in tried)
+                    key: tuple((float(rate), None if met is None else bool(met)) for rate, met in tried)
                     for key, tried in document["searches"].items()
                 },
                 process=ProcessId(**document.get("process", {"pid": 0, "began": ""})),
@@ -235,8 +231,7 @@ class RunFolder:
 
     def check_room(self, cell: CellSpec) -> None:
         """Raises DiskFullError where there is too little room to begin a cell."""
-        requests = sum((step.rate or _CLOSED_RATE) * step.seconds for step in cell.load.steps)
-        needed = LEAST_FREE_BYTES + int(requests * _ROW_BYTES)
+        needed = LEAST_FREE_BYTES + requests_of(cell) * _ROW_BYTES
         free = shutil.disk_usage(self.path).free
         if free < needed:
             raise full(self.path, f"{free >> 20} MB are left, and the next cell may need {needed >> 20}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -37,81 +36,107 @@ class Gpus(Protocol):
 
 
 @dataclass(slots=True)
+class Mean:
+    """Mean and largest of values that come one by one; what is None was not told."""
+
+    _sum: float = 0.0
+    _count: int = 0
+    most: float | None = None
+
+    def add(self, value: float | None) -> None:
+        """Takes a value."""
+        if value is not None:
+            self._sum, self._count = self._sum + value, self._count + 1
+            self.most = value if self.most is None else max(self.most, value)
+
+    @property
+    def mean(self) -> float | None:
+        """The mean, None without values."""
+        return round(self._sum / self._count, 3) if self._count else None
+
+
+@dataclass(slots=True)
+class Device:
+    """What the readings of one GPU amount to, one after another: none is kept, however long a soak lasts."""
+
+    name: str
+    power_over_time_j: float | None = None  # of the watts that were read, by trapezoids
+    _shares: Mean = field(default_factory=Mean)
+    _watts: Mean = field(default_factory=Mean)
+    _memory: int | None = None
+    _power: tuple[float, float] | None = None
+    _counter: list[float] = field(default_factory=list)
+
+    def add(self, reading: Reading) -> None:
+        """Takes a reading."""
+        self._shares.add(reading.utilisation)
+        self._watts.add(reading.power_w)
+        if reading.memory is not None:
+            self._memory = max(self._memory or 0, reading.memory)
+        if reading.power_w is not None:
+            if self._power is not None:
+                at, watts = self._power
+                joules = (reading.at - at) * (watts + reading.power_w) / 2
+                self.power_over_time_j = (self.power_over_time_j or 0.0) + joules
+            self._power = reading.at, reading.power_w
+        if reading.energy_j is not None:
+            # The first and the latest.
+            self._counter = [*self._counter[:1], reading.energy_j]
+
+    def to_json(self) -> Json:
+        """Means and peaks. Energy is the driver's own counter where it has one, else the power over time."""
+        energy, how = self.power_over_time_j, "estimated"
+        if len(self._counter) == 2 and self._counter[1] >= self._counter[0]:
+            energy, how = self._counter[1] - self._counter[0], "measured"
+        return {
+            "name": self.name,
+            "utilisation_mean": self._shares.mean,
+            "utilisation_max": self._shares.most,
+            "memory_peak": self._memory,
+            "power_w_mean": self._watts.mean,
+            "power_w_max": self._watts.most,
+            "energy_j": None if energy is None else round(energy, 3),
+            "energy": "not measured" if energy is None else how,
+        }
+
+
+@dataclass(slots=True)
 class GpuMeter:
-    """Collects readings between `begin` and `end`."""
+    """Takes readings between `begin` and `end`."""
 
     gpus: Gpus | None
     why: str = ""
-    _readings: list[Sequence[Reading]] = field(default_factory=list)
+    devices: Sequence[Device] = ()
 
     def begin(self) -> None:
         """Forgets earlier readings and takes the first."""
-        self._readings = []
+        self.devices = [Device(name) for name in self.gpus.names] if self.gpus is not None else ()
         self.sample()
 
     def sample(self) -> None:
         """Takes a reading."""
         if self.gpus is not None:
-            self._readings.append(self.gpus.read())
+            for device, reading in zip(self.devices, self.gpus.read(), strict=True):
+                device.add(reading)
 
     def end(self) -> Json:
-        """The figures, as JSON."""
+        """The figures of each GPU and the energy of all, as JSON; idle power is in it."""
         if self.gpus is None:
             return {"status": "not measured", "why": self.why}
         self.sample()
-        return summary(self.gpus.names, self.gpus.driver, self._readings)
+        devices = [device.to_json() for device in self.devices]
+        energies = [device["energy_j"] for device in devices if device["energy_j"] is not None]
+        return {
+            "status": "measured",
+            "driver": self.gpus.driver,
+            "devices": devices,
+            "energy_j": round(sum(energies), 3) if energies else None,
+        }
 
     def close(self) -> None:
         """Lets the library go."""
         if self.gpus is not None:
             self.gpus.close()
-
-
-def summary(names: Sequence[str], driver: str, readings: Sequence[Sequence[Reading]]) -> Json:
-    """Every GPU's figures, and the energy of all of them.
-
-    Energy is the driver's own counter where it has one ("measured"), else the power over time ("estimated"); idle power
-    is in it.
-    """
-    devices = [_device(name, [each[index] for each in readings]) for index, name in enumerate(names)]
-    energies = [device["energy_j"] for device in devices if device["energy_j"] is not None]
-    return {
-        "status": "measured",
-        "driver": driver,
-        "devices": devices,
-        "energy_j": round(sum(energies), 3) if energies else None,
-    }
-
-
-def _device(name: str, readings: Sequence[Reading]) -> Json:
-    utilisation = [each.utilisation for each in readings if each.utilisation is not None]
-    memory = [each.memory for each in readings if each.memory is not None]
-    power = [(each.at, each.power_w) for each in readings if each.power_w is not None]
-    counter = [each.energy_j for each in readings if each.energy_j is not None]
-    energy, how = None, "not measured"
-    if len(counter) > 1 and counter[-1] >= counter[0]:
-        energy, how = counter[-1] - counter[0], "measured"
-    elif len(power) > 1:
-        energy, how = _integral(power), "estimated"
-    return {
-        "name": name,
-        "utilisation_mean": _mean(utilisation),
-        "utilisation_max": max(utilisation, default=None),
-        "memory_peak": max(memory, default=None),
-        "power_w_mean": _mean([watts for _, watts in power]),
-        "power_w_max": max((watts for _, watts in power), default=None),
-        "energy_j": energy if energy is None else round(energy, 3),
-        "energy": how,
-    }
-
-
-def _integral(power: Sequence[tuple[float, float]]) -> float:
-    pairs = itertools.pairwise(power)
-    return sum((later - earlier) * (before + after) / 2 for (earlier, before), (later, after) in pairs)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return round(sum(values) / len(values), 3) if values else None
 
 
 def gpu_meter(clock: Callable[[], float]) -> GpuMeter:

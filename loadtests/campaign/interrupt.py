@@ -20,13 +20,20 @@ class StoppedError(Exception):
 class TwoStage:
     """Inside the block, signals raise nothing: the first Ctrl-C sets `finish`, another one, or SIGTERM, sets `stop`.
 
-    `tell` is given a line for the user. Does nothing outside the main thread, where Python handles no signals.
+    With `at_once` already the first one sets `stop`. `number` is the last
+    signal; `tell` is given a line for the user. Does nothing outside the main thread, where Python handles no signals.
     """
 
     def __init__(
-        self, tell: Callable[[str], None] = lambda _: None, clock: Callable[[], float] = time.monotonic
+        self,
+        tell: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        at_once: bool = False,
     ) -> None:
         self.finish = False
+        self.number = signal.SIGINT
+        self._at_once = at_once
         self.stop = threading.Event()
         self._tell, self._clock = tell, clock
         self._last = float("-inf")
@@ -50,8 +57,8 @@ class TwoStage:
         now = self._clock()
         if now - self._last < SAME_SIGNAL_S:  # the same signal to the process and to its group
             return
-        self._last = now
-        if number == signal.SIGINT and not self.finish:
+        self._last, self.number = now, signal.Signals(number)
+        if number == signal.SIGINT and not self.finish and not self._at_once:
             self.finish = True
             self._tell("Ctrl-C: finishing this round, then the report. Again: stop now.")
         elif not self.stop.is_set():

@@ -176,7 +176,7 @@ def _settings(target: Target, programs: Mapping[str, Json], sources: Sources) ->
         found |= _gateway_settings(sources.run_dir / "gateway.yaml", target)
     # The management address is that of the configured TorchServe; one at an address of the user's is another.
     if target.stack == "torchserve" and "torchserve" in programs and sources.management:
-        found |= torchserve_settings(_get(sources.management, f"/models/{target.model}"))
+        found |= torchserve_settings(_get(sources.management, f"/models/{target.asked_for}"))
     if target.stack == "tfserving" or (target.path == "direct" and target.protocol.startswith("tfserving")):
         command = programs.get("tfserving", next(iter(programs.values()), {})).get("command", [])
         found |= tfserving_settings(command)

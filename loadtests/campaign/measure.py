@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from loadtests.analysis.search import END
+from loadtests.analysis.search import Try, lost_rates
 from loadtests.campaign import cold
 from loadtests.campaign.fleet import Fleet, Restarted
 from loadtests.campaign.folder import RunFolder, State, read_json, write_json
@@ -27,14 +27,11 @@ from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.disk import telling_full
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
-from loadtests.raw import RAW_SCHEMA, read_rows
-from loadtests.store.seal import ended
+from loadtests.raw import RAW_SCHEMA, ended, read_rows
 
 Line = dict[str, Any]
 # A search that does not end by itself ends here.
 _MOST_TRIES = 40
-# So many tries in which the generator could not keep up, and none that passed, end it too.
-_MOST_HELD_UP = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +84,17 @@ class Measurer:
     def _search(self, cell: CellSpec) -> None:
         key = _search_key(cell)
         tried = self.state.searches.get(key, ())
-        held_up = 0
         while (rate := self._next(cell, tried)) is not None:
             line = self._one(at_rate(cell, rate, len(tried) + 1), search=cell.slug)
             met = line.get("meets_slo")
             word = "cannot be told to meet" if met is None else "meets" if met else "misses"
             self.say(f"{cell.target.name}: {rate:g} requests/s {word} {cell.slo_ms:g} ms")
-            tried = (*tried, (rate, bool(met)))
-            held_up += met is None
-            if held_up == _MOST_HELD_UP and not any(ok for _, ok in tried):
-                # Slower still would take longer and longer, and say nothing of the server.
-                self.say(f"{cell.target.name}: the generator is held up at any rate; the search ends without one")
-                tried = (*tried, END)
+            tried = (*tried, (rate, met))
             self._save(replace(self.state, searches={**self.state.searches, key: tried}))
+        if lost_rates(tried) and not any(ok for _, ok in tried):
+            self.say(f"{cell.target.name}: the generator is held up at any rate; the search ends without one")
 
-    def _next(self, cell: CellSpec, tried: Sequence[tuple[float, bool]]) -> float | None:
+    def _next(self, cell: CellSpec, tried: Sequence[Try]) -> float | None:
         if len(tried) >= _MOST_TRIES:
             return None
         return self.seams.next_rate(tried, first=self._first_guess(cell))
@@ -159,7 +152,7 @@ class Measurer:
         return restarted
 
     def _cold(self, cell: CellSpec, restarted: Restarted) -> Line:
-        golden = load_golden(self.artifacts, cell.target.model)
+        golden = load_golden(self.artifacts, cell.target.model, cell.target.variant)
         t0 = cold.wall_of(restarted.began)
         asked = cold.ask_after(restarted, cell, golden, stop=self.stop.is_set, clock=time.perf_counter)
         start = cold.cold_start(restarted.ready_s, asked).to_json()

@@ -84,6 +84,7 @@ def parity_of(target: Target, golden: Golden, rows: int, ask: Callable[[int, int
     told: list[Told] = []
     faults: list[str] = []
     largest: list[tuple[float, float]] = []
+    kept: list[NDArray] = []
     spent = 0.0
     every = [(question, size) for size in (rows, *more) for question in questions_of(golden, size)]
     for question, size in every:
@@ -96,6 +97,8 @@ def parity_of(target: Target, golden: Golden, rows: int, ask: Callable[[int, int
             faults.append(fault)
         if reply.answer is not None:
             largest += _distances(golden, question, size, reply.answer)
+        if fault is None and reply.answer is not None and golden.agreement is not None:
+            kept.append(golden.classes_kept(question, size, reply.answer))
         if len(told) == _GIVE_UP_AFTER and all(each.outcome in _ERRORS for each in told):
             raise LoadTestError(
                 f"target '{target.name}' at {target.address} answers no golden question of model '{target.model}': "
@@ -103,6 +106,8 @@ def parity_of(target: Target, golden: Golden, rows: int, ask: Callable[[int, int
             )
         if spent > _LONGEST_GATE_S:
             break
+    if kept and golden.agreement is not None and (share := float(np.concatenate(kept).mean())) < golden.agreement:
+        faults.append(f"the original's class on {share:.1%} of the rows; at least {golden.agreement:.1%} is expected")
     first = told[: len(questions_of(golden, rows))]
     return Parity(
         checked=len(told),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -27,19 +27,25 @@ class CampaignError(LoadTestError):
         super().__init__("\n".join([f"{source}: {count}", *(f"  line {n}: {text}" for n, text in self.problems)]))
 
 
-def read_campaign(path: Path, built_models: Iterable[str] | None = None) -> Campaign:
-    """The campaign of a file; raises CampaignError. `built_models`, where given, are those that may be named."""
+def text_of(path: Path) -> str:
+    """The text of a campaign file; raises LoadTestError where it cannot be read."""
     try:
-        text = path.read_text("utf-8")
+        return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise LoadTestError(f"cannot read the campaign '{path}': {exc}") from exc
-    return campaign_of(text, str(path), name=path.stem, built_models=built_models)
 
 
 def campaign_of(
-    text: str, source: str, *, name: str = "campaign", built_models: Iterable[str] | None = None
+    text: str,
+    source: str,
+    *,
+    name: str = "campaign",
+    built_models: Mapping[str, Collection[str]] | Collection[str] | None = None,
 ) -> Campaign:
-    """Like `read_campaign`, from the text; `name` is the campaign's where it gives itself none."""
+    """The campaign of a file's text; raises CampaignError. `name` is the campaign's where it gives itself none.
+
+    `built_models` may map each model to its variants; then those are checked as well.
+    """
     try:
         document = parse(text)
     except NotYamlError as exc:
@@ -59,6 +65,7 @@ def campaign_of(
     problems += [(document.line(place), f"{_dotted(place)}: {text}") for place, text in _mistakes(campaign)]
     if built_models is not None:
         problems += [(document.line(place), text) for place, text in _unknown(campaign, list(built_models))]
+        problems += [(document.line(place), text) for place, text in _unknown_variants(campaign, built_models)]
     if problems:
         raise CampaignError(source, problems)
     return campaign
@@ -174,6 +181,18 @@ def _unknown(campaign: Campaign, built: list[str]) -> Iterator[tuple[Place, str]
         unchecked = all(t.configured is None and not (campaign.parity if t.parity is None else t.parity) for t in own)
         if name not in built and not (own and unchecked):
             yield ("models", number), _not_built(name, built)
+
+
+def _unknown_variants(campaign: Campaign, built: Collection[str]) -> Iterator[tuple[Place, str]]:
+    """Variants that no model of the campaign has, where it is known which they have."""
+    known = {name for model in campaign.models for name in (built.get(model, ()) if isinstance(built, Mapping) else ())}
+    for number, name in enumerate(campaign.variants or ()):
+        if known and name not in known:
+            told = f"there are: {', '.join(sorted(known))}; `twinserve models list` says what else can be built"
+            yield (
+                ("variants", number),
+                f"no model of this campaign has '{_short(name)}'{_meant(name, sorted(known))}; {told}",
+            )
 
 
 def _meant(given: object, allowed: list[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 
 import psutil
 
+from loadtests.addresses import server_of
 from loadtests.campaign.asking import host_and_port
 from loadtests.campaign.containers import ContainerMeter, container_at
 from loadtests.campaign.gpu import GpuMeter
@@ -133,7 +134,9 @@ def meters_of(targets: Sequence[Target], pids: Mapping[str, int], configured: bo
         addresses = dict.fromkeys(target.address for target in targets)
         return [meter_at(next(t.name for t in targets if t.address == address), address) for address in addresses]
     names = dict.fromkeys(
-        name for target in targets for name in (["gateway"] if target.path == "gateway" else []) + [target.stack]
+        name
+        for target in targets
+        for name in (["gateway"] if target.path == "gateway" else []) + [server_of(target.stack, target.variant)]
     )
     return [
         ProcessMeter(name, pids[name]) if name in pids else Unmeasured(name, "its process is not known")

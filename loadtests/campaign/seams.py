@@ -66,7 +66,7 @@ class WriteReport(Protocol):
 class NextRate(Protocol):
     """Which rate a search tries next; None where it is over."""
 
-    def __call__(self, tried: Sequence[tuple[float, bool]], *, first: float = 50.0) -> float | None:
+    def __call__(self, tried: Sequence[tuple[float, bool | None]], *, first: float = 50.0) -> float | None:
         """The next rate."""
         ...
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 
+from loadtests.addresses import Endpoints
 from loadtests.campaign import lock, manifest
 from loadtests.campaign.asking import check_listening
 from loadtests.campaign.fleet import Fleet, addresses_of, build_where_missing, choose_ports, fleet_of, variants_of
@@ -23,9 +24,10 @@ from loadtests.campaign.gpu import gpu_meter
 from loadtests.campaign.interrupt import StoppedError, TwoStage
 from loadtests.campaign.ledger import Sources, key_of, ledger_of
 from loadtests.campaign.measure import Costs, Measurer
+from loadtests.campaign.options import Options
 from loadtests.campaign.outcome import Outcome, outcome_of
 from loadtests.campaign.parity import Parity, gate, warning
-from loadtests.campaign.plan import Plan, cool_down_of, is_search, plan_of, seconds_of
+from loadtests.campaign.plan import Plan, check_memory, cool_down_of, is_search, plan_of, seconds_of
 from loadtests.campaign.progress import Bar, spoken
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.resources import Meter, meters_of
@@ -34,26 +36,14 @@ from loadtests.campaign.seams import Seams
 from loadtests.campaign.settings import Campaign, TargetSettings
 from loadtests.campaign.targets import needed_stacks, targets_of
 from loadtests.cell_spec import CellSpec, Target
-from loadtests.cells import Endpoints
 from loadtests.disk import DiskFullError, telling_full
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
+from serving.interrupts import Terminated
 from serving.settings import LaunchSettings
 from serving.state import ProcessId
 
 Targets = Mapping[str, Sequence[tuple[Target, TargetSettings]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Where a campaign finds its models and leaves its run."""
-
-    artifacts: Path
-    runs: Path
-    command: Sequence[str] = tuple(sys.argv)
-    lock: Path = lock.LOCK
-    formats: Sequence[str] = ("html",)
-    plan_only: bool = False
 
 
 def run(text: str, name: str, source: str, options: Options, console: Console, seams: Seams | None = None) -> Outcome:
@@ -61,7 +51,7 @@ def run(text: str, name: str, source: str, options: Options, console: Console, s
     console_say = _says(console)
     # Mistakes before anything else; where no model is built at all, they may be built yet.
     campaign_of(text, source, name=name, built_models=variants_of(options.artifacts / "models") or None)
-    with lock.sole_campaign(name, options.lock) if not options.plan_only else _nothing():
+    with nullcontext() if options.plan_only or options.host else lock.sole_campaign(name, options.lock):
         campaign = _checked(text, name, source, options, console_say)
         plan = _planned(campaign, options)
         for line in plan_text(campaign, plan):
@@ -120,6 +110,8 @@ def plan_text(campaign: Campaign, plan: Plan) -> list[str]:
         lines.append(f"  A search tries about ten rates, so {searches} of the cells of a round may take more or less.")
     if campaign.tier == "run" and campaign.rounds < 6:
         lines.append(f"  No verdict can come of rounds: {campaign.rounds}; with fewer than 6 no p-value is below 0.05.")
+    elif campaign.tier == "run" and campaign.rounds < 8:
+        lines.append("  No round to spare: a target with one INVALID round gets no verdict; 8 leave room for one.")
     return lines
 
 
@@ -153,7 +145,7 @@ class _Session:
             seconds_of(self._campaign, cell) for cell in state.planned if (cell.round, cell.slug) not in state.done
         )
         bar = Bar(self._console, self._ready.plan.seconds, self._ready.plan.seconds - left)
-        with TwoStage(bar.tell) as signals:
+        with TwoStage(bar.tell, at_once=self._options.host is not None) as signals:
             measurer = self._measurer(state, signals.stop, bar)
             status: Status = "complete"
             reason = ""
@@ -181,6 +173,8 @@ class _Session:
                 measurer.gpu.close()
             self._seal(measurer, status == "complete")
             self._end(measurer, status, reason)
+        if self._options.host is not None and status != "complete":
+            raise KeyboardInterrupt if signals.number == signal.SIGINT else Terminated(signals.number)
         return self._reported()
 
     def _measurer(self, state: State, stop: threading.Event, bar: Bar) -> Measurer:
@@ -223,6 +217,8 @@ class _Session:
             for cell in cells:
                 what = f"Round {number + 1}/{plan.rounds}: {cell.target.model} {cell.scenario} on {cell.target.name}"
                 bar.now(what, seconds_of(self._campaign, cell))
+                if self._options.host is not None:
+                    self._options.host.tell(what)
                 signals.check()
                 measurer.measure(cell)
                 signals.stop.wait(cool_down)
@@ -257,7 +253,8 @@ class _Session:
     def _reported(self) -> Outcome:
         lines = self._folder.lines()
         try:
-            written = self._seams.write_report(self._folder.path, self._options.formats) if lines else []
+            formats = self._options.formats
+            written = self._seams.write_report(self._folder.path, formats) if lines and formats else []
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"Interrupted while the report was written; everything measured is in {self._folder.path}: "
@@ -281,10 +278,14 @@ def _checked(text: str, name: str, source: str, options: Options, say: Callable[
 
 
 def _planned(campaign: Campaign, options: Options) -> Plan:
-    state, ports = choose_ports(options.artifacts)
+    if options.host is not None:
+        state, ports = None, options.host.stack.ports
+    else:
+        state, ports = choose_ports(options.artifacts)
     addresses = addresses_of(state, ports, LaunchSettings(artifacts=options.artifacts).host)
     targets = targets_of(campaign, variants_of(options.artifacts / "models"), addresses, {}, endpoints=Endpoints())
     plan = plan_of(campaign, _only_targets(targets))
+    check_memory(plan, psutil.virtual_memory().total)
     for model, pairs in targets.items():
         if any(target.parity for target, _ in pairs):
             golden = load_golden(options.artifacts, model)
@@ -299,7 +300,8 @@ def _planned(campaign: Campaign, options: Options) -> Plan:
 @contextmanager
 def _ready(campaign: Campaign, options: Options, say: Callable[[str], None]) -> Iterator[_Ready]:
     needed = needed_stacks(campaign)
-    with fleet_of(options.artifacts, needed=bool(needed), report=say) as fleet:
+    stack = options.host.stack if options.host else None
+    with fleet_of(options.artifacts, needed=bool(needed), report=say, stack=stack) as fleet:
         if fleet.stack is None and needed and any(scenario.kind == "cold" for scenario in campaign.scenarios):
             raise LoadTestError(
                 "`cold` restarts servers that the campaign started itself, and `twinserve up` runs: "
@@ -319,7 +321,7 @@ def _ready(campaign: Campaign, options: Options, say: Callable[[str], None]) -> 
             if settings.address is not None:
                 check_listening(target)
             if target.parity:
-                found = gate(target, load_golden(options.artifacts, target.model), *rows)
+                found = gate(target, load_golden(options.artifacts, target.model, target.variant), *rows)
                 parities[key_of(target)] = found
                 if (told := warning(target, found)) is not None:
                     say(told)
@@ -378,8 +380,3 @@ def _says(console: Console) -> Callable[[str], None]:
             console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     return say
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

@@ -12,12 +12,12 @@ from pydantic_core import PydanticCustomError
 
 from loadtests.cell_spec import Kind, Path, Protocol
 
-Tier = Literal["quick", "run"]
+Tier = Literal["demo", "quick", "run"]
 Name = Annotated[str, Field(min_length=1, max_length=80)]
 
 # How long a cell measures and is warmed up where the scenario does not say, in seconds.
-DURATION_S: dict[Tier, float] = {"quick": 5.0, "run": 60.0}
-WARM_UP_S: dict[Tier, float] = {"quick": 3.0, "run": 30.0}
+DURATION_S: dict[Tier, float] = {"demo": 3.0, "quick": 5.0, "run": 60.0}
+WARM_UP_S: dict[Tier, float] = {"demo": 1.0, "quick": 3.0, "run": 30.0}
 
 _LOAD = ("duration_s", "warm_up_s", "warm_up_requests", "rows", "timeout_s")
 _OPEN = (*_LOAD, "rate", "arrivals", "slo_ms", "workers", "max_in_flight")
@@ -116,6 +116,8 @@ class TargetSettings(_Strict):
     """A stack that `twinserve up` runs, started where it does not run. With `address`: which stack answers there."""
     transport: Literal["rest", "grpc"] = "rest"
     """With `stack`: which of the stack's protocols is spoken, through the gateway: by the gateway."""
+    pin: Literal["endpoint", "stack"] = "endpoint"
+    """With `path: gateway` and no `address`: `stack` leaves it to the gateway how it speaks to the stack."""
     path: Path = "direct"
     """`gateway` asks the stack through the gateway; beside `address` it says that a gateway answers there."""
     protocol: Protocol | None = None
@@ -124,6 +126,8 @@ class TargetSettings(_Strict):
     """`host:port` or `http://host:port` of a server that you run."""
     model: Name | None = None
     """With `address`: the model it serves; every model of the campaign unless given."""
+    served_as: Name | None = None
+    """With `address`: the name by which the server knows the model, where that is another than `model`."""
     variant: str | None = None
     """With `address`: which export of the model it serves, such as `torchscript`, where you know."""
     server: str = ""
@@ -148,12 +152,16 @@ class TargetSettings(_Strict):
             raise PydanticCustomError("target", "expected either `stack` or `address`")
         if self.address is not None and self.protocol is None:
             raise PydanticCustomError("target", "a target with `address` needs `protocol`")
-        own = {"model", "variant", "server", "upstream"} & self.model_fields_set
+        own = {"model", "served_as", "variant", "server", "upstream"} & self.model_fields_set
         if self.configured is not None and (given := sorted(own)):
             raise PydanticCustomError(
                 "wrong_field",
                 "`{field}` goes with `address`; of a configured stack it is known",
                 {"field": given[0]},
+            )
+        if "pin" in self.model_fields_set and (self.address is not None or self.path == "direct"):
+            raise PydanticCustomError(
+                "wrong_field", "`pin` goes with `path: gateway` and without `address`", {"field": "pin"}
             )
         if self.upstream is not None and self.path == "direct":
             raise PydanticCustomError("wrong_field", "`upstream` goes with `path: gateway`", {"field": "upstream"})
@@ -187,13 +195,13 @@ class Campaign(_Strict):
     rounds: Annotated[int, Field(ge=1, le=1000)] = 10
     """How often everything is repeated; the round is the unit of the statistics, and a verdict needs 6 or more."""
     tier: Tier = "run"
-    """How strict the validity rules are, and how long cells last by default: `quick` never gives a verdict."""
+    """How strict the validity rules are, and how long cells last by default: only `run` gives a verdict."""
     slo_ms: PositiveFloat | None = None
     """The latency objective: 99 % of the requests within so many milliseconds of their scheduled instant."""
     models: Annotated[tuple[Name, ...], Field(min_length=1)]
     """Built models, by name: their golden inputs are the questions that are asked."""
     variants: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
-    """Only the stacks that serve one of these exports, such as `torchscript`; all unless given."""
+    """Which exports of the models are measured, such as `torchscript, aotinductor`; each stack's own unless given."""
     parity: bool = True
     """Whether answers are compared with the golden ones, before and during the run; a target may say otherwise."""
     scenarios: Annotated[tuple[ScenarioSettings, ...], Field(min_length=1)]

@@ -42,11 +42,12 @@ class Style:
 
 
 def styles_of(series: Iterable[Series]) -> dict[str, Style]:
-    """A colour for each target in the order of the plan; dashed through the gateway."""
+    """A colour for each target in the order of the plan, counted apart through the gateway, which is dashed."""
     found: dict[str, Style] = {}
     for own in series:
         if own.target not in found:
-            found[own.target] = Style(len(found), "dash" if own.first["path"] == "gateway" else "")
+            dash = "dash" if own.first["path"] == "gateway" else ""
+            found[own.target] = Style(sum(style.dash == dash for style in found.values()), dash)
     return found
 
 
@@ -76,12 +77,7 @@ def shown_lines(series: Series) -> list[Line]:
 
     Shares, counts and parts are of the same, so that what stands side by side speaks of the same requests.
     """
-    found = []
-    for number in series.shown_rounds():
-        lines = series.rounds[number]
-        best = series.value(number, "lambda")
-        found.append(next((line for line in lines if best is not None and line["rate_offered"] == best), lines[0]))
-    return found
+    return [line for number in series.shown_rounds() if (line := series.at_best(number)) is not None]
 
 
 def pooled(data: CampaignData, series: Series, *, service: bool = False) -> Values:

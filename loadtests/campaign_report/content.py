@@ -38,7 +38,7 @@ from loadtests.campaign_report.tables import (
     resources_of,
 )
 from loadtests.campaign_report.words import FAMILIES, PROTOCOLS, caveat, interval, sentence, share, with_interval, word
-from loadtests.report.words import number
+from loadtests.words import number
 
 Row = dict[str, Any]
 # The figures of the table, each with its heading.
@@ -99,7 +99,7 @@ def content_of(data: CampaignData) -> Row:
 def title_of(data: CampaignData, stand_ins: Sequence[str]) -> str:
     """The title; it names stand-ins and set-ups that were compared though they are unlike."""
     name = str(data.manifest.get("campaign") or data.campaign.get("name") or data.run.id)
-    title = f"{name}: a quick look" if data.tier == "quick" else f"{name}: load test"
+    title = f"{name}: load test" if data.tier == "run" else f"{name}: a quick look"
     if stand_ins:
         title += f", with {' and '.join(stand_ins)}"
     if data.findings.allowed:
@@ -117,8 +117,11 @@ def verdicts_of(data: CampaignData) -> list[Row]:
             {"word": word(item), "text": sentence(item), "about": f"{item.model}, {item.scenario}"}
             for item in sorted(found, key=lambda item: order[word(item)])
         ]
+        # One reason that holds for all of many pairs is said once.
+        reasons = {item.why for item in found}
+        same = reasons.pop() if len(rows) > 1 and len(reasons) == 1 and not any(item.verdict for item in found) else ""
         if rows:
-            kinds.append({"title": title, "rows": rows})
+            kinds.append({"title": title, "rows": rows, "why": same})
     return kinds
 
 

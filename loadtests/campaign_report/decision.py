@@ -12,7 +12,7 @@ import yaml
 from loadtests.campaign_report.data import CampaignData
 from loadtests.campaign_report.words import sentence
 from loadtests.errors import LoadTestError
-from loadtests.report.words import number
+from loadtests.words import number
 
 STACKS = ("torchserve", "tfserving")
 GROUPS = (

@@ -12,11 +12,11 @@ from loadtests.analysis.compare import Comparison
 from loadtests.analysis.samples import Values, shows
 from loadtests.analysis.series import Series
 from loadtests.analysis.statistics import Interval, a12, bootstrap_mean, shift_function
-from loadtests.campaign_report.chart import Chart, Style, at, legend_of, pooled
+from loadtests.campaign_report.chart import Chart, Style, at, legend_of, pooled, shown_lines
 from loadtests.campaign_report.data import CENTRES_MS, CampaignData, heat_low_ms
 from loadtests.campaign_report.svg import Axis, Plot, log_axis, patch, swatch, zero_axis
-from loadtests.campaign_report.words import with_interval
-from loadtests.report.words import number
+from loadtests.campaign_report.words import rounds_of, with_interval
+from loadtests.words import number
 
 Styles = dict[str, Style]
 _SHARES = (0.5, 0.9, 0.95, 0.99, 0.999)
@@ -147,17 +147,14 @@ def shift_chart(data: CampaignData, found: Comparison) -> Chart | None:
 
 
 def heat_chart(data: CampaignData, group: Sequence[Series]) -> Chart | None:
-    """Latency over time, darker where more answers are: the round with the slowest p99 of each target."""
+    """Latency over time, darker where more answers are: all rounds that are shown, one upon the other."""
     small, rows = [], []
     for own in group[:MAX_HEAT_MAPS]:
-        lines = sorted(own.lines(), key=lambda line: line["L"]["p99"] or line["L"]["max"] or 0.0)
-        if not lines:
+        lines = shown_lines(own)
+        heats = [found.heat for line in lines if (found := data.histograms.get((line["round"], line["cell"])))]
+        heat = _overlaid(heats)
+        if heat is None:
             continue
-        line = lines[-1]
-        histograms = data.histograms.get((int(line["round"]), str(line["cell"])))
-        if histograms is None or not histograms.heat.any():
-            continue
-        heat = histograms.heat
         used = np.flatnonzero(heat.any(axis=1))
         low, high = max(int(used[0]) - 1, 0), min(int(used[-1]) + 2, heat.shape[0])
         part = heat[low:high]
@@ -167,24 +164,36 @@ def heat_chart(data: CampaignData, group: Sequence[Series]) -> Chart | None:
             Axis(0, heat.shape[1], "seconds"), y, f"Latency over time of {own.target}", height=150, width=250, left=40
         )
         plot.image(levels, _LEVELS)
-        if (slo := line.get("slo_ms")) and y.low < slo < y.high:
+        if (slo := own.first.get("slo_ms")) and y.low < slo < y.high:
             plot.rule(y=float(slo))
-        small.append((f"{own.target}, round {line['round'] + 1}", plot.svg()))
-        second = int(np.argmax([_top(column) for column in heat.T]))
-        top = heat_low_ms(int(np.flatnonzero(heat[:, second])[-1]) + 1)
-        rows.append((own.target, str(line["round"] + 1), str(second), f"under {number(top)}", number(line["L"]["max"])))
+        small.append((f"{own.target}, {rounds_of(len(heats))}", plot.svg()))
+        worst = max(lines, key=lambda line: line["L"]["max"] or 0.0)
+        alone = data.histograms[worst["round"], worst["cell"]].heat
+        second = int(np.argmax([_top(column) for column in alone.T]))
+        slowest = number(worst["L"]["max"])
+        rows.append((own.target, str(len(heats)), slowest, str(worst["round"] + 1), str(second)))
     if not small:
         return None
     left = f" The first {MAX_HEAT_MAPS} targets are shown." if len(group) > MAX_HEAT_MAPS else ""
     return Chart(
         "Latency over time",
-        "Each target's round with the slowest p99; the darker, the more answers in that second. Stalls, garbage "
-        f"collections and reloads show here, which percentiles hide.{left}",
+        "The rounds of each target one upon the other; the stronger the colour, the more answers in that second. "
+        f"Stalls, garbage collections and reloads show here, which percentiles hide.{left}",
         small[0][1],
-        ("target", "round", "slowest second", "slowest answer of that second, ms", "slowest answer, ms"),
+        ("target", "rounds", "slowest answer, ms", "in round", "in its second"),
         tuple(rows),
         small=tuple(small),
     )
+
+
+def _overlaid(heats: Sequence[np.ndarray]) -> np.ndarray | None:
+    """The sum of heat maps, each from its own first second on; None where there is no answer in any."""
+    if not heats:
+        return None
+    total = np.zeros((heats[0].shape[0], max(heat.shape[1] for heat in heats)), dtype=np.int64)
+    for heat in heats:
+        total[:, : heat.shape[1]] += heat
+    return total if total.any() else None
 
 
 def _top(column: np.ndarray) -> int:
@@ -266,9 +275,9 @@ class _Point:
 
 
 def _points(series: Series, name: str) -> list[_Point]:
-    """A point a step, or a rate that was tried, where enough samples show both percentiles; in order."""
+    """A point a step, or a rate that was tried, over the rounds that are shown, where it has both percentiles."""
     found: dict[tuple[int, float], list[tuple[float, float, float, float]]] = {}
-    for line in series.lines():
+    for line in (line for place in series.shown_rounds() for line in series.rounds[place]):
         steps = [(int(step["step"]), float(step["rate"]), step) for step in line["steps"] if step["rate"] > 0]
         if series.is_search:
             steps = [(0, float(line["rate_offered"]), line)]

@@ -14,7 +14,7 @@ from loadtests.campaign_report.chart import Chart, Style, figure, legend_of, sho
 from loadtests.campaign_report.data import CampaignData
 from loadtests.campaign_report.svg import BOTTOM, TOP, Axis, Plot, log_axis, patch, zero_axis
 from loadtests.campaign_report.words import FAMILIES, share, times, where, word
-from loadtests.report.words import number
+from loadtests.words import number
 
 # Where the time goes, from the client inwards; the class of its colour.
 PARTS = (

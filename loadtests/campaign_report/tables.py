@@ -9,38 +9,33 @@ from typing import Any
 
 from loadtests.analysis.series import cpu_per_1k
 from loadtests.analysis.validity import LITTLE
-from loadtests.campaign_report.chart import figure
+from loadtests.campaign_report.chart import figure, shown_lines
 from loadtests.campaign_report.data import CampaignData
-from loadtests.report.words import NONE
 from loadtests.store.stored import target_key
+from loadtests.words import NONE
 
 Row = dict[str, Any]
 
 
 def resources_of(data: CampaignData) -> list[Row]:
-    """What each server of each target used, means over cells; None is what nobody measured."""
+    """What each server of each target used, over the rounds that the figures are of; None is what nobody measured."""
     rows = []
     for series in data.series:
-        used: dict[str, list[Mapping[str, Any]]] = {}
-        for line in series.lines():
-            for server in (line.get("resources") or {}).get("servers") or []:
-                used.setdefault(str(server.get("name")), []).append(server)
-        joules = _joules_per_request(series.lines())
-        for name, found in used.items():
+        lines = [line for line in shown_lines(series) if line.get("resources")]
+        used: dict[str, list[Row]] = {}
+        for line in lines:
+            for server in line["resources"].get("servers") or []:
+                used.setdefault(str(server.get("name")), []).append({**line["resources"], "servers": [server]})
+        joules = _joules_per_request(lines)
+        for name, each in used.items():
+            found = [item["servers"][0] for item in each]
             rows.append(
                 {
                     "scenario": f"{series.model}, {series.scenario}",
                     "target": series.target,
                     "server": name,
-                    "cpu": mean_of(
-                        [
-                            cpu_per_1k({"resources": {**line["resources"], "servers": [server]}})
-                            for line in series.lines()
-                            if line.get("resources")
-                            for server in line["resources"]["servers"]
-                            if server.get("name") == name
-                        ]
-                    ),
+                    "rounds": len(each),
+                    "cpu": mean_of([cpu_per_1k({"resources": item}) for item in each]),
                     "rss": _most(found, "rss_peak"),
                     "threads": _most(found, "threads"),
                     "switches": mean_of([_sum(item, "ctx_voluntary", "ctx_involuntary") for item in found]),

@@ -8,7 +8,7 @@ from loadtests.analysis.compare import Comparison
 from loadtests.analysis.likeness import Family
 from loadtests.analysis.series import METRICS, Series
 from loadtests.analysis.statistics import Interval
-from loadtests.report.words import NONE, number
+from loadtests.words import NONE, number
 
 FAMILIES: dict[Family, str] = {
     "stacks": "Stack against stack",
@@ -61,6 +61,11 @@ def share(value: float | None, digits: int = 3) -> str:
     return f"{100 * value:.{digits}g} %"
 
 
+def rounds_of(count: int) -> str:
+    """So many rounds, in words."""
+    return "1 round" if count == 1 else f"{count} rounds"
+
+
 def times(found: Interval) -> str:
     """A ratio with its interval."""
     if math.isnan(found.low):
@@ -74,6 +79,14 @@ def who(series: Series, *, target: bool = True) -> str:
     if not target:
         return server or series.target
     return f"{series.target} ({server})" if server and server != series.target else series.target
+
+
+def _side(series: Series, family: Family) -> str:
+    """A side of a sentence; where variants are compared the variant comes first."""
+    variant, server = series.first.get("variant"), series.first["server"]
+    if family != "variants" or not variant:
+        return who(series)
+    return f"{variant} on {server or series.identity} ({series.target})"
 
 
 def where(found: Comparison) -> str:
@@ -105,7 +118,7 @@ def _said(found: Comparison) -> str:
     metric = METRICS[found.metric.name]
     # Where there are too few samples for the scenario's own figure, the first that both sides have.
     main = found.ratios[0] if found.ratios else None
-    a, b = who(found.a), who(found.b)
+    a, b = (_side(own, found.family) for own in (found.a, found.b))
     ratio = (
         f"{METRICS[main.metric].title} {times(main.interval)} that of {a}" if main else f"no figure in common with {a}"
     )

@@ -16,8 +16,8 @@ from loadtests.campaign_report.data import CampaignData, read_campaign
 from loadtests.campaign_report.exports import csv_text, json_text, markdown_text, picture_svg
 from loadtests.campaign_report.words import share
 from loadtests.errors import LoadTestError
-from loadtests.report.words import number, transport_word
 from loadtests.store.stored import write_file
+from loadtests.words import number, transport_word
 
 Format = Literal["html", "markdown", "json", "csv", "svg"]
 FORMATS: tuple[str, ...] = get_args(Format)

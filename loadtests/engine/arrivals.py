@@ -1,13 +1,17 @@
-"""When requests are due: schedules that are made before the run, from seeds, the same for every target.
+"""When requests are due: schedules that seeds decide before the run, the same for every target.
+
+They are drawn piece by piece while they are sent: a soak of a day would fill the memory otherwise.
 
 Times are seconds from the beginning of a step, rates requests a second.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -20,22 +24,36 @@ Numbers = npt.NDArray[np.int64]
 
 # The warm-up's place in the seed, where the steps have theirs: seeds are of 32 bits and not negative.
 _WARM_UP_KEY = 2**32 - 1
+# What is asked has a stream of its own beside that of the instants.
+_DRAWS_KEY = 1
 WARM_UP = -1
+# Arrivals that are drawn at once; more would hold up those that are due meanwhile.
+PIECE = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepSchedule:
-    """One worker's arrivals of one step: `times` ascending in [0, seconds), `draws` one number in [0, 2**32) for each.
+    """One worker's arrivals of one step. `starts` is where the step begins, in seconds from the cell's T0.
 
-    A draw decides what is asked; it does not depend on the target either. `starts` is where the step begins, in
-    seconds from the cell's T0; `index` is its place in the load, -1 for the warm-up.
+    `index` is its place in the load, -1 for the warm-up.
     """
 
     index: int
     starts: float
     seconds: float
-    times: Times
-    draws: Numbers
+    _pieces: Callable[[], Iterator[tuple[Times, Numbers]]]
+
+    def pieces(self) -> Iterator[tuple[Times, Numbers]]:
+        """Times, ascending in [0, seconds), and one number in [0, 2**32) for each, at most `PIECE` at once.
+
+        A number decides what is asked; it does not depend on the target either. Every call gives the same.
+        """
+        return self._pieces()
+
+    @property
+    def times(self) -> Times:
+        """All of its times."""
+        return np.concatenate([np.empty(0), *(times for times, _ in self.pieces())])
 
 
 def schedule(spec: CellSpec, worker: int) -> tuple[StepSchedule, ...]:
@@ -45,10 +63,13 @@ def schedule(spec: CellSpec, worker: int) -> tuple[StepSchedule, ...]:
     a load that no schedule can be made of.
     """
     load = spec.load
-    steps = [StepSchedule(WARM_UP, -load_warm_up(load).seconds, *_arrivals(spec, WARM_UP, load_warm_up(load), worker))]
+    warm_up = load_warm_up(load)
+    steps = [
+        StepSchedule(WARM_UP, -warm_up.seconds, warm_up.seconds, partial(_arrivals, spec, WARM_UP, warm_up, worker))
+    ]
     starts = 0.0
     for index, step in enumerate(load.steps):
-        steps.append(StepSchedule(index, starts, *_arrivals(spec, index, step, worker)))
+        steps.append(StepSchedule(index, starts, step.seconds, partial(_arrivals, spec, index, step, worker)))
         starts += step.seconds
     return tuple(steps)
 
@@ -76,22 +97,31 @@ def load_warm_up(load: Load) -> Step:
     return Step(rate, max(load.warm_up_seconds, load.warm_up_requests / rate))
 
 
-def _arrivals(spec: CellSpec, index: int, step: Step, worker: int) -> tuple[float, Times, Numbers]:
-    rng = generator(spec, index, worker)
-    times = times_of(spec.load.arrivals, step, rng, worker=worker, workers=spec.load.workers, cv=spec.load.cv)
-    return step.seconds, times, rng.integers(0, 2**32, len(times))
+def _arrivals(spec: CellSpec, index: int, step: Step, worker: int) -> Iterator[tuple[Times, Numbers]]:
+    load, rng, draws = spec.load, generator(spec, index, worker), generator(spec, index, worker, _DRAWS_KEY)
+    for times in pieces_of(load.arrivals, step, rng, worker=worker, workers=load.workers, cv=load.cv):
+        yield times, draws.integers(0, 2**32, len(times))
 
 
-def generator(spec: CellSpec, step: int, worker: int) -> np.random.Generator:
-    """The stream of random numbers of one step in one worker. What is measured is not in its key."""
-    key = [spec.campaign_seed, spec.scenario_index, spec.round, _WARM_UP_KEY if step == WARM_UP else step, worker]
+def generator(spec: CellSpec, step: int, worker: int, *more: int) -> np.random.Generator:
+    """A stream of random numbers of one step in one worker. What is measured is not in its key."""
+    place = _WARM_UP_KEY if step == WARM_UP else step
+    key = [spec.campaign_seed, spec.scenario_index, spec.round, place, worker, *more]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 def times_of(
     arrivals: Arrivals, step: Step, rng: np.random.Generator, *, worker: int = 0, workers: int = 1, cv: float = 1.0
 ) -> Times:
-    """One worker's share of a step's arrivals, in [0, step.seconds).
+    """All of what `pieces_of` gives."""
+    pieces = pieces_of(arrivals, step, rng, worker=worker, workers=workers, cv=cv)
+    return np.concatenate([np.empty(0), *pieces])
+
+
+def pieces_of(
+    arrivals: Arrivals, step: Step, rng: np.random.Generator, *, worker: int = 0, workers: int = 1, cv: float = 1.0
+) -> Iterator[Times]:
+    """One worker's share of a step's arrivals, ascending in [0, step.seconds), at most `PIECE` at a time.
 
     `poisson`: exponential gaps; the streams of all workers together are Poisson again. `constant`: every worker has
     a phase of its own, so that all together are evenly spaced. `gamma`: gaps of mean 1/rate and coefficient of
@@ -101,26 +131,34 @@ def times_of(
         raise LoadTestError(f"a step of {step.rate:g} requests/s for {step.seconds:g} s; neither may be negative")
     rate = step.rate / workers
     if rate == 0 or step.seconds == 0:
-        return np.empty(0)
+        return
     if arrivals == "constant":
-        gap = 1 / rate
-        first = gap * (worker + 0.5) / workers
-        times = first + gap * np.arange(math.ceil((step.seconds - first) / gap) + 1)
-        return times[times < step.seconds]
-    if arrivals == "poisson":
-        return _renewals(lambda count: rng.exponential(1 / rate, count), rate, step.seconds)
-    if arrivals == "gamma":
+        pieces = _even(1 / rate, (worker + 0.5) / workers)
+    elif arrivals == "poisson":
+        pieces = _renewals(lambda: rng.exponential(1 / rate, PIECE))
+    elif arrivals == "gamma":
         if cv <= 0:
             raise LoadTestError(f"gamma arrivals need a coefficient of variation above 0; got {cv:g}")
-        return _renewals(lambda count: rng.gamma(1 / cv**2, cv**2 / rate, count), rate, step.seconds)
-    raise LoadTestError(f"'{arrivals}' arrivals have no schedule; expected poisson, constant or gamma")
+        pieces = _renewals(lambda: rng.gamma(1 / cv**2, cv**2 / rate, PIECE))
+    else:
+        raise LoadTestError(f"'{arrivals}' arrivals have no schedule; expected poisson, constant or gamma")
+    for times in pieces:
+        if times[-1] >= step.seconds:
+            yield times[times < step.seconds]
+            return
+        yield times
 
 
-def _renewals(gaps: Callable[[int], Times], rate: float, seconds: float) -> Times:
-    """The sums of gaps up to `seconds`; as many gaps are drawn at a time as are likely to be enough."""
-    block = math.ceil(rate * seconds + 4 * math.sqrt(rate * seconds) + 8)
-    parts = [np.cumsum(gaps(block))]
-    while parts[-1][-1] < seconds:
-        parts.append(parts[-1][-1] + np.cumsum(gaps(block)))
-    times = np.concatenate(parts)
-    return times[times < seconds]
+def _even(gap: float, phase: float) -> Iterator[Times]:
+    """Evenly spaced for ever, the first after a share of the gap."""
+    for first in itertools.count(0, PIECE):
+        yield gap * (phase + first + np.arange(PIECE))
+
+
+def _renewals(gaps: Callable[[], Times]) -> Iterator[Times]:
+    """The sums of gaps for ever."""
+    last = 0.0
+    while True:
+        times = last + np.cumsum(gaps())
+        last = float(times[-1])
+        yield times

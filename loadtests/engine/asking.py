@@ -11,11 +11,9 @@ from pathlib import Path
 from loadtests.cell_spec import Load, Target
 from loadtests.clients import Client, HttpClient
 from loadtests.engine.grpc_client import Http2GrpcClient
-from loadtests.engine.questions import questions_of
 from loadtests.engine.rows import NO_TIMINGS
-from loadtests.load import Questions
-from loadtests.recorder import ServedBy
-from loadtests.replies import Outcome, Reply
+from loadtests.questions import Questions, astray, questions_of
+from loadtests.replies import Outcome, Reply, ServedBy
 from loadtests.wires import WIRES
 
 _PARTS = ("decode", "queue", "upstream", "encode", "total")
@@ -101,10 +99,8 @@ class Asked:
         """The outcome of a reply, why it failed, and who answered. By status alone where parity is off."""
         origin = self._origin(reply)
         if reply.outcome is Outcome.OK:
-            for pin, seen in (("x-endpoint", origin.endpoint), ("x-stack", origin.stack)):
-                wanted = self.target.pins.get(pin)
-                if wanted and seen and wanted != seen:
-                    return Outcome.WRONG_ANSWER, f"answered by '{seen}'; '{wanted}' was asked for", origin
+            if wrong := astray(self.target, origin):
+                return Outcome.WRONG_ANSWER, wrong, origin
             if self.questions is not None:
                 return *self.questions.judged(question, reply), origin
         return reply.outcome, reply.detail, origin
@@ -119,17 +115,18 @@ class Asked:
         return origin
 
 
+def client_for(target: Target, *, timeout: float) -> Client:
+    """A client of a target; `timeout` is in seconds and covers one request from connecting to the last byte."""
+    path = WIRES[target.protocol].target(target.asked_for)
+    make = HttpClient if target.transport == "rest" else Http2GrpcClient
+    return make(target.address, path, dict(target.pins), timeout=timeout)
+
+
 def asked(target: Target, load: Load, artifacts: Path) -> Asked:
     """Prepares a target; connects nothing yet. Raises LoadTestError where its questions cannot be made."""
-
-    wire, pins, timeout = WIRES[target.protocol], dict(target.pins), load.timeout_seconds
     questions, bodies = questions_of(target, load.rows, artifacts)
-    path = wire.target(target.model)
-    if wire.transport == "rest":
-        clients = Clients(lambda: HttpClient(target.address, path, pins, timeout=timeout), None)
-    else:
-        shared = None if load.arrivals == "closed" else load.channels
-        clients = Clients(lambda: Http2GrpcClient(target.address, path, pins, timeout=timeout), shared)
+    shared = load.channels if target.transport == "grpc" and load.arrivals != "closed" else None
+    clients = Clients(lambda: client_for(target, timeout=load.timeout_seconds), shared)
     return Asked(target, clients, [clients.prepared(body) for body in bodies], questions)
 
 

@@ -19,7 +19,7 @@ HEALTH_SCHEMA = 1
 # Each worker imports Locust and prepares its requests; on a busy machine that takes a while.
 _START_S = 120.0
 # From the word to the instant that it names, so that every worker has heard it.
-_AHEAD_S = 0.3
+_AHEAD_S = 0.1
 _TICK_S = 0.1
 _STOP_S = 10.0
 _END_S = 30.0

@@ -21,7 +21,6 @@ from loadtests.engine.alarm import alarm
 from loadtests.engine.arrivals import WARM_UP, StepSchedule, generator, schedule
 from loadtests.engine.asking import Asked, asked, timings_of
 from loadtests.engine.health import Health
-from loadtests.engine.questions import targets_of
 from loadtests.engine.rows import Row
 from loadtests.engine.sink import Sink
 from loadtests.replies import Outcome, Reply
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from locust.event import EventHook
 
 _NAN = float("nan")
-# Schedules become Python numbers in pieces: all at once would hold up the first arrivals.
-_PIECE = 1024
 # After a lost connection a client that waits for answers pauses: a server that is gone must not meet a busy loop.
 _PAUSE_AFTER_LOSS_S = 0.05
 # A closed loop's warm-up ends, whatever came back, when it has lasted this many times what was asked for.
@@ -65,9 +62,7 @@ class Share:
     @classmethod
     def of(cls, spec: CellSpec, worker: int, artifacts: Path, sink: Sink) -> Share:
         """Prepares the requests; raises LoadTestError where it cannot."""
-        return cls(
-            spec, worker, [asked(target, spec.load, artifacts) for target in targets_of(spec)], sink, Health(worker)
-        )
+        return cls(spec, worker, [asked(target, spec.load, artifacts) for target in spec.targets], sink, Health(worker))
 
     def opened(self) -> int:
         """How many connections were made so far."""
@@ -159,16 +154,13 @@ class OpenLoop:
         self._group = Group()
         self._alarm = alarm()
         self._runner: gevent.Greenlet | None = None
+        # Arrivals of the measured part, as far as the schedule was drawn: all of them once it was sent.
+        self.scheduled = 0
 
     @property
     def warm_up_seconds(self) -> float:
         """How long before T0 the first arrivals may be due."""
         return self._steps[0].seconds
-
-    @property
-    def scheduled(self) -> int:
-        """The arrivals of the measured part."""
-        return sum(len(step.times) for step in self._steps if step.index != WARM_UP)
 
     def run(self, user: int = 0) -> None:
         """Sends everything, then awaits the stragglers."""
@@ -196,9 +188,9 @@ class OpenLoop:
         most, seq = share.spec.load.max_in_flight, itertools.count()
         for step in self._steps:
             begins = share.t0 + step.starts
-            for first in range(0, len(step.times), _PIECE):
-                piece = slice(first, first + _PIECE)
-                for after, draw in zip(step.times[piece].tolist(), step.draws[piece].tolist(), strict=True):
+            for times, draws in step.pieces():
+                self.scheduled += len(times) if step.index != WARM_UP else 0
+                for after, draw in zip(times.tolist(), draws.tolist(), strict=True):
                     due = begins + after
                     target, question = share.picked(draw)
                     until(due)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 from hdrh.histogram import HdrHistogram
@@ -19,6 +19,9 @@ _LOWEST, _HIGHEST, _DIGITS = 1, 60_000_000, 3
 _LATE_S = 0.001
 _IN_FLIGHT_S = 0.1
 _CPU_S = 1.0
+# Half an hour at ten a second.
+_MOST_SAMPLES = 18_000
+T = TypeVar("T")
 
 
 def histogram() -> HdrHistogram:
@@ -29,6 +32,26 @@ def histogram() -> HdrHistogram:
 def microseconds(seconds: float) -> int:
     """As the histogram takes it."""
     return min(max(round(seconds * 1e6), _LOWEST), _HIGHEST)
+
+
+class Thinned(list[T]):
+    """A list that drops every second item where it has too many, and from then on takes only every second, fourth, ...
+
+    What a soak samples for days stays as evenly spaced as it was, and small.
+    """
+
+    def __init__(self, most: int = _MOST_SAMPLES) -> None:
+        super().__init__()
+        self._most, self._every, self._seen = most, 1, 0
+
+    def append(self, item: T) -> None:
+        """Takes an item, or leaves it out."""
+        if self._seen % self._every == 0:
+            super().append(item)
+            if len(self) > self._most:
+                del self[1::2]
+                self._every *= 2
+        self._seen += 1
 
 
 @dataclass(slots=True)
@@ -47,8 +70,9 @@ class Health:
     sent: int = 0
     late: int = 0
     dropped: int = 0
-    cpu_samples: list[float] = field(default_factory=list)
-    in_flight: list[tuple[float, int]] = field(default_factory=list)
+    cpu_max: float | None = None
+    cpu_samples: list[float] = field(default_factory=Thinned)
+    in_flight: list[tuple[float, int]] = field(default_factory=Thinned)
     clock_step_s: float = 0.0
     throttled: int | None = None
     connections: int = 0
@@ -79,20 +103,24 @@ class Health:
             self.clock_step_s = max(self.clock_step_s, abs(time.time() - now - offset))
             if now - since >= _CPU_S:
                 used = time.process_time()
-                self.cpu_samples.append(round((used - cpu) / (now - since), 4))
+                self._used((used - cpu) / (now - since))
                 cpu, since = used, now
             gevent.sleep(_IN_FLIGHT_S - (now - t0) % _IN_FLIGHT_S)
         if now - since >= _CPU_S / 2 or not self.cpu_samples:
-            self.cpu_samples.append(round((time.process_time() - cpu) / max(now - since, _IN_FLIGHT_S), 4))
+            self._used((time.process_time() - cpu) / max(now - since, _IN_FLIGHT_S))
         self.connections, self.connections_opened = opened(), opened() - opened_before
         after = _throttled()
         self.throttled = None if throttled is None or after is None else after - throttled
+
+    def _used(self, share: float) -> None:
+        self.cpu_samples.append(round(share, 4))
+        self.cpu_max = max(self.cpu_max or 0.0, round(share, 4))
 
     def to_json(self) -> dict[str, Any]:
         """As the health file has it: seconds, but milliseconds and microseconds where the name says so."""
         return {
             "index": self.worker,
-            "cpu_max": max(self.cpu_samples, default=None),
+            "cpu_max": self.cpu_max,
             "cpu_samples": self.cpu_samples,
             "throttled": self.throttled,
             "lag": {

@@ -17,9 +17,9 @@ from loadtests.cell_spec import CellSpec
 from loadtests.disk import telling_full
 from loadtests.engine.arrivals import check_load
 from loadtests.engine.conduct import Conductor, Player
-from loadtests.engine.questions import questions_of, targets_of
 from loadtests.errors import LoadTestError
 from loadtests.processes import ended, environment, tail
+from loadtests.questions import questions_of
 
 # After the last worker is gone the recorder has one batch left to write.
 _RECORDER_S = 30.0
@@ -71,7 +71,7 @@ def _files(spec: CellSpec, log: Path) -> Iterator[tuple[Path, Path, IO[bytes]]]:
 def check(spec: CellSpec, artifacts: Path) -> None:
     """Raises LoadTestError where the cell's load cannot be sent or its questions cannot be made."""
     check_load(spec.load)
-    for target in targets_of(spec):
+    for target in spec.targets:
         questions_of(target, spec.load.rows, artifacts)
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loadtests.errors import LoadTestError
-from loadtests.raw import RAW_SCHEMA, SCHEMA_VERSION
+from loadtests.raw import RAW_SCHEMA, SCHEMA_VERSION, RawStream
 
 _META = b"twinserve"
 _ROWS_PER_GROUP = 1 << 18
@@ -112,14 +112,14 @@ def _write(part: Path, sources: list[Path], earlier: Path, number: int) -> dict[
                 writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
                 cells[slug] = table.num_rows
         for slug in sorted(fresh):
-            tables = []
+            cells[slug] = 0
             for path in (source for source in sources if _name_of(source)[0] == slug):
-                table, stream = _read(path, number)
-                tables.append(table)
-                streams.append(stream)
-            whole = pa.concat_tables(tables)
-            writer.write_table(whole, row_group_size=_ROWS_PER_GROUP)
-            cells[slug] = whole.num_rows
+                source, rows = RawStream(path), 0
+                for table in _groups(source, number, slug):
+                    writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
+                    rows += table.num_rows
+                cells[slug] += rows
+                streams.append(Stream(slug, _name_of(path)[2], rows, source.torn, _metadata(source)))
         told = {**kept, **{f"{stream.slug}.{stream.worker}": stream.to_json() for stream in streams}}
         writer.add_key_value_metadata({_META: json.dumps({"schema": SCHEMA_VERSION, "streams": told})})
     return cells
@@ -131,43 +131,31 @@ def _cells_of(path: Path, without: set[str]) -> Iterator[tuple[str, pa.Table]]:
         yield slug, table.filter(pa.compute.equal(table["cell"], slug))
 
 
-def _read(path: Path, number: int) -> tuple[pa.Table, Stream]:
-    slug, _, worker = _name_of(path)
-    batches: list[pa.RecordBatch] = []
-    torn, metadata = "", {}
-    try:
-        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
-            metadata = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
-            while True:
-                try:
-                    batches.append(reader.read_next_batch())
-                except StopIteration:
-                    if not ended(path):
-                        torn = "no end mark: the recorder was stopped"
-                    break
-    except (pa.ArrowInvalid, OSError) as exc:
-        torn = str(exc).splitlines()[0][:200]
-    rows = sum(batch.num_rows for batch in batches)
-    table = pa.Table.from_batches(batches) if batches else RAW_SCHEMA.empty_table()
-    missing = [field.name for field in RAW_SCHEMA if field.name not in table.column_names]
-    if missing:
-        raise LoadTestError(f"{path}: no column {', '.join(missing)}: not a record of schema {SCHEMA_VERSION}")
+def _groups(stream: RawStream, number: int, slug: str) -> Iterator[pa.Table]:
+    """A stream's rows as they are sealed, a row group at a time: a soak of days has more than fit into memory."""
+    held: list[pa.RecordBatch] = []
+    for batch in stream.batches():
+        held.append(batch)
+        if sum(each.num_rows for each in held) >= _ROWS_PER_GROUP:
+            yield _sealed(held, number, slug)
+            held = []
+    if held:
+        yield _sealed(held, number, slug)
+
+
+def _sealed(batches: list[pa.RecordBatch], number: int, slug: str) -> pa.Table:
+    table = pa.Table.from_batches(batches)
     columns = [
-        pa.repeat(pa.scalar(number, pa.int16()), rows),
-        pa.repeat(pa.scalar(slug, pa.string()), rows),
+        pa.repeat(pa.scalar(number, pa.int16()), table.num_rows),
+        pa.repeat(pa.scalar(slug, pa.string()), table.num_rows),
         *(table[field.name].cast(_plain(field).type) for field in RAW_SCHEMA),
     ]
-    return pa.table(columns, schema=SEALED_SCHEMA), Stream(slug, worker, rows, torn, metadata)
+    return pa.table(columns, schema=SEALED_SCHEMA)
 
 
-def ended(path: Path) -> bool:
-    """Whether a stream has Arrow's end mark; a reader takes a bare end of file for one too."""
-    # The continuation mark and a length of zero.
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) < 8:
-            return False
-        file.seek(-8, os.SEEK_END)
-        return file.read(8) == b"\xff\xff\xff\xff\x00\x00\x00\x00"
+def _metadata(stream: RawStream) -> dict[str, str]:
+    known = stream.schema.metadata if stream.schema is not None else None
+    return {key.decode(): value.decode() for key, value in (known or {}).items()}
 
 
 def _verify(part: Path, written: dict[str, int]) -> None:

@@ -94,7 +94,6 @@ class StoredRun:
             for key, tried in (state.get("searches") or {}).items()
             for number, _, slug in [str(key).partition("/")]
             for attempt, (rate, _) in enumerate(tried, 1)
-            if rate > 0
         }
         for line in self.cells():
             if _TRY.search(str(line["cell"])) and line.get("rate_offered"):

@@ -6,16 +6,19 @@ end skipped with the lag as the reason.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from loadtests.analysis.search import found_rate, lost_rates
 from loadtests.engine.arrivals import schedule
 from tests.harness.findings import reasons
 from tests.harness.laws import Fixed, Law, Queue, Refusal, Stall, Wrong, queue_times
 from tests.harness.measuring import Measured, cell, measured, percentile, write_golden
+from tests.harness.searching import HIGH, LOW, MU, searched
 
 pytestmark = pytest.mark.harness
 # What the machine may add to a mean or a median beyond the bias that is measured beside it.
@@ -120,3 +123,14 @@ def test_targets_get_the_same_instants(tmp_path: Path, transport: str) -> None:
     steps = schedule(cell("", rate=150, seconds=2), 0)
     planned = np.concatenate([step.starts + step.times for step in steps])
     assert found.column("t_int", measured=False) == pytest.approx(planned, abs=1e-6)
+
+
+def test_a_search_ends_at_the_rate_that_the_law_says(tmp_path: Path) -> None:
+    """On an M/M/1 queue that is mu - ln(100) / objective; the search is sure of its p99, so it ends somewhat below."""
+    folders = (tmp_path / str(number) for number in itertools.count())
+    law = Queue(rate=MU, seed=9)
+    tried = searched(lambda rate: measured(law, next(folders), rate=rate, seconds=4))
+    found = found_rate(tried)
+    if found is None or lost_rates(tried):
+        pytest.skip(f"the machine is too busy: {tried}")
+    assert LOW <= found <= HIGH, tried

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loadtests.environment import describe_environment
-from tests.harness import rates, validation
+from tests.harness import rates, searching, validation
 from tests.harness.findings import Finding, table, table_of
 from tests.harness.reporting import reported
 from tests.harness.validation import Bench
@@ -91,6 +91,7 @@ def main(arguments: list[str]) -> int:
         findings = [finding for law in _LAWS for finding in law(bench)]
         found, stall = validation.stall(bench)
         findings += found
+        findings += searching.search(bench)
         findings += validation.simulated(bench)
         findings += reported(Path(folder), say, _QUICK if options.quick else 1.0)
         fastest = rates.highest_rates(bench)

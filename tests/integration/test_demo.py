@@ -108,7 +108,7 @@ def kill_when_loading(folder: Path, server: str) -> None:
     state = folder / "run" / "state.json"
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
-        if any((folder / "demo" / "cells").glob("*.cell.json")) and state.exists():
+        if any((folder / "demo" / "runs").glob("*/logs/*/*.log")) and state.exists():
             servers: list[dict[str, Any]] = json.loads(state.read_text())["servers"]
             os.kill(next(item["process"]["pid"] for item in servers if item["name"] == server), signal.SIGKILL)
             return
@@ -121,7 +121,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(folder: Path) -> None:
     """Ctrl-C in the middle of the load ends every process; the exit status is 130."""
     with demo(folder) as process:
         deadline = time.monotonic() + 180
-        while not any((folder / "demo" / "cells").glob("*.cell.json")) and time.monotonic() < deadline:
+        while not any((folder / "demo" / "runs").glob("*/logs/*/*.log")) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)

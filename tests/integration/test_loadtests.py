@@ -1,23 +1,38 @@
-"""Whole cells: headless Locust in its own process against tiny servers that answer rightly, wrongly or not at all."""
+"""Whole cells against tiny servers that answer rightly, wrongly or not at all; and Locust by hand."""
 
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from loadtests.cells import Cell
-from loadtests.errors import LoadTestError
-from loadtests.results import CellResult
-from loadtests.run import run_cell
-from tests.unit.loadtests.builders import toy_cell, write_toy
+from loadtests.cell_spec import CellSpec, Load, Protocol, Step
+from loadtests.engine.distributed import worker_command
+from loadtests.engine.run import run_cell
+from loadtests.raw import read_rows
+from tests.unit.loadtests.builders import toy_target, write_toy
 from tests.unit.loadtests.fakes import Behaviour, grpc_server, http_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVERS = {"rest": http_server, "grpc": grpc_server}
+DOORS: list[tuple[str, Protocol]] = [
+    ("torchserve", "torchserve-rest"),
+    ("torchserve", "torchserve-grpc"),
+    ("tfserving", "tfserving-rest"),
+    ("tfserving", "tfserving-grpc"),
+    ("torchserve", "predict"),
+    ("torchserve", "oip-grpc"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,98 +41,113 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy(tmp_path_factory.mktemp("artifacts"))
 
 
-def _run(cell: Cell, artifacts: Path, out: Path, *, seconds: float = 0.5, timeout: float = 5.0) -> CellResult:
-    return run_cell(
-        cell, artifacts=artifacts, users=2, seconds=seconds, out_dir=out, warm_up=0.2, request_timeout=timeout
-    )
+def _measured(
+    behaviour: Behaviour, artifacts: Path, out: Path, protocol: Protocol = "torchserve-rest", **target: Any
+) -> pa.Table:
+    """Half a second of two clients in a closed loop."""
+    load = Load("offline", "closed", (Step(0, 0.5),), warm_up_seconds=0.2, warm_up_requests=0, concurrency=2)
+    with SERVERS["grpc" if protocol.endswith("grpc") else "rest"](behaviour) as address:
+        spec = CellSpec("cell", toy_target(protocol=protocol, address=address, **target), "s", load)
+        run_cell(spec, artifacts=artifacts, raw=out / "raw", health=out / "health.json", log=out / "log")
+    rows = read_rows(out / "raw" / "cell.0.arrow")
+    return rows.filter(rows["measured"])
 
 
-@pytest.mark.parametrize("protocol", ["rest", "grpc"])
-@pytest.mark.parametrize(
-    ("stack", "path"), [("torchserve", "direct"), ("tfserving", "direct"), ("torchserve", "gateway")]
-)
-def test_right_answers_are_measured(stack: str, path: str, protocol: str, artifacts: Path, tmp_path: Path) -> None:
-    """Each of the six protocols: every request is answered, checked and timed; a gateway cell sends its pin."""
-    behaviour = Behaviour()
-    with SERVERS[protocol](behaviour) as address:
-        cell = toy_cell(path=path, stack=stack, protocol=protocol, address=address)
-        result = _run(cell, artifacts, tmp_path)
-    assert result.failures == 0, result.examples
-    assert result.requests == len(result.latencies_ms) > 50
-    assert 0.4 < result.window_s < 1.5
-    assert all(0 < latency < 1000 for latency in result.latencies_ms)
-    assert result.server == cell.server
-    assert cell.pins.items() <= behaviour.seen[0].items()
-    assert (tmp_path / f"{cell.slug}.log").exists()
+def _outcomes(rows: pa.Table) -> Counter[str]:
+    return Counter(rows["outcome"].to_pylist())
 
 
-@pytest.mark.parametrize("protocol", ["rest", "grpc"])
-def test_wrong_answers_are_failures_and_never_figures(protocol: str, artifacts: Path, tmp_path: Path) -> None:
-    """A server that is wrong every tenth time has a tenth of failures, and their times are nowhere."""
-    with SERVERS[protocol](Behaviour(wrong=True)) as address:
-        result = _run(toy_cell(protocol=protocol, address=address), artifacts, tmp_path)
-    assert result.failures == result.outcomes["wrong_answer"]
-    assert 0.05 < result.failures / result.requests < 0.15
-    assert len(result.latencies_ms) == result.requests - result.failures
-    assert "beyond the contract's tolerance" in result.examples["wrong_answer"][0]
+@pytest.mark.parametrize(("stack", "protocol"), DOORS)
+def test_right_answers_are_measured(stack: str, protocol: Protocol, artifacts: Path, tmp_path: Path) -> None:
+    """Each of the six protocols: every request is answered, checked and timed, and carries its pin."""
+    behaviour, pins = Behaviour(), {"x-endpoint": "ts"}
+    rows = _measured(behaviour, artifacts, tmp_path, protocol, stack=stack, pins=pins)
+    assert set(_outcomes(rows)) == {"ok"}
+    assert rows.num_rows > 20
+    assert pins.items() <= behaviour.seen[0].items()
 
 
-@pytest.mark.parametrize("protocol", ["rest", "grpc"])
-def test_a_server_that_dies_gives_failures_in_time(protocol: str, artifacts: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", ["torchserve-rest", "torchserve-grpc"])
+def test_wrong_answers_are_failures(protocol: Protocol, artifacts: Path, tmp_path: Path) -> None:
+    """A server that is wrong every tenth time has a tenth of failures, each with its reason."""
+    found = _outcomes(rows := _measured(Behaviour(wrong=True), artifacts, tmp_path, protocol))
+    assert set(found) == {"ok", "wrong_answer"}
+    assert 0.05 < found["wrong_answer"] / rows.num_rows < 0.15
+    assert any("beyond the contract's tolerance" in (text or "") for text in rows["detail"].to_pylist())
+
+
+@pytest.mark.parametrize("protocol", ["torchserve-rest", "torchserve-grpc"])
+def test_a_server_that_dies_gives_failures_in_time(protocol: Protocol, artifacts: Path, tmp_path: Path) -> None:
     """The run ends when it should, and what was lost is counted as lost connections."""
-    with SERVERS[protocol](Behaviour(dies_after=150)) as address:
-        result = _run(toy_cell(protocol=protocol, address=address), artifacts, tmp_path, seconds=1.0)
-    assert result.outcomes["conn_error"] > 0
-    assert result.failures == result.outcomes["conn_error"]
-    assert result.window_s < 5
+    found = _outcomes(_measured(Behaviour(dies_after=50), artifacts, tmp_path, protocol))
+    assert found["conn_error"] > 0
+    assert set(found) <= {"ok", "conn_error"}
 
 
-def test_a_server_that_hangs_gives_timeouts(artifacts: Path, tmp_path: Path) -> None:
-    """Requests that were sent in the warm-up and never answered are failures too."""
-    with http_server(Behaviour(hangs=True)) as address:
-        result = _run(toy_cell(address=address), artifacts, tmp_path, timeout=0.6)
-    assert result.outcomes["timeout"] == result.requests > 0
-    assert result.latencies_ms == ()
-
-
-def test_statuses_and_the_wrong_endpoint_are_failures(artifacts: Path, tmp_path: Path) -> None:
-    """An error status is counted by its class; an answer from another endpoint than the pinned one is wrong."""
-    with http_server(Behaviour(status=503)) as address:
-        refused = _run(toy_cell(address=address), artifacts, tmp_path, seconds=0.2)
-    assert refused.outcomes["shed"] == refused.requests > 0
+def test_an_answer_of_another_endpoint_is_wrong(artifacts: Path, tmp_path: Path) -> None:
+    """Whoever answered is in the record."""
     header = {"x-served-by": 'endpoint=tf; stack=tfserving; server="savedmodel-server 1.0 (stand-in)"; version=1'}
-    with grpc_server(Behaviour(served_by=header)) as address:
-        cell = toy_cell(path="gateway", stack="torchserve", protocol="grpc", address=address)
-        astray = _run(cell, artifacts, tmp_path, seconds=0.2)
-    assert astray.outcomes["wrong_answer"] == astray.requests > 0
-    assert astray.server == "savedmodel-server 1.0 (stand-in)"
+    rows = _measured(Behaviour(served_by=header), artifacts, tmp_path, "oip-grpc", pins={"x-endpoint": "ts"})
+    assert set(_outcomes(rows)) == {"wrong_answer"}
+    assert set(rows["server"].to_pylist()) == {"savedmodel-server 1.0 (stand-in)"}
 
 
-def test_locusts_own_failure_says_what_happened(artifacts: Path, tmp_path: Path) -> None:
-    """The error holds the end of Locust's log and where the rest of it is."""
-    with pytest.raises(LoadTestError, match=r"expected host:port(.|\n)*last lines name the reason"):
-        _run(toy_cell(address="ftp://nowhere"), artifacts, tmp_path)
+def _by_hand(artifacts: Path, address: str) -> dict[str, str]:
+    both = {f"TWINSERVE_TFSERVING_{transport}": address for transport in ("REST", "GRPC")}
+    return {**os.environ, "TWINSERVE_MODEL": "toy", "TWINSERVE_ARTIFACTS": str(artifacts), **both}
 
 
-def test_the_locustfile_works_by_hand(artifacts: Path, tmp_path: Path) -> None:
-    """Plain Locust without a cell file: hosts and model come from TWINSERVE_* variables, users by class name."""
-    with http_server(Behaviour()) as address:
+@pytest.mark.parametrize(("user", "transport"), [("TfServingRestUser", "rest"), ("TfServingGrpcUser", "grpc")])
+def test_the_locustfile_works_by_hand(user: str, transport: str, artifacts: Path, tmp_path: Path) -> None:
+    """Plain Locust: hosts and model come from TWINSERVE_* variables, users by class name."""
+    with SERVERS[transport](Behaviour()) as address:
+        command = [*(sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "locustfile.py"))]
         done = subprocess.run(
-            [
-                *(sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "locustfile.py")),
-                *("TfServingRestUser", "--headless", "-u", "2", "-r", "2", "-t", "1s", "--only-summary"),
-            ],
+            [*command, user, "--headless", "-u", "2", "-r", "2", "-t", "1s", "--only-summary"],
             cwd=tmp_path,
-            env={
-                **os.environ,
-                "TWINSERVE_MODEL": "toy",
-                "TWINSERVE_ARTIFACTS": str(artifacts),
-                "TWINSERVE_TFSERVING_REST": address,
-            },
+            env=_by_hand(artifacts, address),
             capture_output=True,
             text=True,
             timeout=30,
             check=False,
         )
     assert done.returncode == 0, done.stderr
-    assert "tfserving-rest" in done.stderr + done.stdout
+    assert f"tfserving-{transport}" in done.stderr + done.stdout
+
+
+@contextmanager
+def _running(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_workers_of_other_hosts_share_the_load_of_a_master(artifacts: Path, tmp_path: Path) -> None:
+    """Two `bench worker` join Locust's master, which waits for both and sums up what they sent."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    master = [
+        *(sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "locustfile.py"), "TfServingRestUser"),
+        *("--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", str(port)),
+        *("--headless", "--expect-workers", "2", "-u", "4", "-r", "4", "-t", "2s", "--only-summary"),
+    ]
+    with http_server(Behaviour()) as address:
+        environment = _by_hand(artifacts, address)
+        join = worker_command(f"127.0.0.1:{port}")
+        with (
+            _running(master, tmp_path, environment) as told,
+            _running(join, tmp_path, environment) as one,
+            _running(join, tmp_path, environment) as other,
+        ):
+            output, _ = told.communicate(timeout=60)
+            assert (told.returncode, one.wait(20), other.wait(20)) == (0, 0, 0), output
+    assert '"TfServingRestUser": 4' in output
+    total = re.search(r"Aggregated\s+(\d+)\s+(\d+)\(", output)
+    assert total is not None, output
+    assert int(total[1]) > 20
+    assert total[2] == "0"

@@ -1,18 +1,18 @@
-"""A toy model's golden data, and cells and results with plausible figures."""
+"""A toy model's golden data, and targets that serve it."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gateway.core.contract import ModelContract, Parity
 from gateway.core.messages import TensorSpec
 from gateway.core.tensor import NDArray
-from loadtests.cells import Cell, demo_cells
-from loadtests.results import CellResult
+from loadtests.cell_spec import Path as Way
+from loadtests.cell_spec import Protocol, Target
 
 ROWS = 64
 SERVERS = {"torchserve": "TorchServe 0.12.0", "tfserving": "savedmodel-server 1.0 (stand-in)"}
@@ -46,31 +46,15 @@ def write_toy(artifacts: Path, name: str = "toy") -> Path:
     return artifacts
 
 
-def toy_cell(*, path: str = "direct", stack: str = "torchserve", protocol: str = "rest", address: str = "") -> Cell:
-    """One of the demo's cells for the toy model, at another address."""
-    for cell in demo_cells(["toy"], servers=SERVERS):
-        if (cell.path, cell.stack, cell.protocol) == (path, stack, protocol) and cell.upstream != "default":
-            return replace(cell, address=address or cell.address)
-    raise LookupError(f"no cell {path} {stack} {protocol}")
-
-
-def toy_result(cell: Cell, *, count: int = 500, wrong: int = 0, seed: int = 0) -> CellResult:
-    """A result with `count` right answers around 2 ms in a window of 2 s, and `wrong` wrong ones."""
-    latencies = np.random.default_rng(seed).lognormal(np.log(2), 0.3, count)
-    return CellResult(
-        cell=cell,
-        users=4,
-        rows=1,
-        warm_up_s=1.0,
-        window_s=2.0,
-        outcomes={"ok": count, "wrong_answer": wrong},
-        latencies_ms=tuple(latencies.tolist()),
-        examples={"wrong_answer": ("output 'y' is off by up to 1",)} if wrong else {},
-        generator_cpu=0.4,
+def toy_target(
+    stack: str = "torchserve", protocol: Protocol = "predict", address: str = "h:1", **fields: Any
+) -> Target:
+    """A target of the toy model."""
+    path: Way = "gateway" if protocol in ("predict", "oip-grpc") else "direct"
+    return Target(
+        **{"name": f"{path}/{stack}", "path": path, "server": SERVERS[stack], **fields},
+        protocol=protocol,
+        address=address,
+        model="toy",
+        stack=stack,
     )
-
-
-def toy_results(model: str = "toy") -> list[CellResult]:
-    """A result for each cell of a demo with one model."""
-    cells = demo_cells([model], servers=SERVERS)
-    return [toy_result(cell, seed=seed) for seed, cell in enumerate(cells)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gateway.core.contract import Parity, Tolerance
 from gateway.core.messages import TensorSpec
 from loadtests.errors import LoadTestError
 from loadtests.golden import Golden, load_golden, question_order
@@ -96,3 +98,36 @@ def test_every_user_asks_every_question_from_another_start() -> None:
     orders = [question_order(64, user) for user in range(4)]
     assert all(sorted(order) == list(range(64)) for order in orders)
     assert len({order[0] for order in orders}) == 4
+
+
+def test_a_variant_may_be_further_off_by_a_contract_of_its_own(tmp_path: Path) -> None:
+    """The questions and the answers are the model's; one without a contract keeps the model's tolerance."""
+    artifacts = write_toy(tmp_path)
+    (folder := artifacts / "models" / "toy" / "variants" / "int8").mkdir(parents=True)
+    own = replace(toy_contract("toy-int8"), tolerance=Tolerance(atol=0.5, rtol=0.1))
+    (folder / "contract.json").write_text(own.to_json())
+    off = {"y": load_golden(artifacts, "toy").outputs["y"][:1] + np.float32(0.4)}
+    assert load_golden(artifacts, "toy", "int8").fault(0, 1, off) is None
+    assert load_golden(artifacts, "toy", "onnx").fault(0, 1, off) is not None
+
+
+def test_a_quantized_variant_is_held_to_what_it_was_verified_by(tmp_path: Path) -> None:
+    """Twice its distance then, and the share of classes that it must keep."""
+    artifacts = write_toy(tmp_path)
+    (folder := artifacts / "models" / "toy" / "variants" / "int8").mkdir(parents=True)
+    own = json.loads(replace(toy_contract("toy-int8"), parity=Parity(True, 3.0, 0.01, 0.97)).to_json())
+    quality = {"metric": "accuracy", "original": 0.98, "least": 0.96, "argmax_agreement_least": 0.95}
+    (folder / "contract.json").write_text(json.dumps({**own, "quality": quality}))
+    golden = load_golden(artifacts, "toy", "int8")
+    assert (golden.contract.tolerance, golden.agreement) == (Tolerance(0.02, 0.02), 0.95)
+    turned = {"y": golden.outputs["y"][:2].copy()}
+    turned["y"][1] = turned["y"][1, ::-1]
+    assert golden.classes_kept(0, 2, turned).tolist() == [True, False]
+
+
+def test_a_model_of_text_is_refused_in_words(tmp_path: Path) -> None:
+    """Load tests send numbers."""
+    golden = load_golden(write_toy(tmp_path), "toy")
+    text = replace(golden.contract, inputs=(TensorSpec("text", "BYTES", (-1,)),))
+    with pytest.raises(LoadTestError, match=r"model 'toy' takes text \(text\)"):
+        replace(golden, contract=text).questions(1)

@@ -1,4 +1,4 @@
-"""The locustfile's options: each explained, each with its variable, and the cells they describe."""
+"""The locustfile's options: each explained, each with its variable, and the targets they describe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from loadtests.options import USER_CLASS, add_options, cell_of_options
+from loadtests.cell_spec import PROTOCOLS
+from loadtests.options import add_options, target_of_options
 
 
 @dataclass
@@ -36,30 +37,30 @@ def parser() -> FakeParser:
 
 def test_every_option_of_the_web_ui_has_help_and_a_variable(parser: FakeParser) -> None:
     """A stranger can set everything without reading the source."""
-    shown = {name: s for name, s in parser.added.items() if s["include_in_web_ui"]}
+    shown = parser.added
     assert {"--model", "--gateway-rest", "--tfserving-grpc"} <= shown.keys()
     for name, settings in shown.items():
         assert settings["env_var"] == "TWINSERVE_" + name[2:].upper().replace("-", "_")
     assert all(settings["help"] for settings in parser.added.values())
 
 
-@pytest.mark.parametrize("wire", USER_CLASS)
-def test_options_describe_a_cell_of_each_protocol(wire: str, parser: FakeParser) -> None:
+@pytest.mark.parametrize("wire", PROTOCOLS)
+def test_options_describe_a_target_of_each_protocol(wire: str, parser: FakeParser) -> None:
     """The user of a protocol finds its address, and pins nothing unless told to."""
-    cell = cell_of_options(parser.defaults(), wire)
-    assert cell.wire == wire
-    assert cell.address.startswith("127.0.0.1:")
-    assert cell.pins == {}
+    target = target_of_options(parser.defaults(), wire)
+    assert target.protocol == wire
+    assert target.address.startswith("127.0.0.1:")
+    assert target.pins == {}
 
 
 def test_gateway_users_can_be_pinned(parser: FakeParser) -> None:
     """A named endpoint wins over the stack; direct users ignore both."""
     options = parser.defaults()
     options.stack = "tfserving"
-    assert cell_of_options(options, "predict").pins == {"x-stack": "tfserving"}
+    assert target_of_options(options, "predict").pins == {"x-stack": "tfserving"}
     options.endpoint = "tf-rest"
-    assert cell_of_options(options, "oip-grpc").pins == {"x-endpoint": "tf-rest"}
-    assert cell_of_options(options, "torchserve-rest").pins == {}
+    assert target_of_options(options, "oip-grpc").pins == {"x-endpoint": "tf-rest"}
+    assert target_of_options(options, "torchserve-rest").pins == {}
 
 
 @pytest.mark.parametrize("wire", ["tfserving-rest", "tfserving-grpc", "torchserve-rest", "torchserve-grpc"])
@@ -67,6 +68,6 @@ def test_the_gateway_has_the_servers_doors_too(wire: str, parser: FakeParser) ->
     """The same protocol, but the gateway's address and its pins."""
     options = parser.defaults()
     options.endpoint = "tf"
-    cell = cell_of_options(options, wire, door=True)
-    assert (cell.wire, cell.path, cell.pins) == (wire, "gateway", {"x-endpoint": "tf"})
-    assert cell.address == (options.gateway_grpc if wire.endswith("grpc") else options.gateway_rest)
+    target = target_of_options(options, wire, door=True)
+    assert (target.protocol, target.path, target.pins) == (wire, "gateway", {"x-endpoint": "tf"})
+    assert target.address == (options.gateway_grpc if wire.endswith("grpc") else options.gateway_rest)

@@ -1,10 +1,10 @@
-"""Outcomes: HTTP and gRPC statuses are counted alike."""
+"""Outcomes: HTTP and gRPC statuses are counted alike; and what a reply says of its origin."""
 
 from __future__ import annotations
 
 import pytest
 
-from loadtests.replies import Outcome, outcome_of_code, outcome_of_status
+from loadtests.replies import Outcome, ServedBy, outcome_of_code, outcome_of_status
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,12 @@ def test_http_statuses(status: int, outcome: Outcome) -> None:
 def test_grpc_codes(code: str, details: str, outcome: Outcome) -> None:
     """UNAVAILABLE is a server's answer unless gRPC's own words say that the connection was lost."""
     assert outcome_of_code(code, details) is outcome
+
+
+def test_replies_name_who_answered() -> None:
+    """The gateway's header wins over the SavedModel server's own mark; both give one name."""
+    header = 'endpoint=tf; stack=tfserving; server="savedmodel-server 1.0 (stand-in)"; version=1'
+    gateway = ServedBy.of({"x-served-by": header, "x-server": "other"})
+    assert gateway == ServedBy("tf", "tfserving", "savedmodel-server 1.0 (stand-in)")
+    assert ServedBy.of({"x-server": "savedmodel-server/1.0 (stand-in)"}).server == "savedmodel-server 1.0 (stand-in)"
+    assert ServedBy.of({"x-served-by": "garbage"}) == ServedBy()

@@ -9,7 +9,8 @@ import pytest
 
 from loadtests.errors import LoadTestError
 from loadtests.summary import build_summary, stand_ins_of, write_summary
-from tests.unit.loadtests.builders import toy_results, write_toy
+from tests.unit.loadtests.builders import write_toy
+from tests.unit.loadtests.demo_lines import demo_lines
 
 CELL_KEYS = {
     *("model", "stack", "server", "path", "upstream", "protocol", "upstream_protocol"),
@@ -19,7 +20,7 @@ CELL_KEYS = {
 
 def test_the_summary_has_the_promised_shape(tmp_path: Path) -> None:
     """Models with parity and metric, one entry for each cell, the environment; JSON types throughout."""
-    summary = build_summary(toy_results(), artifacts=write_toy(tmp_path), environment={"python": "3.11"})
+    summary = build_summary(demo_lines(), artifacts=write_toy(tmp_path), environment={"python": "3.11"})
     assert json.loads(json.dumps(summary)) == summary
     assert summary["models"] == {
         "toy": {
@@ -39,7 +40,7 @@ def test_the_summary_has_the_promised_shape(tmp_path: Path) -> None:
 
 def test_the_environment_tells_the_load_and_the_stand_in(tmp_path: Path) -> None:
     """A stand-in is found in the cells themselves, not in what the caller believes."""
-    environment = build_summary(toy_results(), artifacts=write_toy(tmp_path), environment={})["environment"]
+    environment = build_summary(demo_lines(), artifacts=write_toy(tmp_path), environment={})["environment"]
     assert environment["stand_in"] is True
     assert environment["stand_ins"] == ["savedmodel-server 1.0 (stand-in)"]
     assert environment["load"]["loop"] == "closed"
@@ -49,7 +50,7 @@ def test_the_environment_tells_the_load_and_the_stand_in(tmp_path: Path) -> None
 
 def test_real_servers_are_no_stand_in(tmp_path: Path) -> None:
     """Without the mark in any cell there is none."""
-    torchserve = [result for result in toy_results() if result.cell.stack == "torchserve"]
+    torchserve = [line for line in demo_lines() if line["stack"] == "torchserve"]
     summary = build_summary(torchserve, artifacts=write_toy(tmp_path), environment={})
     assert summary["environment"]["stand_in"] is False
     assert stand_ins_of(summary) == ()
@@ -58,7 +59,7 @@ def test_real_servers_are_no_stand_in(tmp_path: Path) -> None:
 def test_a_model_without_contract_is_an_error(tmp_path: Path) -> None:
     """No figures without parity."""
     with pytest.raises(LoadTestError, match=r"contract\.json"):
-        build_summary(toy_results(), artifacts=tmp_path, environment={})
+        build_summary(demo_lines(), artifacts=tmp_path, environment={})
 
 
 def test_the_file_is_written_whole(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from loadtests.summary import build_summary
 from loadtests.table import results_table
-from tests.unit.loadtests.builders import toy_results, write_toy
+from tests.unit.loadtests.builders import write_toy
+from tests.unit.loadtests.demo_lines import demo_lines
 
 
 def _printed(summary: dict[str, Any], width: int) -> list[str]:
@@ -23,7 +24,7 @@ def _printed(summary: dict[str, Any], width: int) -> list[str]:
 @pytest.fixture
 def summary(tmp_path: Path) -> dict[str, Any]:
     """A demo with one model."""
-    return build_summary(toy_results(), artifacts=write_toy(tmp_path), environment={})
+    return build_summary(demo_lines(), artifacts=write_toy(tmp_path), environment={})
 
 
 def test_each_cell_is_a_row_under_its_model(summary: dict[str, Any]) -> None:
@@ -46,5 +47,5 @@ def test_it_fits_a_terminal_of_eighty_columns(summary: dict[str, Any]) -> None:
 
 def test_markup_in_a_name_is_not_obeyed(tmp_path: Path) -> None:
     """A model called like rich's markup is printed as it is."""
-    summary = build_summary(toy_results("[red]x"), artifacts=write_toy(tmp_path, "[red]x"), environment={})
+    summary = build_summary(demo_lines("[red]x"), artifacts=write_toy(tmp_path, "[red]x"), environment={})
     assert _printed(summary, 120)[0].startswith("[red]x, with")

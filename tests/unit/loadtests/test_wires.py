@@ -10,22 +10,20 @@ import pytest
 from gateway._generated import torchserve_pb2
 from gateway.core.messages import TensorSpec
 from gateway.core.tensor import Tensor
-from loadtests.cells import demo_cells
-from loadtests.options import USER_CLASS
+from loadtests.cell_spec import PROTOCOLS
 from loadtests.replies import BadReplyError, RefusedError
 from loadtests.wires import WIRES
-from tests.unit.loadtests.builders import SERVERS
 
 INPUT = (Tensor("x", "FP32", np.array([[1.0, 0.1, -3.5]], np.float32)),)
 ONE = (TensorSpec("y", "FP32", (-1, 2)),)
 TWO = (*ONE, TensorSpec("label", "INT64", (-1,)))
 
 
-def test_every_cell_has_a_protocol_and_a_user() -> None:
-    """No cell of the demo lacks its pair of functions or its user class."""
-    for cell in demo_cells(["m"], servers=SERVERS):
-        assert WIRES[cell.wire].transport == cell.protocol
-    assert set(USER_CLASS) == set(WIRES)
+def test_every_protocol_has_its_pair_of_functions() -> None:
+    """Over the transport that its name says."""
+    assert set(WIRES) == set(PROTOCOLS)
+    for name, wire in WIRES.items():
+        assert wire.transport == ("grpc" if name.endswith("grpc") else "rest")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 
 from loadtests.analysis.cell import summarise
-from loadtests.analysis.validity import limits_of
+from loadtests.analysis.validity import LITTLE, limits_of
 from loadtests.cell_spec import CellSpec, Load, Step
 from loadtests.errors import LoadTestError
 from tests.unit.loadtests.synthetic import Law, health_of, parity_of, resources_of, rows_of, server_load, target
@@ -95,10 +95,34 @@ def test_a_closed_loop_ends_with_its_last_answer() -> None:
     ],
 )
 def test_a_breach_of_the_generator_is_named_with_its_limit(change: dict[str, Any], reason: str) -> None:
-    """One reason, the value beside the limit, and nobody can tell whether the objective was met."""
-    line = _line(**change)
+    """One reason, the value beside the limit, and nobody can tell whether the objective was missed."""
+    line = _line(spec=replace(SPEC, slo_ms=0.01), **change)
     assert (line["valid"], len(line["reasons"]), line["meets_slo"]) == (False, 1, None)
     assert line["reasons"][0].startswith(reason)
+
+
+def test_what_meets_the_objective_in_spite_of_a_late_generator_meets_it() -> None:
+    """L counts from the scheduled instant, lateness included; a clock that was set says nothing."""
+    assert (found := _line(cpu_max=0.97))["meets_slo"] is True
+    assert not found["valid"]
+    assert _line(clock_step_ms=7.5)["meets_slo"] is None
+
+
+def test_few_samples_of_few_requests_under_way_do_not_break_little_s_law() -> None:
+    """Where they scatter by more than a quarter they cannot tell, and the check is printed alone."""
+    scattered = [[t / 10, 9 * (t % 40 == 0)] for t in range(600)]
+    (law,) = (check for check in _line(in_flight=scattered)["checks"] if check["name"] == LITTLE)
+    assert not law["binding"]
+    steady = [[t / 10, 9] for t in range(600)]
+    (law,) = (check for check in _line(in_flight=steady)["checks"] if check["name"] == LITTLE)
+    assert (law["binding"], law["ok"]) == (True, False)
+
+
+def test_a_short_lag_is_not_why_an_objective_is_missed() -> None:
+    """A few milliseconds beside fifty; where the lag is as long as the objective nobody can tell."""
+    slow, late = Law(median_ms=90, lag_ms=0.5), Law(median_ms=90, lag_ms=20)
+    assert _line(slow)["reasons"][0].startswith("client: dispatch lag p99")
+    assert (_line(slow)["meets_slo"], _line(late)["meets_slo"]) == (False, None)
 
 
 @pytest.mark.parametrize(

@@ -268,11 +268,28 @@ def test_a_search_is_compared_by_the_rate_it_found() -> None:
 
 
 def test_without_a_control_there_is_no_verdict() -> None:
-    """Nor with one that has five rounds."""
+    """Nor with one that has five rounds of eight."""
     lines = _lines({"ts": 10.0, "tf": 8.0})
     for twin in ([], [line for line in _twin(lines) if line["round"] < 5]):
         found = within_run([*lines, *twin], {}).of("stacks")[0]
-        assert (found.verdict, found.why.partition(",")[0]) == (None, "no A/A control with 6 valid rounds")
+        assert (found.verdict, found.why.partition(",")[0]) == (
+            None,
+            "no A/A control with 5 valid rounds and four fifths of all",
+        )
+
+
+def test_of_six_rounds_the_control_may_lose_one_and_the_targets_none() -> None:
+    """What a control cannot tell apart is an interval, which five rounds have; a p-value below 5 % needs six."""
+
+    def invalid_in_first(name: str) -> str:
+        lines = _lines({"ts": 10.0, "tf": 8.0}, rounds=6)
+        lines += _twin(lines)
+        own = [{**line, "valid": line["round"] > 0 or line["target"] != name} for line in lines]
+        found = within_run(own, {}).of("stacks")[0]
+        return found.verdict.word if found.verdict else found.why
+
+    assert invalid_in_first("ts (A/A)") == "faster"
+    assert invalid_in_first("tf").endswith("a verdict needs 6: with 6 rounds none may be lost, with 8 or more one may")
 
 
 def test_a_server_that_fails_is_never_called_faster_for_it() -> None:

@@ -100,7 +100,7 @@ def test_what_is_left_of_many_rounds_is_a_selection(runs: Path, tmp_path: Path) 
     found = [compare_runs(runs / "A", tmp_path / name).changes[0] for name in "BCD"]
     assert [change.verdict for change in found] == [None] * 3
     assert found[0].why == "run B: 4 of 12 rounds are invalid"
-    assert found[1].why.startswith("no A/A control with 6 valid rounds")
+    assert found[1].why.startswith("no A/A control with 5 valid rounds")
     assert found[2].why.startswith("run B: ts gave no right answer to 10 % of a round's requests")
 
 

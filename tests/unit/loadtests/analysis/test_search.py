@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.analysis.search import END, found_rate, next_rate
+from loadtests.analysis.search import found_rate, lost_rates, next_rate
 
 
 def _search(limit: float, first: float = 50.0) -> tuple[float | None, list[float]]:
@@ -48,7 +48,23 @@ def test_a_pass_above_a_failure_does_not_count() -> None:
     assert found_rate(tried) == 50.0
 
 
-def test_a_search_that_cannot_go_on_is_ended_by_its_mark() -> None:
-    """And what had passed by then is what was found."""
-    assert next_rate([(50.0, False), (25.0, False), END]) is None
-    assert found_rate([(50.0, True), END]) == 50.0
+def test_a_try_that_told_nothing_is_made_again() -> None:
+    """A generator that was held up for a moment does not halve what the server can do."""
+    assert next_rate([(50.0, True), (100.0, None)]) == 100.0
+    assert next_rate([(50.0, True), (100.0, None), (100.0, True)]) == 200.0
+    assert found_rate([(50.0, True), (100.0, None), (100.0, True)]) == 100.0
+
+
+def test_a_rate_of_which_nothing_can_be_told_bounds_the_search() -> None:
+    """The third try in a row is the last of that rate; what had passed by then stands."""
+    lost = [(50.0, True), *[(100.0, None)] * 3]
+    assert next_rate(lost) == 75.0
+    assert lost_rates(lost) == [100.0]
+    assert found_rate(lost) == 50.0
+
+
+def test_a_generator_that_is_held_up_at_any_rate_ends_the_search() -> None:
+    """Two rates that told nothing, and none that passed, are enough."""
+    nothing = [(50.0, None)] * 3
+    assert next_rate(nothing) == 25.0
+    assert next_rate([*nothing, *[(25.0, None)] * 3]) is None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from loadtests.addresses import Addresses
 from loadtests.analysis.cell import summarise
 from loadtests.campaign.cold import Asked, ask_after, cold_start, write_rows
 from loadtests.campaign.fleet import Fleet, Restarted
@@ -19,7 +20,6 @@ from loadtests.campaign.plan import plan_of
 from loadtests.campaign.processes import ProcessMeter
 from loadtests.campaign.reading import campaign_of
 from loadtests.cell_spec import CellSpec
-from loadtests.cells import Addresses
 from loadtests.golden import load_golden
 from loadtests.raw import read_rows
 from loadtests.replies import Outcome

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from loadtests.addresses import Addresses
 from loadtests.campaign.fleet import Fleet, addresses_of, fleet_of, variants_of
-from loadtests.cells import Addresses
+from loadtests.cell_spec import STACKS, TRANSPORTS
 from loadtests.errors import LoadTestError
 from serving.local import LocalStack
 from serving.settings import LaunchSettings, Ports
@@ -33,9 +35,9 @@ def test_servers_that_run_are_used_as_they_are(tmp_path: Path) -> None:
     settings.run_dir.mkdir()
     state().save(settings.run_dir)
     with fleet_of(tmp_path, needed=True, report=lambda _: None) as fleet:
-        assert fleet.addresses == Addresses(
-            "127.0.0.1:31", "127.0.0.1:32", "127.0.0.1:11", "127.0.0.1:14", "127.0.0.1:22", "127.0.0.1:21"
-        )
+        ways = [(name, transport) for name in ("gateway", *STACKS) for transport in TRANSPORTS]
+        ports = [fleet.addresses.of(*way).rpartition(":")[2] for way in ways]
+        assert ports == ["31", "32", "11", "14", "22", "21"]
         assert fleet.servers["tfserving"] == "tfserving 1.0"
         assert (fleet.pids["gateway"], fleet.management) == (os.getpid(), "127.0.0.1:12")
         fleet.check()
@@ -92,9 +94,14 @@ def test_a_server_that_ended_is_told_after_its_cell() -> None:
 
 
 def test_every_model_with_a_contract_is_known(tmp_path: Path) -> None:
-    """With its variants; a contract that is none is told."""
+    """With its variants, as far as they are available; a contract that is none is told."""
     models = write_toy(tmp_path) / "models"
     assert variants_of(models) == {"toy": {}}
+    for name, available in (("onnx", True), ("tensorrt", False)):
+        (folder := models / "toy" / "variants" / name).mkdir(parents=True)
+        record = {"variant": name, "stack": "torchserve", "available": available}
+        (folder / "variant.json").write_text(json.dumps(record))
+    assert variants_of(models) == {"toy": {"onnx": "torchserve"}}
     assert variants_of(tmp_path / "none") == {}
     (models / "toy" / "contract.json").write_text("{}")
     with pytest.raises(LoadTestError, match=r"contract\.json"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gateway.core.contract import Tolerance
 from loadtests.campaign.asking import Asker, Told, check_listening, host_and_port
 from loadtests.campaign.parity import cache_check, gate, parity_of, warning
 from loadtests.errors import LoadTestError
@@ -73,6 +75,21 @@ def test_differences_are_counted_and_the_first_is_told(golden: Golden) -> None:
     assert (found.checked, found.bad) == (64, 1)
     assert found.max_rel == pytest.approx(0.5)
     assert "1 of 64 golden answers differ (output 'y' is off by up to" in (warning(target(), found) or "")
+
+
+def test_a_quantized_variant_must_keep_the_classes(golden: Golden) -> None:
+    """Within its distance, but too often of another class than the original."""
+
+    def other_class(question: int, rows: int) -> Told:
+        told = answering(golden)(question, rows)
+        assert told.answer is not None
+        # One row of eight has its outputs exchanged.
+        return Told(Outcome.OK, 0.001, {"y": told.answer["y"][:, :: -1 if question % 8 == 0 else 1]})
+
+    wide = replace(golden, contract=replace(golden.contract, tolerance=Tolerance(1e9, 0)))
+    assert parity_of(target(), replace(wide, agreement=0.85), 1, other_class).bad == 0
+    found = parity_of(target(), replace(wide, agreement=0.9), 1, other_class)
+    assert (found.bad, found.fault) == (1, "the original's class on 87.5% of the rows; at least 90.0% is expected")
 
 
 @pytest.mark.parametrize(

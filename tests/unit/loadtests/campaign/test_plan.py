@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from loadtests.campaign.plan import is_search, plan_of, seconds_of
+from loadtests.campaign.plan import OVERHEAD_S, check_memory, is_search, plan_of, seconds_of
 from loadtests.campaign.quick import quick_campaign
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.settings import Campaign
 from loadtests.cell_spec import CellSpec, at_rate
+from loadtests.errors import LoadTestError
 from tests.unit.loadtests.campaign.worlds import campaign_text, target
 
 TARGETS = {"toy": [target("a"), target("b"), target("c")]}
@@ -137,7 +138,7 @@ def test_the_time_of_a_cell_counts_what_is_not_measured_too() -> None:
         cool_down_s=5, scenarios=scenario(kind="server", rate=10, duration_s=60, warm_up_s=30, warm_up_requests=1000)
     )
     cell = plan_of(made, TARGETS).cells[0]
-    assert seconds_of(made, cell) == pytest.approx(100 + 60 + 1.5 + 5)
+    assert seconds_of(made, cell) == pytest.approx(100 + 60 + OVERHEAD_S + 5)
 
 
 def test_a_quick_campaign_has_nine_cells_six_rounds_and_some_six_minutes() -> None:
@@ -146,10 +147,18 @@ def test_a_quick_campaign_has_nine_cells_six_rounds_and_some_six_minutes() -> No
     every = {"toy": [target(str(number)) for number in range(8)]}
     plan = plan_of(made, every)
     assert (plan.per_round, plan.rounds) == (9, 6)
-    assert 300 < plan.seconds < 430
+    assert 300 < plan.seconds < 370
     loads = {cell.round: cell.load for cell in plan.cells}
-    assert [loads[number].warm_up_seconds for number in range(6)] == [3, 1, 1, 1, 1, 1]
+    assert [loads[number].warm_up_seconds for number in range(6)] == [3, 0.3, 0.3, 0.3, 0.3, 0.3]
     assert {load.seconds for load in loads.values()} == {5}
+
+
+def test_a_soak_whose_figures_would_not_fit_into_memory_is_refused() -> None:
+    """What to do instead is told: the same in rounds."""
+    soak = plan_of(campaign(scenarios=scenario(kind="soak", rate=1000, duration_s=86_400)), TARGETS)
+    check_memory(soak, 64 << 30)
+    with pytest.raises(LoadTestError, match=r"s on [abc]: 86,\d+,\d+ requests in one cell(.|\n)*`rounds`"):
+        check_memory(soak, 8 << 30)
 
 
 def test_a_cell_of_the_plan_survives_json() -> None:

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests.campaign.reading import CampaignError, campaign_of, read_campaign
+from loadtests.campaign.reading import CampaignError, campaign_of, text_of
 from loadtests.campaign.settings import Campaign, ScenarioSettings, TargetSettings
 from loadtests.errors import LoadTestError
 
@@ -168,7 +168,17 @@ def test_yaml_that_hides_something_is_told(text: str) -> None:
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     """Missing, or not text."""
     with pytest.raises(LoadTestError, match="cannot read the campaign"):
-        read_campaign(tmp_path / "none.yaml")
+        text_of(tmp_path / "none.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(LoadTestError, match="cannot read the campaign"):
-        read_campaign(tmp_path / "binary.yaml")
+        text_of(tmp_path / "binary.yaml")
+
+
+def test_a_variant_that_no_model_has_is_told_by_its_line() -> None:
+    """With those that there are."""
+    text = "models: [toy]\nvariants: [torchscript, onxx]\nscenarios: [{name: s, kind: offline}]\ntargets: [all]\n"
+    with pytest.raises(LoadTestError) as told:
+        campaign_of(text, "c.yaml", built_models={"toy": {"torchscript": "torchserve", "onnx": "torchserve"}})
+    assert "line 2: no model of this campaign has 'onxx' (did you mean 'onnx'?); there are: onnx, torchscript" in str(
+        told.value
+    )

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from loadtests.campaign import session
 from loadtests.campaign.folder import RunFolder
+from loadtests.campaign.options import Options
 from loadtests.campaign.plan import plan_of
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.sameness import differences
@@ -66,7 +67,7 @@ def test_other_servers_are_told_by_the_ledger(now: dict[str, Any], words: str) -
 def test_a_run_whose_weights_are_others_does_not_go_on(tmp_path: Path) -> None:
     """Nothing is measured, what was measured stays, and the error says what to do."""
     artifacts = write_toy(tmp_path / "artifacts")
-    options = session.Options(artifacts, tmp_path / "runs", ("twinserve",), tmp_path / "lock")
+    options = Options(artifacts, tmp_path / "runs", ("twinserve",), tmp_path / "lock")
     engine = FakeEngine()
 
     def fail(spec: CellSpec) -> None:

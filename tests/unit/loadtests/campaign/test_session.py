@@ -17,6 +17,7 @@ from rich.console import Console
 from loadtests.campaign import session
 from loadtests.campaign.folder import RunFolder
 from loadtests.campaign.lock import sole_campaign
+from loadtests.campaign.options import Options
 from loadtests.campaign.outcome import INVALID, SLO_MISSED, VALID, Outcome
 from loadtests.campaign.reading import CampaignError
 from loadtests.cell_spec import CellSpec
@@ -33,15 +34,13 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> session.Options:
+def options(tmp_path: Path) -> Options:
     """A folder of its own for everything, the lock too."""
     artifacts = write_toy(tmp_path / "artifacts")
-    return session.Options(artifacts, tmp_path / "runs", ("twinserve", "bench", "run", "c.yaml"), tmp_path / "lock")
+    return Options(artifacts, tmp_path / "runs", ("twinserve", "bench", "run", "c.yaml"), tmp_path / "lock")
 
 
-def run(
-    text: str, options: session.Options, engine: FakeEngine | None = None, console: Console | None = None
-) -> Outcome:
+def run(text: str, options: Options, engine: FakeEngine | None = None, console: Console | None = None) -> Outcome:
     """Runs a campaign."""
     return session.run(text, "c", "c.yaml", options, console or Console(quiet=True), (engine or FakeEngine()).seams())
 
@@ -58,9 +57,7 @@ def document(run: Path | None, name: str) -> dict[str, Any]:
     return dict(json.loads((run / name).read_text()))
 
 
-def test_a_whole_campaign_leaves_everything_that_its_figures_are_made_of(
-    address: str, options: session.Options
-) -> None:
+def test_a_whole_campaign_leaves_everything_that_its_figures_are_made_of(address: str, options: Options) -> None:
     """Lines, sealed rounds, health, resources, manifest, ledger, parity and a state that says complete."""
     outcome = run(campaign_text(address), options)
     assert outcome.run is not None
@@ -81,7 +78,7 @@ def test_a_whole_campaign_leaves_everything_that_its_figures_are_made_of(
     assert json.loads((outcome.run / "campaign.yaml").read_text())["seed"] == 7
 
 
-def test_the_servers_use_of_the_machine_is_in_every_line(address: str, options: session.Options) -> None:
+def test_the_servers_use_of_the_machine_is_in_every_line(address: str, options: Options) -> None:
     """The toy server is a thread of this process: its CPU time and memory are those of the process."""
     line = lines_of(run(campaign_text(address, rounds=1), options))[0]
     (server,) = line["resources"]["servers"]
@@ -91,7 +88,7 @@ def test_the_servers_use_of_the_machine_is_in_every_line(address: str, options: 
     assert line["resources"]["gpu"]["status"] in ("measured", "not measured")
 
 
-def test_nothing_is_left_where_a_server_is_down(options: session.Options) -> None:
+def test_nothing_is_left_where_a_server_is_down(options: Options) -> None:
     """It stops before anything is measured, and says which and what to do."""
     engine = FakeEngine()
     with pytest.raises(LoadTestError, match=r"nothing answers at 127\.0\.0\.1:1 .*start the server"):
@@ -99,20 +96,20 @@ def test_nothing_is_left_where_a_server_is_down(options: session.Options) -> Non
     assert (engine.measured, options.runs.exists()) == ([], False)
 
 
-def test_nothing_is_left_where_a_server_has_not_the_model(options: session.Options) -> None:
+def test_nothing_is_left_where_a_server_has_not_the_model(options: Options) -> None:
     """What it answers is told."""
     with toy_server(status=404) as address, pytest.raises(LoadTestError, match="has no model 'toy': HTTP 404"):
         run(campaign_text(address), options)
     assert not options.runs.exists()
 
 
-def test_a_model_that_is_not_built_stops_before_anything_is_asked(address: str, options: session.Options) -> None:
+def test_a_model_that_is_not_built_stops_before_anything_is_asked(address: str, options: Options) -> None:
     """With the line and the models that there are."""
     with pytest.raises(CampaignError, match="no built model 'toyy' .did you mean 'toy'.*built are: toy"):
         run(campaign_text(address, models=["toyy"]), options)
 
 
-def test_wrong_answers_make_every_cell_of_the_target_invalid(options: session.Options) -> None:
+def test_wrong_answers_make_every_cell_of_the_target_invalid(options: Options) -> None:
     """It is told at once, measured all the same, and never compared."""
     with toy_server(lambda x: toy_model(x) + 1) as address:
         console = Console(record=True, quiet=False, file=open(os.devnull, "w"), width=200)  # noqa: SIM115
@@ -123,13 +120,13 @@ def test_wrong_answers_make_every_cell_of_the_target_invalid(options: session.Op
     assert all("golden answers that differ" in line["reasons"][0] for line in lines_of(outcome))
 
 
-def test_a_missed_objective_has_an_exit_code_of_its_own(address: str, options: session.Options) -> None:
+def test_a_missed_objective_has_an_exit_code_of_its_own(address: str, options: Options) -> None:
     """Valid figures, and too slow."""
     outcome = run(campaign_text(address, slo_ms=1, rounds=1), options)
     assert (outcome.code, "was missed in 2, by: " in outcome.text) == (SLO_MISSED, True)
 
 
-def test_a_search_tries_rates_until_it_knows(address: str, options: session.Options) -> None:
+def test_a_search_tries_rates_until_it_knows(address: str, options: Options) -> None:
     """Doubling and bisecting; the next round begins where the last one ended."""
     engine = FakeEngine(latency=lambda spec: 0.001 if spec.load.steps[0].rate <= 300 else 0.1)
     search = [{"name": "s", "kind": "server", "duration_s": 5, "warm_up_s": 3}]
@@ -144,16 +141,17 @@ def test_a_search_tries_rates_until_it_knows(address: str, options: session.Opti
     assert RunFolder(outcome.run or Path()).state().status == "complete"
 
 
-def test_a_search_ends_where_the_generator_is_what_is_slow(address: str, options: session.Options) -> None:
-    """Three tries that tell nothing of the server are enough; the run is complete, and its cells are INVALID."""
+def test_a_search_ends_where_the_generator_is_what_is_slow(address: str, options: Options) -> None:
+    """Tries that tell nothing of the server are made again, then ended; the run is complete, its cells are INVALID."""
     search = [{"name": "s", "kind": "server", "duration_s": 5, "warm_up_s": 3}]
-    outcome = run(campaign_text(address, slo_ms=10, scenarios=search, rounds=1), options, FakeEngine(cpu=0.99))
-    assert [line["rate_offered"] for line in lines_of(outcome) if line["target"] == "a"] == [50, 25, 12.5]
+    engine = FakeEngine(latency=lambda _: 0.1, cpu=0.99)
+    outcome = run(campaign_text(address, slo_ms=10, scenarios=search, rounds=1), options, engine)
+    assert [line["rate_offered"] for line in lines_of(outcome) if line["target"] == "a"] == [50] * 3 + [25] * 3
     assert outcome.code == INVALID
     assert RunFolder(outcome.run or Path()).state().status == "complete"
 
 
-def test_ctrl_c_once_finishes_the_round_and_reports(address: str, options: session.Options) -> None:
+def test_ctrl_c_once_finishes_the_round_and_reports(address: str, options: Options) -> None:
     """The run can be resumed, and then measures only what is left."""
     reported: list[Path] = []
     engine = FakeEngine(before=_interrupt_in(0, 0))
@@ -172,7 +170,7 @@ def test_ctrl_c_once_finishes_the_round_and_reports(address: str, options: sessi
     assert document(outcome.run, "manifest.json")["resumed"][0]["changed"] == []
 
 
-def test_a_second_ctrl_c_stops_and_the_cell_under_way_does_not_count(address: str, options: session.Options) -> None:
+def test_a_second_ctrl_c_stops_and_the_cell_under_way_does_not_count(address: str, options: Options) -> None:
     """What came before it is sealed and reported; a resumed run measures it anew."""
     engine = FakeEngine(before=_interrupt_in(1, 1, SIGTERM=True))
     outcome = run(campaign_text(address, rounds=3), options, engine)
@@ -186,7 +184,7 @@ def test_a_second_ctrl_c_stops_and_the_cell_under_way_does_not_count(address: st
 
 
 def test_a_run_that_was_killed_between_a_line_and_its_state_measures_that_cell_again(
-    address: str, options: session.Options
+    address: str, options: Options
 ) -> None:
     """And has one line of it in the end."""
 
@@ -206,7 +204,7 @@ def test_a_run_that_was_killed_between_a_line_and_its_state_measures_that_cell_a
     assert [(line["round"], line["order_in_round"]) for line in lines_of(outcome)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
-def test_a_generator_that_fails_leaves_a_run_that_can_go_on(address: str, options: session.Options) -> None:
+def test_a_generator_that_fails_leaves_a_run_that_can_go_on(address: str, options: Options) -> None:
     """The error says how."""
 
     def fail(spec: CellSpec) -> None:
@@ -219,7 +217,7 @@ def test_a_generator_that_fails_leaves_a_run_that_can_go_on(address: str, option
     assert (state.status, len(state.done)) == ("failed", 2)
 
 
-def test_what_a_failure_left_of_a_cell_is_no_record_of_it(address: str, options: session.Options) -> None:
+def test_what_a_failure_left_of_a_cell_is_no_record_of_it(address: str, options: Options) -> None:
     """The stream that was cut off in the middle goes; the next attempt writes its own."""
     engine = FakeEngine()
 
@@ -235,7 +233,7 @@ def test_what_a_failure_left_of_a_cell_is_no_record_of_it(address: str, options:
     assert list(next(options.runs.iterdir()).glob("raw/*/*.arrow")) == []
 
 
-def test_two_campaigns_on_one_host_refuse_each_other(address: str, options: session.Options) -> None:
+def test_two_campaigns_on_one_host_refuse_each_other(address: str, options: Options) -> None:
     """The second says who is first; a lock that a dead process left behind stops nobody."""
     with sole_campaign("first", options.lock), pytest.raises(LoadTestError, match=rf"process {os.getpid()}, run first"):
         run(campaign_text(address), options)
@@ -243,7 +241,7 @@ def test_two_campaigns_on_one_host_refuse_each_other(address: str, options: sess
     assert run(campaign_text(address, rounds=1), options).code == VALID
 
 
-def test_ctrl_c_in_the_report_loses_nothing_and_says_so(address: str, options: session.Options) -> None:
+def test_ctrl_c_in_the_report_loses_nothing_and_says_so(address: str, options: Options) -> None:
     """The run is complete; what to do for its report is told."""
 
     def interrupted(run: Path, formats: object = ()) -> list[Path]:
@@ -255,7 +253,7 @@ def test_ctrl_c_in_the_report_loses_nothing_and_says_so(address: str, options: s
     assert RunFolder(next(options.runs.iterdir())).state().status == "complete"
 
 
-def test_a_complete_run_is_not_resumed(address: str, options: session.Options) -> None:
+def test_a_complete_run_is_not_resumed(address: str, options: Options) -> None:
     """Its report can be made anew."""
     outcome = run(campaign_text(address, rounds=1), options)
     with pytest.raises(LoadTestError, match="is complete; `twinserve bench report"):

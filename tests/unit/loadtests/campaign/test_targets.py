@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from loadtests.addresses import Addresses, Endpoints
 from loadtests.analysis.cell import summarise
 from loadtests.analysis.compare import within_run
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.targets import needed_stacks, targets_of
 from loadtests.cell_spec import CellSpec, Load, Step, Target
-from loadtests.cells import Addresses, Endpoints
 from loadtests.errors import LoadTestError
 from tests.unit.loadtests.campaign.worlds import campaign_text, rows_of
 
@@ -58,6 +58,66 @@ def test_variants_leave_the_stacks_that_serve_them() -> None:
     ]
     with pytest.raises(LoadTestError, match="its own are torchscript on torchserve, savedmodel on tfserving"):
         made(["torchserve-rest"], variants=["onnx"])
+
+
+MORE = {"toy": {**VARIANTS["toy"], "aotinductor": "torchserve", "onnx": "torchserve", "xla": "tfserving"}}
+
+
+def exports(targets: Any, *variants: str) -> list[Target]:
+    """The targets of a toy with more variants than the stacks' own."""
+    chosen = {"variants": variants} if variants else {}
+    text = campaign_text("x:1", targets=targets, **chosen)
+    found = targets_of(campaign_of(text, "c"), MORE, Addresses(), SERVERS, endpoints=Endpoints())
+    return [target for target, _ in found["toy"]]
+
+
+def test_each_stack_is_asked_for_its_own_variant_unless_others_are_named() -> None:
+    """However many were built."""
+    assert [target.variant for target in exports(["all"])] == ["torchscript"] * 2 + ["savedmodel"] * 2 + [
+        *["torchscript"] * 2,
+        *["savedmodel"] * 2,
+    ]
+
+
+def test_another_variant_has_a_name_of_its_own_on_the_server_and_a_pin_at_the_gateway() -> None:
+    """A stack's own keeps the model's plain name, and its target the plain name of the stack."""
+    own, other, through, pinned = exports(["torchserve-rest", "gateway/torchserve-grpc"], "torchscript", "aotinductor")
+    assert (own.name, own.asked_for, through.pins) == ("torchserve-rest", "toy", {"x-endpoint": "ts-grpc"})
+    assert (other.name, other.variant) == ("torchserve-rest aotinductor", "aotinductor")
+    assert (other.model, other.asked_for) == ("toy", "toy-aotinductor")
+    assert pinned.pins == {"x-endpoint": "ts-grpc", "x-variant": "aotinductor"}
+    assert (pinned.asked_for, pinned.name) == ("toy", "gateway/torchserve-grpc aotinductor")
+
+
+def test_a_stack_at_an_address_has_the_same_names() -> None:
+    """A server that calls the model something else is told by `served_as`."""
+    there = {"name": "there", "protocol": "torchserve-rest", "address": "h:1", "stack": "torchserve"}
+    found = exports([there], "torchscript", "onnx", "xla")
+    assert [(target.name, target.asked_for) for target in found] == [
+        ("there torchscript", "toy"),
+        ("there onnx", "toy-onnx"),
+    ]
+    (named,) = exports([there | {"variant": "onnx", "served_as": "mine"}])
+    assert (named.model, named.variant, named.asked_for) == ("toy", "onnx", "mine")
+
+
+def test_the_gateway_may_be_left_to_choose_its_connection() -> None:
+    """Then only the stack is pinned, and what is spoken upstream is what the answers say."""
+    (target,) = made([{"stack": "tfserving", "path": "gateway", "pin": "stack"}])
+    assert (target.name, target.pins, target.upstream_protocol) == ("gateway/tfserving", {"x-stack": "tfserving"}, "")
+
+
+def test_variants_on_one_server_are_compared_and_each_stack_by_the_first_that_is_named() -> None:
+    """Not all pairs of all: a comparison of stacks is of one variant each."""
+    load = Load("server", "poisson", (Step(100, 5),))
+    targets = exports(["torchserve-rest", "tfserving-rest"], "torchscript", "aotinductor", "savedmodel", "xla")
+    cells = [CellSpec(f"s-{place}", target, "s", load) for place, target in enumerate(targets)]
+    lines = [summarise(cell, rows_of(cell), {}, None, None) for cell in cells]
+    assert {f"{found.family}: {found.b.target} / {found.a.target}" for found in within_run(lines, {}).comparisons} == {
+        "variants: torchserve-rest aotinductor / torchserve-rest",
+        "variants: tfserving-rest xla / tfserving-rest",
+        "stacks: tfserving-rest / torchserve-rest",
+    }
 
 
 def test_any_address_is_a_target_and_parity_may_differ_there() -> None:

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from loadtests.analysis.search import next_rate
 from loadtests.campaign.seams import Seams
 from loadtests.cell_spec import CellSpec, Target
 from loadtests.raw import RAW_SCHEMA
+from loadtests.replies import ServedBy
 from loadtests.store import seal_round
 from tests.unit.loadtests.builders import toy_model
 
@@ -61,8 +62,8 @@ def target(name: str = "toy", *, address: str = "127.0.0.1:1", **fields: Any) ->
     return Target(name=name, protocol="predict", address=address, model="toy", **fields)
 
 
-def rows_of(spec: CellSpec, latency_s: float = 0.002) -> pa.Table:
-    """The raw record of a cell whose every request takes as long."""
+def rows_of(spec: CellSpec, latency_s: float = 0.002, origin: ServedBy | None = None) -> pa.Table:
+    """The raw record of a cell whose every request takes as long, and names its `origin`."""
     rate = next((step.rate for step in spec.load.steps if step.rate), 100.0)
     count = int(rate * spec.load.seconds)
     at = np.arange(count) / rate
@@ -79,6 +80,8 @@ def rows_of(spec: CellSpec, latency_s: float = 0.002) -> pa.Table:
         "bytes_out": np.full(count, 10, np.int32),
         "bytes_in": np.full(count, 20, np.int32),
     }
+    if origin is not None:
+        columns |= {name: pa.array([text] * count) for name, text in asdict(origin).items() if text}
     arrays = [
         pa.array(columns[name]).cast(kind) if name in columns else pa.nulls(count, kind)
         for name, kind in zip(RAW_SCHEMA.names, RAW_SCHEMA.types, strict=True)

@@ -18,7 +18,7 @@ from loadtests.campaign_report.exports import csv_cell, markdown_cell
 from loadtests.campaign_report.other_charts import forest_chart
 from loadtests.campaign_report.svg import Axis, Plot, log_axis, png, zero_axis
 from loadtests.campaign_report.words import caveat, sentence, share, times, with_interval
-from loadtests.report.words import NONE
+from loadtests.words import NONE
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from loadtests.analysis.series import Series, series_of
 from loadtests.campaign_report import write
 from loadtests.campaign_report.chart import shown_lines
 from loadtests.campaign_report.content import table_row
+from loadtests.campaign_report.data import read_campaign
+from loadtests.campaign_report.latency_charts import heat_chart
 from loadtests.campaign_report.words import share
 from loadtests.cell_spec import CellSpec, Load, Step, at_rate
 from tests.unit.loadtests.synthetic import (
@@ -62,6 +64,30 @@ def test_the_tries_of_a_search_that_failed_are_in_no_figure_of_a_row() -> None:
     (line,) = shown_lines(series)
     assert line["rate_offered"] == 100.0
     assert (table_row(series)["failed"], table_row(series)["requests"]) == (0, line["scheduled"])
+
+
+def test_of_a_rate_that_was_tried_again_the_try_that_met_the_objective_counts() -> None:
+    """The one before it told nothing of the server."""
+    search = Load("server", "poisson", (Step(0, 60),), warm_up_seconds=30, warm_up_requests=1000)
+    base = plan([("find", search)], [target("ts")], rounds=1)[0]
+    held_up = _line(at_rate(base, 100.0, 1), Law(median_ms=90, lag_ms=30), cpu_max=0.99)
+    met = _line(at_rate(base, 100.0, 2), Law())
+    missed = _line(at_rate(base, 104.0, 3), Law(refused_share=0.3))
+    series = _series([held_up, met, missed])
+    assert [line["meets_slo"] for line in series.lines()] == [None, True, False]
+    assert (shown_lines(series), series.valid(0), series.value(0, "p50")) == ([met], True, met["L"]["p50"])
+
+
+def test_a_heat_map_is_of_all_rounds_that_are_shown(tmp_path: Path) -> None:
+    """One upon the other; an INVALID one is left out where there is a valid one."""
+    cells = plan([("s", LOAD)], [target("ts")], rounds=3)
+    folder = write_run(tmp_path / "R", cells, {"ts": Law()}, lines=False)
+    data = read_campaign(folder)
+    (own,) = (series for series in data.series if not series.first.get("control"))
+    chart = heat_chart(data, [own])
+    assert chart is not None
+    assert [name for name, _ in chart.small] == ["ts, 3 rounds"]
+    assert chart.rows[0][:2] == ("ts", "3")
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from loadtests.campaign_report import FORMATS, write
 from loadtests.campaign_report.content import MOST_CHARTED
 from loadtests.cell_spec import Load, Step, at_rate
 from loadtests.errors import LoadTestError
-from loadtests.report.words import number
 from loadtests.store import StoredRun
+from loadtests.words import number
 from tests.unit.loadtests.synthetic import Law, plan, server_load, target, write_run
 
 HOSTILE = "<script>alert(1)</script>"

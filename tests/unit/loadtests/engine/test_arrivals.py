@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from scipy import stats
 
 from loadtests.cell_spec import Step, Target
-from loadtests.engine.arrivals import check_load, load_warm_up, schedule, times_of
+from loadtests.engine.arrivals import PIECE, check_load, load_warm_up, schedule, times_of
 from loadtests.errors import LoadTestError
 from tests.unit.loadtests.engine.builders import cell
 
@@ -60,7 +61,9 @@ def test_the_same_seeds_give_the_same_bytes_whatever_is_measured() -> None:
 
     def digest(spec: object, worker: int = 0) -> str:
         steps = schedule(spec, worker)  # type: ignore[arg-type]
-        return hashlib.sha256(b"".join(step.times.tobytes() + step.draws.tobytes() for step in steps)).hexdigest()
+        return hashlib.sha256(
+            b"".join(part.tobytes() for step in steps for piece in step.pieces() for part in piece)
+        ).hexdigest()
 
     spec = cell(steps=(Step(100, 1), Step(100, 1)), workers=2)
     other = replace(spec, target=Target("b", "oip-grpc", "10.0.0.1:9", "other"), slug="b")
@@ -108,3 +111,14 @@ def test_a_load_that_cannot_be_sent_is_refused(load: dict[str, object], words: s
     """The words say what to change."""
     with pytest.raises(LoadTestError, match=words):
         check_load(cell(**load).load)
+
+
+def test_a_soak_of_days_is_drawn_piece_by_piece() -> None:
+    """However long it is, no more than a piece is in memory; what was drawn is the beginning of the same schedule."""
+    _, days = schedule(cell(steps=(Step(1000, 400_000),)), 0)
+    _, minutes = schedule(cell(steps=(Step(1000, 100),)), 0)
+    pieces = itertools.islice(days.pieces(), 50)
+    assert max(len(times) for times, _ in pieces) <= PIECE
+    first, draws = next(days.pieces())
+    assert np.array_equal(first, minutes.times[: len(first)])
+    assert np.array_equal(draws, next(minutes.pieces())[1])

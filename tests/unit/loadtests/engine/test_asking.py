@@ -11,10 +11,9 @@ import pytest
 
 from loadtests.cell_spec import Load, Target
 from loadtests.engine.asking import Asked, Clients, asked, timings_of
-from loadtests.engine.questions import questions_of
 from loadtests.errors import LoadTestError
-from loadtests.recorder import ServedBy
-from loadtests.replies import Outcome, Reply
+from loadtests.questions import questions_of
+from loadtests.replies import Outcome, Reply, ServedBy
 from tests.unit.loadtests.builders import write_toy
 from tests.unit.loadtests.engine.builders import cell
 

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 NONE = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 _TRANSPORTS = {"rest": "REST", "grpc": "gRPC"}
-
-
-def title(stand_ins: Sequence[str]) -> str:
-    """The report's title; it names the stand-ins of the run, if any."""
-    base = "twinserve: a first look at two serving stacks"
-    return f"{base}, with {' and '.join(stand_ins)}" if stand_ins else base
 
 
 def number(value: float | None, signed: bool = False) -> str:

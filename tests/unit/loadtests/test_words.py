@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.report.words import NONE, number, title, transport_word
+from loadtests.words import NONE, number, transport_word
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,3 @@ def test_differences_carry_their_sign(value: float | None, text: str) -> None:
 def test_names_are_written_as_people_do() -> None:
     """No transport is a dash."""
     assert (transport_word("grpc"), transport_word(None)) == ("gRPC", NONE)
-
-
-def test_the_title_names_every_stand_in() -> None:
-    """No stand-in, no word of one."""
-    assert "stand-in" not in title(())
-    assert title(("a (stand-in)", "b (stand-in)")).endswith("with a (stand-in) and b (stand-in)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from gateway.core.errors import Cause
@@ -14,6 +15,10 @@ class Observer(Protocol):
         self, *, model: str, version: int | None, stack: str, protocol: str, cause: Cause | None, seconds: float
     ) -> None:
         """A client's request ended; `cause` is None for a result. Unknown models come as ''."""
+        ...
+
+    def phases_finished(self, *, protocol: str, seconds: Mapping[str, float]) -> None:
+        """A client's request ended that spent so long in each of the phases of `gateway.core.context.PHASES`."""
         ...
 
     def attempt_finished(self, *, model: str, endpoint: str, stack: str, cause: Cause | None, seconds: float) -> None:
@@ -48,8 +53,16 @@ class Observer(Protocol):
         """A circuit breaker is now `closed`, `open` or `half_open`."""
         ...
 
+    def breaker_gone(self, *, endpoint: str, model: str) -> None:
+        """An endpoint is no target of a model any more, and has no circuit breaker for it."""
+        ...
+
     def retried(self, *, model: str, outcome: str) -> None:
         """A failure that may be retried: `sent` to another endpoint, or why not: `budget`, `candidates`."""
+        ...
+
+    def routes_changed(self, *, budgets: Mapping[str, Callable[[], float] | None]) -> None:
+        """These are the models with a route now, each with its retries left, None where there is nothing to retry."""
         ...
 
     def mirror_finished(
@@ -78,6 +91,9 @@ class NullObserver:
     ) -> None:
         """Ignored."""
 
+    def phases_finished(self, *, protocol: str, seconds: Mapping[str, float]) -> None:
+        """Ignored."""
+
     def attempt_finished(self, *, model: str, endpoint: str, stack: str, cause: Cause | None, seconds: float) -> None:
         """Ignored."""
 
@@ -102,7 +118,13 @@ class NullObserver:
     def breaker_changed(self, *, endpoint: str, model: str, state: str) -> None:
         """Ignored."""
 
+    def breaker_gone(self, *, endpoint: str, model: str) -> None:
+        """Ignored."""
+
     def retried(self, *, model: str, outcome: str) -> None:
+        """Ignored."""
+
+    def routes_changed(self, *, budgets: Mapping[str, Callable[[], float] | None]) -> None:
         """Ignored."""
 
     def mirror_finished(

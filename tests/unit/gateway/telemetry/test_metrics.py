@@ -98,6 +98,16 @@ def test_an_endpoint_that_is_gone_is_no_longer_shown(registry: CollectorRegistry
     assert registry.get_sample_value("gateway_endpoint_slots_busy", {"endpoint": "a"}) == 3
 
 
+def test_a_breaker_that_is_gone_is_no_longer_shown(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
+    """That of another model at the same endpoint stays."""
+    for model in ("m", "n"):
+        observer.breaker_changed(endpoint="a", model=model, state="open")
+    observer.breaker_gone(endpoint="a", model="m")
+    name = "gateway_breaker_state"
+    assert registry.get_sample_value(name, {"endpoint": "a", "model": "m"}) is None
+    assert registry.get_sample_value(name, {"endpoint": "a", "model": "n"}) == 2
+
+
 def test_a_reload_is_counted_and_the_last_one_is_told(
     registry: CollectorRegistry, observer: PrometheusObserver
 ) -> None:
@@ -126,3 +136,34 @@ def test_limits_are_shown_beside_what_is_in_flight(registry: CollectorRegistry, 
     observer.limits_set(requests=1024, size=4096)
     assert registry.get_sample_value("gateway_limit", {"of": "requests"}) == 1024
     assert registry.get_sample_value("gateway_limit", {"of": "bytes"}) == 4096
+
+
+def test_the_time_of_codecs_is_told_by_protocol(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
+    """Reading and writing apart; a request that was never read counts nowhere."""
+    observer.phases_finished(protocol="predict", seconds={"decode": 0.002, "queue": 1.0, "encode": 0.0001})
+    observer.phases_finished(protocol="predict", seconds={"decode": 0.004})
+    observer.phases_finished(protocol="oip-grpc", seconds={})
+    name = "gateway_codec_duration_seconds"
+    decode, encode = ({"protocol": "predict", "phase": phase} for phase in ("decode", "encode"))
+    assert registry.get_sample_value(f"{name}_count", decode) == 2
+    assert registry.get_sample_value(f"{name}_sum", decode) == pytest.approx(0.006)
+    assert registry.get_sample_value(f"{name}_count", encode) == 1
+    assert registry.get_sample_value(f"{name}_count", {"protocol": "oip-grpc", "phase": "decode"}) == 0
+
+
+def test_retry_budgets_follow_the_routes(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
+    """They are read when somebody asks; a model that is gone, or has nothing to retry any more, is not shown."""
+    left = [2.0]
+    observer.routes_changed(budgets={"one": lambda: left[0], "two": lambda: 1.0, "single": None})
+    for model in ("one", "two", "single"):
+        observer.breaker_changed(endpoint="ts", model=model, state="open")
+    left[0] = 0.5
+    for outcome in ("sent", "budget", "candidates"):
+        assert registry.get_sample_value("gateway_retries_total", {"model": "one", "outcome": outcome}) == 0
+    assert registry.get_sample_value("gateway_retries_total", {"model": "single", "outcome": "sent"}) is None
+    assert registry.get_sample_value("gateway_retry_budget", {"model": "one"}) == 0.5
+    observer.routes_changed(budgets={"one": None, "single": None})
+    page = render(registry).decode()
+    assert "gateway_retry_budget{" not in page
+    assert page.count("gateway_breaker_state{") == 2
+    assert 'gateway_breaker_state{endpoint="ts",model="two"}' not in page

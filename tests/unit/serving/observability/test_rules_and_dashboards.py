@@ -12,7 +12,7 @@ import yaml
 
 from gateway.core.errors import Cause
 from gateway.telemetry.histogram import Registry
-from gateway.telemetry.metrics import PrometheusObserver
+from gateway.telemetry.metrics import PrometheusObserver, WorkerMetrics
 from serving.observability import dashboards
 from serving.observability.process_exporter import ServerProcesses
 
@@ -55,6 +55,7 @@ def test_every_dashboard_shows_which_server_answers(name: str) -> None:
 def known_series() -> set[str]:
     registry = Registry()
     PrometheusObserver(registry)
+    WorkerMetrics(registry)
     families = [*registry.collect(), *ServerProcesses(list).collect()]
     names = {family.name for family in families}
     return names | {f"{name}{suffix}" for name in names for suffix in ("_bucket", "_count", "_sum", "_total")}
@@ -84,6 +85,13 @@ def test_failures_are_the_causes_that_are_not_the_clients() -> None:
     assert set(dashboards.FAILURES) | clients == {cause.value for cause in Cause}
     text = (FOLDER / "rules" / "recording.yml").read_text("utf-8")
     assert set(re.findall(r'outcome=~"([^"]+)"', text)) == {"|".join(dashboards.FAILURES)}
+
+
+def test_every_alert_is_raised_in_a_test_of_the_rules() -> None:
+    """By promtool, with what it says."""
+    cases = yaml.safe_load((FOLDER / "rules" / "tests.yml").read_text("utf-8"))["tests"]
+    raised = {test["alertname"] for case in cases for test in case.get("alert_rule_test", ()) if test["exp_alerts"]}
+    assert {rule["alert"] for rule in rules() if "alert" in rule} == raised
 
 
 def test_every_alert_has_a_section_in_the_runbook() -> None:

@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help setup demo models variants variants-page up down images matrix test test-clients test-harness test-faults test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-faults bench-validate clean
+.PHONY: help setup demo models variants variants-page up down images matrix test test-clients test-harness test-faults test-variants test-docker lint check-protos protos bench-idle bench-codecs bench-gateway bench-faults bench-variants bench-validate clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -75,6 +75,9 @@ test-harness: setup  ## The load tests against servers whose latency law is know
 test-faults: setup  ## What must hold while things break: killed servers, overload, reloads, a million nonces (10 minutes)
 	@$(BIN)/pytest -q -m faults -rs
 
+test-variants: setup  ## Every variant of the models: built, served and asked through the gateway, over REST and gRPC
+	@$(BIN)/pytest -q -m variants -rs
+
 test-docker: setup  ## The tests that build and run docker-compose.yml; skipped without a Docker engine
 	@$(BIN)/pytest -q -m docker -rs
 
@@ -105,6 +108,10 @@ bench-gateway: setup  ## The gateway beside TorchServe, Envoy and bare servers; 
 # ROWS=drain,overload runs some rows, QUICK=1 few short rounds.
 bench-faults: setup  ## The times of what `make test-faults` counts: refusals, ejection, return, drain, goodput (6 minutes)
 	@$(BIN)/python -m tests.benchmarks.faults $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick)
+# MODELS=digits,minilm measures some models, QUICK=1 digits alone in two short rounds.
+bench-variants: setup  ## Every variant ÷ its own eager: time in the server, requests/s, memory; of what is built (40 minutes)
+	@$(BIN)/python -m tests.benchmarks.variants $(if $(MODELS),--models $(MODELS)) $(if $(QUICK),--quick)
+
 # QUICK=1 takes a quarter of the time. Exit code 1: a figure outside its limit; 3: the machine was too busy.
 bench-validate: setup  ## The load tests against known laws, at length: docs/benchmarking-validation.md (15 minutes, idle machine)
 	@$(BIN)/python -m tests.harness.validate $(if $(QUICK),--quick)

@@ -8,7 +8,9 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 # gRPC's core writes lines of its own between the log's JSON; what it has to say arrives as exceptions too. It is told
 # by the environment only, and listens only until grpc is imported, so that this comes before every import below.
@@ -35,6 +37,10 @@ EXIT_NOT_STARTED = 3
 EXIT_NOT_DRAINED = 1
 
 logger = logging.getLogger("gateway")
+
+
+class NotDrainedError(RuntimeError):
+    """Raised where the one worker was told twice to end, and so ended with what it had in flight."""
 
 
 def main(arguments: list[str] | None = None, program: str = "python -m gateway") -> int:
@@ -67,7 +73,7 @@ def main(arguments: list[str] | None = None, program: str = "python -m gateway")
         with asyncio.Runner(loop_factory=factory) as runner:
             source = Source(lambda: settings_of(options, options.config), file, before)
             runner.run(_serve(settings, contracts, source))
-    except SupervisorError as exc:
+    except (NotDrainedError, SupervisorError) as exc:
         print(f"gateway: {exc}", file=sys.stderr)
         return EXIT_NOT_DRAINED
     except SettingsError as exc:
@@ -85,7 +91,20 @@ async def _serve(settings: Settings, contracts: dict[str, ModelContract], source
     if settings.server.workers > 1:
         await supervise(settings, contracts, stop, _announce, source)
     else:
-        await serve(settings, contracts, stop.drain, _announce, source)
+        await _unless_at_once(serve(settings, contracts, stop.drain, _announce, source), stop.at_once)
+
+
+async def _unless_at_once(serving: Coroutine[Any, Any, None], at_once: asyncio.Event) -> None:
+    """Serves to the end; raises NotDrainedError at once where it is not to be waited for.
+
+    The runner then cancels every task of the loop, requests included, and waits until they have closed what they hold.
+    """
+    task, told = asyncio.create_task(serving, name="gateway"), asyncio.create_task(at_once.wait(), name="at once")
+    await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        raise NotDrainedError("ended at once, with what was in flight")
+    told.cancel()
+    await task
 
 
 def _announce(addresses: Addresses) -> None:

@@ -91,6 +91,7 @@ def _model(model: ModelSettings, contract: ModelContract | None) -> str:
         target.endpoint
         + (f" as {target.model}" if target.model else "")
         + (f" version {target.version}" if target.version is not None else "")
+        + (f" label {target.label}, version {model.version_at(target)}" if target.label is not None else "")
         for target in model.targets
     )
     if model.contract is None:

@@ -65,6 +65,15 @@ class DataPlane:
         """
         return self._router.route(model).contract(signature)
 
+    def check_room(self, model: str, caller: str) -> None:
+        """Raises OVERLOADED or NOT_READY where no request of `caller` for a model could be sent anywhere now.
+
+        For front ends that know the model before they have read the request. Says nothing of a model without a route.
+        """
+        refusal = self._router.refusal(model, caller)
+        if refusal is not None:
+            raise refusal
+
     def contracts(self) -> tuple[ModelContract, ...]:
         """Of every model that has a route the contract that stands for it."""
         return tuple(route.main for route in self._router.table.routes.values())

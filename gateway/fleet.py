@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -36,6 +36,9 @@ GOES_ON_WHEN_CANCELLED = frozenset({"torchserve"})
 # How long a reload waits for the first answers of its endpoints before the routes change.
 SETTLE_SECONDS = 5.0
 
+# Makes the backend of an endpoint, as `gateway.backends.registry.connect` does.
+Connect = Callable[..., Backend]
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -49,7 +52,9 @@ class Changes:
 class Member:
     """One connected endpoint, and what it was connected with."""
 
-    def __init__(self, name: str, configuration: Configuration, clock: Clock, observer: Observer) -> None:
+    def __init__(
+        self, name: str, configuration: Configuration, clock: Clock, observer: Observer, connect: Connect
+    ) -> None:
         settings = configuration.settings
         self._name = name
         self._spec = settings.endpoints[name]
@@ -59,7 +64,7 @@ class Member:
         self._payloads: dict[HandlerKey, Payload] = {}
         self._versions: dict[str, dict[str, int]] = {}
         self._learn(*self._described(configuration))
-        self._backend: Backend = backends.connect(
+        self._backend: Backend = connect(
             stack=self._spec.stack,
             transport=self._spec.transport,
             rest=self._spec.rest,
@@ -137,12 +142,18 @@ class Fleet:
     """The endpoints of a configuration, and the router of its routes. `apply` changes both, in one step."""
 
     def __init__(
-        self, configuration: Configuration, members: dict[str, Member], clock: Clock, observer: Observer
+        self,
+        configuration: Configuration,
+        members: dict[str, Member],
+        clock: Clock,
+        observer: Observer,
+        connect: Connect,
     ) -> None:
         self._configuration = configuration
         self._members = members
         self._clock = clock
         self._observer = observer
+        self._connect = connect
         endpoints = {name: member.endpoint for name, member in members.items()}
         health = HealthMonitor(endpoints.values(), observer=observer)
         self.router = Router(RouteTable({}), endpoints, health, clock=clock, observer=observer)
@@ -183,7 +194,7 @@ class Fleet:
         kept = {name: member for name, member in self._members.items() if member.takes(configuration)}
         names = configuration.settings.endpoints
         added = await _connected(
-            [name for name in names if name not in kept], configuration, self._clock, self._observer
+            [name for name in names if name not in kept], configuration, self._clock, self._observer, self._connect
         )
         try:
             discovery = self._discovery.renewed(plan_of(configuration.settings, configuration.contracts), kept)
@@ -233,6 +244,10 @@ class Fleet:
         before, watch = self.router.health, self._watch
         before.publish_to(before.follow)
         self._started_before = [item for item in (*self._started_before, self.router.under_way) if item.count]
+        for name, member in self._members.items():
+            if name not in prepared.kept:
+                # Before its successor of the same name says how it is.
+                member.stack.keep(())
         self.router.replace(health.table, {name: member.endpoint for name, member in members.items()}, health)
         health.publish_to(self.router.replace)
         self._configuration, self._members, self._discovery = configuration, members, prepared.discovery
@@ -268,10 +283,12 @@ class Fleet:
 
 
 @asynccontextmanager
-async def opened(configuration: Configuration, clock: Clock, observer: Observer) -> AsyncIterator[Fleet]:
+async def opened(
+    configuration: Configuration, clock: Clock, observer: Observer, connect: Connect = backends.connect
+) -> AsyncIterator[Fleet]:
     """The fleet of a configuration; nothing is sent before `start`. At the end all of it is closed."""
-    names = configuration.settings.endpoints
-    fleet = Fleet(configuration, await _connected(names, configuration, clock, observer), clock, observer)
+    members = await _connected(configuration.settings.endpoints, configuration, clock, observer, connect)
+    fleet = Fleet(configuration, members, clock, observer, connect)
     try:
         yield fleet
     finally:
@@ -279,12 +296,12 @@ async def opened(configuration: Configuration, clock: Clock, observer: Observer)
 
 
 async def _connected(
-    names: Iterable[str], configuration: Configuration, clock: Clock, observer: Observer
+    names: Iterable[str], configuration: Configuration, clock: Clock, observer: Observer, connect: Connect
 ) -> dict[str, Member]:
     members: dict[str, Member] = {}
     try:
         for name in names:
-            members[name] = Member(name, configuration, clock, observer)
+            members[name] = Member(name, configuration, clock, observer, connect)
     except BaseException:
         await _close(members.values())
         raise

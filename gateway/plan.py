@@ -87,7 +87,12 @@ def plan_of(settings: Settings, contracts: Mapping[str, ModelContract]) -> Plan:
     """What the configuration says of models, in the terms of routing."""
     listed = {
         name: Listed(
-            contracts.get(name), _targets(name, model), model.labels, model.versions(), traffic_of(name, model)
+            contracts.get(name),
+            _targets(name, model),
+            model.labels,
+            model.versions(),
+            traffic_of(name, model),
+            model.unavailable,
         )
         for name, model in settings.models.items()
     }
@@ -106,7 +111,7 @@ def handlers_of(settings: Settings, contracts: Mapping[str, ModelContract], endp
     versions = settings.versions_on(endpoint)
     for name, target in settings.targets_on(endpoint):
         fields = target.handler_on(settings.endpoints[endpoint]).handler_fields()
-        key = (target.model or name, target.version)
+        key = (target.model or name, settings.models[name].version_at(target))
         where = f"models.{name}: target '{endpoint}'"
         if name not in contracts:
             if fields.get("payload", "framed") != "framed":
@@ -131,7 +136,16 @@ def handlers_of(settings: Settings, contracts: Mapping[str, ModelContract], endp
 
 def _targets(name: str, model: ModelSettings) -> tuple[Target, ...]:
     return tuple(
-        Target(target.endpoint, target.model or name, target.version, target.names, target.variant, target.weight)
+        Target(
+            target.endpoint,
+            target.model or name,
+            model.version_at(target),
+            target.names,
+            target.variant,
+            target.weight,
+            label=target.label,
+            by_name=target.by_name,
+        )
         for target in model.targets
     )
 
@@ -149,7 +163,7 @@ def traffic_of(name: str, model: ModelSettings) -> Traffic:
         mirror=None
         if mirror is None
         else Mirroring(
-            Target(mirror.endpoint, mirror.model or name, mirror.version, mirror.names),
+            Target(mirror.endpoint, mirror.model or name, model.version_at(mirror), mirror.names, label=mirror.label),
             mirror.share,
             mirror.keep_payloads,
         ),

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.traffic_settings import Frozen, TrafficSettings
+from gateway.traffic_settings import Frozen, MirrorSettings, TrafficSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -158,11 +158,15 @@ class TargetSettings(HandlerSettings):
     model: str | None = None
     """The model's name there, where it differs."""
     version: int | None = None
-    """The one version to use there; without it the server's newest."""
+    """The one version to use there; without it, and without `label`, the server's newest."""
+    label: str | None = None
+    """The version to use there by its name under the model's `labels`, in place of `version`."""
     names: dict[str, str] = Field(default_factory=dict)
     """The server's own tensor names, by the contract's, where they differ."""
     variant: str | None = None
     """The export that this server runs, where the contract does not say it."""
+    by_name: bool = False
+    """Whether it answers only requests that name its variant or its endpoint: never by policy, failover or retry."""
     versions: dict[str, PositiveInt] = Field(default_factory=dict)
     """Numbers for a TorchServe's versions that are none, such as `2024-05a: 3`; `N` and `N.0` are N without."""
 
@@ -203,6 +207,25 @@ class ModelSettings(TrafficSettings):
     """Where it is served, the preferred one first."""
     labels: dict[str, int] = Field(default_factory=dict)
     """Version labels, such as stable: 1."""
+    unavailable: dict[str, str] = Field(default_factory=dict)
+    """Variants that cannot be had here, each with the reason: what a request for one is told with its 404."""
+
+    @model_validator(mode="after")
+    def _labels_exist(self) -> Self:
+        for item in (*self.targets, *(() if self.mirror is None else (self.mirror,))):
+            if item.label is None:
+                continue
+            where = f"{'mirror' if item is self.mirror else 'target'} '{item.endpoint}'"
+            if item.version is not None:
+                raise ValueError(f"{where} has a version and a label; leave one of them out")
+            if item.label not in self.labels:
+                known = ", ".join(f"'{label}'" for label in self.labels) or "none"
+                raise ValueError(f"{where}: there is no label '{item.label}' under `labels`; there: {known}")
+        return self
+
+    def version_at(self, item: TargetSettings | MirrorSettings) -> int | None:
+        """The version to ask at a target, or at the mirror: its own, or its label's."""
+        return item.version if item.label is None else self.labels[item.label]
 
     def versions(self) -> dict[str, int]:
         """The numbers of the version names that TorchServe's clients may use."""
@@ -269,6 +292,7 @@ class Settings(BaseSettings):
                 except ValueError as exc:
                     raise ValueError(f"models.{name}: target '{target.endpoint}': {exc}") from exc
             _check_versions(name, model.targets)
+            _check_variants(name, model)
             if model.mirror is not None:
                 self._check_endpoint(name, model.mirror.endpoint)
         return self
@@ -340,6 +364,21 @@ def _check_versions(model: str, targets: Iterable[TargetSettings]) -> None:
                     f"models.{model}: version '{spelling}' is {numbers[spelling]} on one target and {number} on "
                     f"'{target.endpoint}'; expected one number"
                 )
+
+
+def _check_variants(name: str, model: ModelSettings) -> None:
+    """Raises ValueError where nothing answers a request without a name, or a variant is both served and unavailable."""
+    if all(target.by_name for target in model.targets):
+        raise ValueError(
+            f"models.{name}: every target is by_name, so that a request which names none has no answer; leave by_name "
+            "out on the target that is to answer it"
+        )
+    for target in model.targets:
+        if target.variant in model.unavailable:
+            raise ValueError(
+                f"models.{name}: variant '{target.variant}' is unavailable and served by target '{target.endpoint}'; "
+                "leave one of them out"
+            )
 
 
 def _anchor_paths(document: Mapping[str, Any], folder: Path) -> None:

@@ -13,10 +13,11 @@ from gateway.batching.batcher import Batcher
 from gateway.batching.fair_queue import BatchLimits
 from gateway.core.backend import Middleware
 from gateway.core.clock import Clock
+from gateway.core.errors import GatewayError
 from gateway.core.messages import InferenceRequest
 from gateway.core.observer import Observer
 from gateway.resilience.circuit_breaker import BreakerLimits, BreakerState, CircuitBreaker
-from gateway.resilience.gate import gate, record
+from gateway.resilience.gate import gate, record, shut
 from gateway.routing.endpoint import Coalescing
 from gateway.telemetry.middleware import attempt_metrics
 
@@ -52,12 +53,16 @@ class EndpointStack:
         """Whether a slot is free, so that a call would go out at once."""
         return self.batcher.idle
 
+    def refusal(self, model: str, caller: str) -> GatewayError | None:
+        """What the gates would refuse a request with now: an open breaker, a full queue."""
+        breaker = self._breakers.get(model)
+        if breaker is not None and not breaker.allows:
+            return shut(breaker, endpoint=self._name, model=model)
+        return self.batcher.refusal(caller)
+
     def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
         """For one target of a model's route; all of a model's targets here share one breaker."""
-        breaker = self._breakers.get(model)
-        if breaker is None:
-            breaker = self._breakers[model] = self._new_breaker(model)
-
+        breaker = self._breakers.get(model) or self._new_breaker(model)
         made = cache(BatchLimits)
 
         def batch_limits(request: InferenceRequest) -> BatchLimits | None:
@@ -76,8 +81,10 @@ class EndpointStack:
         return (self.batcher,)
 
     def keep(self, models: Collection[str]) -> None:
-        """Forgets the breakers of all other models."""
-        self._breakers = {model: breaker for model, breaker in self._breakers.items() if model in models}
+        """Forgets the breakers of all other models; calls that still end by one of them tell nobody."""
+        for model in [model for model in self._breakers if model not in models]:
+            del self._breakers[model]
+            self._observer.breaker_gone(endpoint=self._name, model=model)
 
     def breaker(self, model: str) -> BreakerState:
         """The state of a model's breaker now."""
@@ -95,8 +102,11 @@ class EndpointStack:
 
     def _new_breaker(self, model: str) -> CircuitBreaker:
         def changed(state: BreakerState) -> None:
-            self._observer.breaker_changed(endpoint=self._name, model=model, state=state.value)
+            # One that is forgotten may still hear of calls that were under way.
+            if self._breakers.get(model) is breaker:
+                self._observer.breaker_changed(endpoint=self._name, model=model, state=state.value)
 
+        breaker = self._breakers[model] = CircuitBreaker(self._clock, self._limits, changed)
         # Shown from the start: a dashboard has to tell a closed breaker from none.
         changed(BreakerState.CLOSED)
-        return CircuitBreaker(self._clock, self._limits, changed)
+        return breaker

@@ -43,6 +43,8 @@ class MirrorSettings(Frozen):
     """The model's name there, where it differs."""
     version: int | None = None
     """The version to ask there; without it the one that the client's request names, or the server's newest."""
+    label: str | None = None
+    """The version to ask there by its name under the model's `labels`, in place of `version`."""
     names: dict[str, str] = {}
     """The server's own tensor names, by the contract's, where they differ."""
     keep_payloads: bool = False

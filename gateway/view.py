@@ -97,6 +97,7 @@ def _route(fleet: Fleet, name: str, route: Route) -> Document:
         "batching": None if traffic.batching is None else {"max_size": traffic.batching.max_rows},
         "contract": f"made of endpoint '{route.source}'" if route.source else "its own",
         "labels": dict(route.labels),
+        "unavailable": dict(route.unavailable),
         "targets": [_target(fleet, name, target) for target in route.targets],
         "mirror": None
         if mirror is None
@@ -113,12 +114,14 @@ def _target(fleet: Fleet, model: str, target: Target) -> Document:
         "server": member.endpoint.server,
         "model": target.model,
         "version": target.version,
+        "label": target.label,
         "variant": target.variant,
+        "by_name": target.by_name,
         "weight": target.weight,
         "status": verdict.status.value,
         "reason": verdict.reason,
         "versions": list(verdict.versions),
-        "breaker": member.stack.breaker(model).value,
+        "breaker": member.stack.breaker(target.circuit(model)).value,
         "slots": _slots(fleet, target.endpoint),
     }
 

@@ -20,6 +20,17 @@ RuntimeOption = Annotated[
     Literal["local", "docker"],
     typer.Option(help="local: processes of this machine; docker: the containers of docker-compose.yml."),
 ]
+ModelsOption = Annotated[
+    str | None,
+    typer.Option(help="Which models to serve, such as digits,minilm. Default: TWINSERVE_MODELS, else all built ones."),
+]
+VariantsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Which variants beside the default ones: all, or a list such as onnx,xla; `twinserve models list` shows "
+        "them. Default: TWINSERVE_VARIANTS, else none."
+    ),
+]
 PORTS_PANEL = "Ports (each also TWINSERVE_<NAME> in the environment)"
 
 
@@ -37,6 +48,8 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when all is ready; go on running.")] = False,
     runtime: RuntimeOption = "local",
     artifacts: ArtifactsOption = None,
+    models: ModelsOption = None,
+    variants: VariantsOption = None,
     brief: Annotated[bool, typer.Option("--brief", hidden=True, help="No summary when all is ready.")] = False,
     gateway_rest_port: Annotated[int | None, _port("The gateway over REST", 8000)] = None,
     gateway_grpc_port: Annotated[int | None, _port("The gateway over gRPC", 8001)] = None,
@@ -48,6 +61,8 @@ def up(
     torchserve_grpc_management_port: Annotated[int | None, _port("TorchServe's management over gRPC", 7071)] = None,
     tfserving_grpc_port: Annotated[int | None, _port("TF Serving over gRPC", 8500)] = None,
     tfserving_rest_port: Annotated[int | None, _port("TF Serving over REST", 8501)] = None,
+    tfserving_nograppler_grpc_port: Annotated[int | None, _port("TF Serving without Grappler, gRPC", 8510)] = None,
+    tfserving_nograppler_rest_port: Annotated[int | None, _port("TF Serving without Grappler, REST", 8511)] = None,
 ) -> None:
     """Start TorchServe, TF Serving (or its stand-in) and the gateway; Ctrl-C ends them all.
 
@@ -59,11 +74,12 @@ def up(
     from serving.settings import Ports
 
     ports = Ports(**{name: given[name] for name in Ports.model_fields if given[name] is not None})
+    settings = _settings(artifacts, models=models, variants=variants)
     try:
         if runtime == "docker":
-            _up_in_docker(_settings(artifacts), ports, detach)
+            _up_in_docker(settings, ports, detach)
         elif detach:
-            state = run_detached(_settings(artifacts), ports, typer.echo)
+            state = run_detached(settings, ports, typer.echo)
             typer.echo(_summary(state))
             typer.echo("`twinserve status` shows them, `twinserve logs` what they say, `twinserve down` stops them.")
         else:
@@ -71,7 +87,7 @@ def up(
             def ready(state: RunState) -> None:
                 typer.echo("Ready." if brief else f"{_summary(state)}\nReady. Ctrl-C ends them all.")
 
-            run_attached(_settings(artifacts), ports, typer.echo, ready)
+            run_attached(settings, ports, typer.echo, ready)
     except LaunchError as exc:
         typer.echo(f"twinserve up: {exc}", err=True)
         raise typer.Exit(1) from exc
@@ -82,7 +98,13 @@ def up(
 
 def _up_in_docker(settings: LaunchSettings, ports: Ports, detach: bool) -> None:
     from serving.docker import DockerStack
+    from serving.processes import LaunchError
 
+    if settings.variants != "default" or settings.models:
+        raise LaunchError(
+            "the containers serve simplenn and digits in their default variants: leave out --models and --variants "
+            "(TWINSERVE_MODELS, TWINSERVE_VARIANTS), or --runtime docker"
+        )
     stack = DockerStack(settings, ports, report=typer.echo)
     stack.up()
     typer.echo(
@@ -216,10 +238,11 @@ def doctor(artifacts: ArtifactsOption = None) -> None:
         raise typer.Exit(1)
 
 
-def _settings(artifacts: Path | None) -> LaunchSettings:
+def _settings(artifacts: Path | None, **given: str | None) -> LaunchSettings:
     from serving.settings import LaunchSettings
 
-    return LaunchSettings() if artifacts is None else LaunchSettings(artifacts=artifacts)
+    values: dict[str, Any] = {"artifacts": artifacts, **given}
+    return LaunchSettings(**{name: value for name, value in values.items() if value is not None})
 
 
 def _summary(state: RunState) -> str:

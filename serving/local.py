@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 from serving import servers
 from serving.interrupts import Interrupts
-from serving.models import find_models
+from serving.models import find_models, to_serve
 from serving.probes import owner_of
 from serving.processes import Child, LaunchError, NotReady, Port, PortTaken, Processes, Server, tail
 from serving.settings import LaunchSettings, Ports, is_free
@@ -55,6 +55,7 @@ class LocalStack:
         self.run_dir = self.settings.run_dir
         self._stages = stages
         self._report = report
+        self._patience_s = self.settings.start_timeout_s
         self._exit = ExitStack()
         self._servers: dict[str, Server] = {}
         self._descriptions: dict[str, str] = {}
@@ -109,12 +110,16 @@ class LocalStack:
         self._save_state("starting")
         stages = self._stages
         if stages is None:
-            stages = servers.all_servers(self.settings, self.ports, find_models(self.settings.models_dir))
+            settings = self.settings
+            built = find_models(settings.models_dir)
+            models = to_serve(built, settings.models, settings.variants, self._report) if built else ()
+            stages = servers.all_servers(settings, self.ports, models)
             cleanup.callback(servers.remove_temporary, self.run_dir)
         check_ports((port for stage in stages for server in stage for port in server.ports), self.settings.host)
         cleanup.enter_context(self._processes)
         cleanup.callback(self._stop_stages, stages)
-        deadline = time.monotonic() + self.settings.start_timeout_s
+        self._patience_s = self.settings.start_timeout_s + sum(one.allowance_s for stage in stages for one in stage)
+        deadline = time.monotonic() + self._patience_s
         for stage in stages:
             self._start(stage, deadline)
         self._save_state("ready")
@@ -213,7 +218,7 @@ class LocalStack:
         lines = []
         for name, lacks in missing.items():
             log = self.run_dir / "logs" / f"{name}.log"
-            lines.append(f"{name} is not ready after {self.settings.start_timeout_s:g} s: it lacks {lacks}.")
+            lines.append(f"{name} is not ready after {self._patience_s:g} s: it lacks {lacks}.")
             lines += [f"The end of {log}:", *(f"  {line}" for line in tail(log))]
         return "\n".join(lines)
 

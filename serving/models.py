@@ -1,4 +1,4 @@
-"""The built models, as `models/` leaves them under artifacts/models/."""
+"""The built models and their variants, as `models/` leaves them under artifacts/models/."""
 
 from __future__ import annotations
 
@@ -6,22 +6,44 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from models import manifest, record
+from models.variants import DEFAULT, VARIANTS, UnknownVariantError, Variant, chosen
 from serving.processes import TAIL_LINES, LaunchError
 
 Event = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltVariant:
+    """A variant beside the default ones, served as a model of its own; `folder` is absolute."""
+
+    name: str
+    stack: str
+    served_name: str
+    folder: Path
+
+    @property
+    def archive(self) -> Path:
+        """The .mar of one for TorchServe; a TensorFlow server takes the folder, with its numbered versions."""
+        return self.folder / f"{self.served_name}.mar"
+
+
+@dataclass(frozen=True, slots=True)
 class BuiltModel:
-    """One model that can be served on both stacks. Paths are absolute."""
+    """One model with its default variants, and those of the others that are to be served. Paths are absolute.
+
+    `unavailable` has, for each variant that is not served, the reason.
+    """
 
     name: str
     folder: Path
+    variants: tuple[BuiltVariant, ...] = ()
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def contract(self) -> Path:
@@ -38,10 +60,25 @@ class BuiltModel:
         """The folder of numbered SavedModels for TensorFlow Serving."""
         return self.folder / "savedmodel"
 
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """The stacks that serve a default variant of it, by its contract: both where that does not say."""
+        try:
+            said = json.loads(self.contract.read_text()).get("variants")
+        except (OSError, ValueError, AttributeError):
+            said = None
+        return tuple(stack for stack in DEFAULT if stack in said.values()) if said else tuple(DEFAULT)
+
+    def on(self, stack: str) -> tuple[BuiltVariant, ...]:
+        """The variants to be served there, beside the default one."""
+        return tuple(variant for variant in self.variants if variant.stack == stack)
+
     def missing(self) -> list[str]:
         """What a complete build has and this one lacks; empty for a complete one."""
-        parts = [path for path in (self.contract, self.archive) if not path.is_file()]
-        if not any(self.saved_model.glob("*/saved_model.pb")):
+        stacks = self.stacks
+        needed = (self.contract, self.archive) if "torchserve" in stacks else (self.contract,)
+        parts = [path for path in needed if not path.is_file()]
+        if "tfserving" in stacks and not any(self.saved_model.glob("*/saved_model.pb")):
             parts.append(self.saved_model / "1" / "saved_model.pb")
         return [str(path.relative_to(self.folder)) for path in parts]
 
@@ -59,6 +96,75 @@ def find_models(models_dir: Path) -> tuple[BuiltModel, ...]:
             )
         built.append(model)
     return tuple(built)
+
+
+def to_serve(
+    found: Iterable[BuiltModel], names: str, variants: str, report: Callable[[str], None] = lambda _: None
+) -> tuple[BuiltModel, ...]:
+    """Those of the built models that `names` lists, all where it is empty, each with its variants of `variants`.
+
+    `variants` is `default`, `all` or a list such as `onnx,xla`. Every file is held against the sha256 that it was built
+    with before a server is given it: raises LaunchError where the model's own have changed, and for unknown names. A
+    variant that cannot be had is left out, and `report` is told why.
+    """
+    models = {model.name: model for model in found}
+    asked = [name.strip() for name in names.split(",") if name.strip()] or list(models)
+    for name in asked:
+        if name not in models:
+            raise LaunchError(
+                f"model '{name}' is not built; there are {', '.join(models) or 'none'}; "
+                f"`twinserve models build {name}` builds it"
+            )
+    try:
+        wanted = chosen(variants)
+    except UnknownVariantError as exc:
+        raise LaunchError(str(exc)) from exc
+    return tuple(_with_variants(models[name], wanted, report) for name in asked)
+
+
+def _with_variants(model: BuiltModel, wanted: Iterable[Variant], report: Callable[[str], None]) -> BuiltModel:
+    _check_own_files(model)
+    names = {variant.name for variant in wanted}
+    served, unavailable, left_out = [], dict[str, str](), dict[str, list[str]]()
+    for variant in VARIANTS.values():
+        if variant.default and variant.stack in model.stacks:
+            continue
+        reason = _why_not(model, variant, asked=variant.name in names)
+        if reason is None:
+            folder = record.folder_of(model.folder, variant.name)
+            served.append(BuiltVariant(variant.name, variant.stack, variant.served_name(model.name), folder))
+            continue
+        unavailable[variant.name] = reason
+        if variant.name in names and not variant.default:
+            left_out.setdefault(reason, []).append(variant.name)
+    for reason, alike in left_out.items():
+        report(f"left out: {model.name} as {', '.join(alike)}: {reason}")
+    return replace(model, variants=tuple(served), unavailable=unavailable)
+
+
+def _why_not(model: BuiltModel, variant: Variant, *, asked: bool) -> str | None:
+    """Why a variant is not served; None where it is."""
+    its = record.load(model.folder, variant)
+    if not its.available:
+        return its.reason or "not available"
+    if not asked:
+        return f"not served; `twinserve up --variants {variant.name}` serves it"
+    try:
+        record.check_files(model.folder, its)
+    except record.RecordError as exc:
+        return str(exc)
+    return None
+
+
+def _check_own_files(model: BuiltModel) -> None:
+    """Raises LaunchError where a file of the model's own build is not as it was built."""
+    if not (model.folder / manifest.FILE).exists():
+        # Put together by hand: there is nothing to hold it against.
+        return
+    try:
+        manifest.check_files(model.folder)
+    except manifest.ManifestError as exc:
+        raise LaunchError(str(exc)) from exc
 
 
 def build_command(models_dir: Path) -> list[str]:

@@ -74,6 +74,7 @@ class Server:
 
     `waiting_for` returns None once it is ready, else what is still missing; then `describe` names the program that
     answers, with its version, and the path `health` under `url` answers 200. `note` tells the user what is started.
+    `allowance_s` is how much longer than usual its start may take.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Server:
     url: str = ""
     health: str = ""
     note: str = ""
+    allowance_s: float = 0.0
 
 
 @dataclass(slots=True)

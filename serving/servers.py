@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,39 @@ from serving.processes import LaunchError, Port, Server
 from serving.settings import PREFIX, LaunchSettings, Ports
 
 TORCHSERVE_FILES = Path(__file__).parent / "torchserve"
+TFSERVING_FILES = Path(__file__).parent / "tfserving"
 TFSERVING_PROGRAM = "tensorflow_model_server"
 STAND_IN = "serving.tfserving.savedmodel_server"
 # A Unix socket's path holds 107 bytes and a final zero; TorchServe adds `/.ts.sock.` and a number.
 LONGEST_SOCKET_FOLDER = 107 - len("/.ts.sock.65535")
 # A worker that ends while it loads is started again, for five minutes: the second time it is no accident.
 LOAD_FAILURES = 2
+# What a variant may take longer than a default one: torch.compile and XLA compile before they are ready.
+ALLOWANCE_S = 30.0
+WITHOUT_GRAPPLER = "savedmodel-nograppler"
 EMPTY = {"BOOL": False, "BYTES": ""}
+STACK_ENDPOINTS = {"torchserve": ("ts", "ts-grpc"), "tfserving": ("tf", "tf-rest")}
+NOGRAPPLER_ENDPOINTS = ("tf-nograppler", "tf-nograppler-rest")
 SLOTS = {"torchserve": 2, "tfserving": 4}
 QUEUE = 256
 
 
 def all_servers(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel]) -> list[list[Server]]:
-    """Both model servers, which start together, then the gateway. Writes their files into the run folder."""
+    """The model servers, which start together, then the gateway. Writes their files into the run folder.
+
+    A server that has nothing to serve is left out; TensorFlow's comes a second time where a variant needs one without
+    Grappler.
+    """
     if not models:
         raise LaunchError(f"no built model in {settings.models_dir}; `twinserve models build` builds them")
-    return [
-        [torchserve(settings, ports, models), tfserving(settings, ports, models)],
-        [gateway(settings, ports, models)],
-    ]
+    first = []
+    if archives(models):
+        first.append(torchserve(settings, ports, models))
+    if saved_models(models):
+        first.append(tfserving(settings, ports, models))
+    if saved_models(models, without_grappler=True):
+        first.append(tfserving_nograppler(settings, ports, models))
+    return [first, [gateway(settings, ports, models)]]
 
 
 def torchserve(
@@ -60,8 +74,9 @@ def torchserve(
     folder = _emptied(settings.run_dir / "torchserve")
     store = folder / "model-store"
     store.mkdir()
-    for model in models:
-        _link(model.archive, store / model.archive.name)
+    served = archives(models)
+    for archive in served.values():
+        _link(archive, store / archive.name)
     temporary = _short_folder(folder)
     config = TORCHSERVE_FILES / "config.properties"
     command = [
@@ -83,7 +98,7 @@ def torchserve(
         **dict.fromkeys(("LOG_LOCATION", "METRICS_LOCATION"), str(folder / "logs")),
     }
     host, rest = settings.host, ports.torchserve_rest_port
-    waits_for = probes.torchserve_waits_for(host, rest, ports.torchserve_management_port, [m.name for m in models])
+    waits_for = probes.torchserve_waits_for(host, rest, ports.torchserve_management_port, served)
     return Server(
         name="torchserve",
         command=command,
@@ -94,21 +109,42 @@ def torchserve(
         url=f"http://{host}:{rest}",
         health="/ping",
         note=f"with {java}",
+        allowance_s=ALLOWANCE_S * sum(len(model.on("torchserve")) for model in models),
     )
 
 
 def tfserving(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel]) -> Server:
     """TensorFlow Serving where its program is on the PATH, else the stand-in, which takes the same options."""
-    folder = _emptied(settings.run_dir / "tfserving")
+    options = []
+    if any(variant.name.startswith("tflite") for model in models for variant in model.variants):
+        # Of the folders that have one: a SavedModel's is served as before.
+        options.append("--prefer_tflite_model=true")
+    return _tensorflow("tfserving", settings, ports, saved_models(models), options)
+
+
+def tfserving_nograppler(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel]) -> Server:
+    """A second server of TensorFlow's, whose sessions do not rewrite what they run."""
+    options = [f"--platform_config_file={TFSERVING_FILES / 'nograppler.config'}"]
+    served = saved_models(models, without_grappler=True)
+    return _tensorflow("tfserving-nograppler", settings, ports, served, options)
+
+
+def _tensorflow(
+    name: str, settings: LaunchSettings, ports: Ports, served: Mapping[str, Path], more: Sequence[str]
+) -> Server:
+    folder = _emptied(settings.run_dir / name)
     config = folder / "models.config"
-    config.write_text(models_config(models))
-    host, rest = settings.host, ports.tfserving_rest_port
+    config.write_text(models_config(served))
+    its_ports = [f"{name.replace('-', '_')}_{door}_port" for door in ("grpc", "rest")]
+    grpc, rest = (getattr(ports, each) for each in its_ports)
+    host = settings.host
     options = [
-        f"--port={ports.tfserving_grpc_port}",
+        f"--port={grpc}",
         f"--rest_api_port={rest}",
         f"--model_config_file={config}",
         # A model that does not load ends the start at once: by default it is tried for five minutes more.
         "--max_num_load_retries=0",
+        *more,
     ]
     if program := shutil.which(TFSERVING_PROGRAM):
         # The real server has no option to listen on one address only.
@@ -116,17 +152,40 @@ def tfserving(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltMode
     else:
         command = [sys.executable, "-m", STAND_IN, *options, f"--bind_address={host}"]
         title = "savedmodel-server (stand-in)"  # with its version once it answers
-    names = [model.name for model in models]
+    names = list(served)
     return Server(
-        name="tfserving",
+        name=name,
         command=command,
         waiting_for=probes.tfserving_waits_for(host, rest, names),
         describe=lambda: probes.tfserving_name(host, rest, names[0], title),
-        ports=_ports(ports, ["tfserving_grpc_port", "tfserving_rest_port"]),
+        ports=_ports(ports, its_ports),
         url=f"http://{host}:{rest}",
         health=f"/v1/models/{names[0]}",
         note=f"as {title}",
+        allowance_s=ALLOWANCE_S * len(names) / 2,
     )
+
+
+def archives(models: Iterable[BuiltModel]) -> dict[str, Path]:
+    """What TorchServe serves, by name there."""
+    found = {}
+    for model in models:
+        if "torchserve" in model.stacks:
+            found[model.name] = model.archive
+        found |= {variant.served_name: variant.archive for variant in model.on("torchserve")}
+    return found
+
+
+def saved_models(models: Iterable[BuiltModel], *, without_grappler: bool = False) -> dict[str, Path]:
+    """What TensorFlow's server serves, or its second process does: folders of numbered versions by name there."""
+    found = {}
+    for model in models:
+        if "tfserving" in model.stacks and not without_grappler:
+            found[model.name] = model.saved_model
+        for variant in model.on("tfserving"):
+            if (variant.name == WITHOUT_GRAPPLER) is without_grappler:
+                found[variant.served_name] = variant.folder
+    return found
 
 
 def gateway(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel]) -> Server:
@@ -156,16 +215,27 @@ def gateway_config(settings: LaunchSettings, ports: Ports, models: Sequence[Buil
         "management": f"http://{host}:{ports.torchserve_management_port}",
     }
     tf_side = {"grpc": f"{host}:{ports.tfserving_grpc_port}", "rest": f"http://{host}:{ports.tfserving_rest_port}"}
+    plain_side = {
+        "grpc": f"{host}:{ports.tfserving_nograppler_grpc_port}",
+        "rest": f"http://{host}:{ports.tfserving_nograppler_rest_port}",
+    }
     if shutil.which(TFSERVING_PROGRAM):
-        tf_side["server"] = tfserving_title()
+        tf_side["server"] = plain_side["server"] = tfserving_title()
+    torch_models, tf_models = archives(models), saved_models(models)
+    plain_models = saved_models(models, without_grappler=True)
+    # Models that a server has under a variant's name are no models of the gateway's: `models` takes none unlisted.
+    listed: dict[str, Any] = {"models": []} if any(model.variants for model in models) else {}
     endpoints = {
-        name: {"stack": stack, "transport": transport, **side, "slots": SLOTS[stack], "queue": QUEUE}
-        for name, stack, transport, side in (
-            ("ts", "torchserve", "rest", torch_side),
-            ("tf", "tfserving", "grpc", tf_side),
-            ("ts-grpc", "torchserve", "grpc", torch_side),
-            ("tf-rest", "tfserving", "rest", tf_side),
+        name: {"stack": stack, "transport": transport, **side, "slots": SLOTS[stack], "queue": QUEUE, **listed}
+        for name, stack, transport, side, has in (
+            ("ts", "torchserve", "rest", torch_side, torch_models),
+            ("tf", "tfserving", "grpc", tf_side, tf_models),
+            ("ts-grpc", "torchserve", "grpc", torch_side, torch_models),
+            ("tf-rest", "tfserving", "rest", tf_side, tf_models),
+            ("tf-nograppler", "tfserving", "grpc", plain_side, plain_models),
+            ("tf-nograppler-rest", "tfserving", "rest", plain_side, plain_models),
         )
+        if has
     }
     return {
         "server": {
@@ -181,24 +251,46 @@ def gateway_config(settings: LaunchSettings, ports: Ports, models: Sequence[Buil
             model.name: {
                 "contract": str(model.contract),
                 "policy": "failover",
-                "targets": [{"endpoint": name} for name in endpoints],
+                "targets": targets(model, endpoints),
+                **({"unavailable": dict(model.unavailable)} if model.unavailable else {}),
             }
             for model in models
         },
     }
 
 
+def targets(model: BuiltModel, endpoints: Iterable[str]) -> list[dict[str, Any]]:
+    """A model's targets: the default variants in the endpoints' order, then each other one, which answers by name."""
+    found: list[dict[str, Any]] = [{"endpoint": name} for name in endpoints if _serves(model, name)]
+    for variant in model.variants:
+        where = NOGRAPPLER_ENDPOINTS if variant.name == WITHOUT_GRAPPLER else STACK_ENDPOINTS[variant.stack]
+        found += [
+            {"endpoint": name, "model": variant.served_name, "variant": variant.name, "by_name": True} for name in where
+        ]
+    return found
+
+
+def _serves(model: BuiltModel, endpoint: str) -> bool:
+    """Whether an endpoint has a model's default variant; one that is not ours has what it is asked for."""
+    stack = next((stack for stack, names in STACK_ENDPOINTS.items() if endpoint in names), None)
+    return endpoint not in NOGRAPPLER_ENDPOINTS if stack is None else stack in model.stacks
+
+
 def questions(models: Iterable[BuiltModel], endpoints: Iterable[str]) -> dict[str, bytes]:
-    """A body of /predict for every model on every endpoint: one row of zeros, by the contract."""
+    """A body of /predict for every model and variant wherever it is served: one row of zeros, by the contract."""
     bodies = {}
     for model in models:
         inputs = {
             item["name"]: _filled(item["shape"], EMPTY.get(item["datatype"], 0))
             for item in json.loads(model.contract.read_text())["inputs"]
         }
-        for name in endpoints:
-            body = {"model": model.name, "endpoint": name, "inputs": inputs}
-            bodies[f"model '{model.name}' through endpoint '{name}'"] = json.dumps(body).encode()
+        for target in targets(model, endpoints):
+            body = {"model": model.name, "endpoint": target["endpoint"], "inputs": inputs}
+            what = f"model '{model.name}'"
+            if "variant" in target:
+                body["variant"] = target["variant"]
+                what += f" as {target['variant']}"
+            bodies[f"{what} through endpoint '{target['endpoint']}'"] = json.dumps(body).encode()
     return bodies
 
 
@@ -206,13 +298,13 @@ def _filled(shape: Sequence[int], value: object) -> object:
     return [_filled(shape[1:], value)] * max(shape[0], 1) if shape else value
 
 
-def models_config(models: Sequence[BuiltModel]) -> str:
-    """TensorFlow Serving's model_config_list, in protobuf's text format."""
+def models_config(served: Mapping[str, Path]) -> str:
+    """TensorFlow Serving's model_config_list, in protobuf's text format, of folders by model name."""
     # JSON's string escapes are among those of protobuf's text format.
     entries = [
-        f"  config {{\n    name: {json.dumps(model.name)}\n    base_path: {json.dumps(str(model.saved_model))}\n"
+        f"  config {{\n    name: {json.dumps(name)}\n    base_path: {json.dumps(str(folder))}\n"
         f'    model_platform: "tensorflow"\n  }}\n'
-        for model in models
+        for name, folder in served.items()
     ]
     return f"model_config_list {{\n{''.join(entries)}}}\n"
 

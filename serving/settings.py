@@ -42,6 +42,10 @@ class Ports(BaseSettings):
     """TensorFlow Serving over gRPC."""
     tfserving_rest_port: PortNumber = 8501
     """TensorFlow Serving over REST."""
+    tfserving_nograppler_grpc_port: PortNumber = 8510
+    """TensorFlow Serving without Grappler over gRPC, where that variant is served."""
+    tfserving_nograppler_rest_port: PortNumber = 8511
+    """TensorFlow Serving without Grappler over REST, where that variant is served."""
 
     @classmethod
     def free(cls, host: str = "127.0.0.1") -> Self:
@@ -73,10 +77,14 @@ class LaunchSettings(BaseSettings):
 
     artifacts: Path = Path("artifacts")
     """The folder with models/<name>/, as the build leaves it, and with run/, where everything of a run is kept."""
+    models: str = ""
+    """The models to serve, such as `digits,minilm`; all that are built unless given."""
+    variants: str = "default"
+    """The variants to serve beside the default ones: `all`, or a list such as `onnx,xla`; `default` for none."""
     host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")] = "127.0.0.1"
     """The address every server listens on, IPv4 or a name; the default is reachable from this machine only."""
     start_timeout_s: PositiveFloat = 180
-    """How long all servers together may take until they answer."""
+    """How long all servers together may take until they answer; a variant that is served beside gives 30 s more."""
     stop_grace_s: PositiveFloat = 10
     """How long a server may take to end after SIGTERM, before SIGKILL."""
 

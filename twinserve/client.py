@@ -58,7 +58,7 @@ class Question:
 
 def predict_rest(base_url: str, question: Question, *, timeout_s: float = 30.0) -> Answer:
     """One `POST /predict`; raises PredictError."""
-    inputs = {name: np.asarray(values).tolist() for name, values in question.inputs.items()}
+    inputs = {name: plain(values) for name, values in question.inputs.items()}
     body: dict[str, Any] = {"model": question.model, "inputs": inputs}
     if question.version is not None:
         body["version"] = question.version
@@ -98,6 +98,20 @@ def predict_grpc(address: str, question: Question, *, timeout_s: float = 30.0) -
         for output, raw in zip(reply.outputs, reply.raw_output_contents, strict=True)
     }
     return Answer(outputs, trailing.get("x-served-by", ""), trailing.get("server-timing", ""))
+
+
+def plain(values: Any) -> Any:  # noqa: ANN401 - nested lists of any depth
+    """Nested lists as JSON has them: bytes become text. Raises PredictError where they are none."""
+    array = np.asarray(values)
+    if array.dtype != object:
+        return array.tolist()
+    try:
+        texts = [item.decode() if isinstance(item, bytes) else item for item in array.flat]
+    except UnicodeDecodeError as exc:
+        raise PredictError("an input holds bytes that are no UTF-8, which JSON cannot carry; ask over grpc") from exc
+    plain = np.empty(array.shape, object)
+    plain.flat = texts
+    return plain.tolist()
 
 
 def _datatypes(channel: grpc.Channel, model: str, timeout_s: float) -> dict[str, str]:

@@ -95,7 +95,7 @@ def _build(options: DemoOptions, steps: Steps) -> None:
 def _served(options: DemoOptions, steps: Steps) -> Iterator[LocalStack]:
     with ExitStack() as running:
         with steps.step("Serve") as note:
-            settings = LaunchSettings(artifacts=options.artifacts)
+            settings = LaunchSettings(artifacts=options.artifacts, models=",".join(MODELS), variants="default")
             stack = running.enter_context(LocalStack(settings, Ports(), report=note))
             note(" · ".join(stack.servers.values()))
         yield stack

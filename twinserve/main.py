@@ -89,7 +89,10 @@ def predict(
         str | None, typer.Option(help="torchserve, tfserving or oip; default: the gateway's policy.")
     ] = None,
     endpoint: Annotated[str | None, typer.Option(help="One endpoint by its name in gateway.yaml.")] = None,
-    variant: Annotated[str | None, typer.Option(help="One export, such as torchscript or savedmodel.")] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="One variant, such as torchscript, int8-dynamic or xla; `twinserve models list` shows them."),
+    ] = None,
     version: Annotated[int | None, typer.Option(help="The model's version; default: the newest.")] = None,
     label: Annotated[str | None, typer.Option(help="A version label of gateway.yaml, instead of a version.")] = None,
     protocol: Annotated[Literal["rest", "grpc"], typer.Option(help="How to ask.")] = "rest",

@@ -59,7 +59,7 @@ def explain(
     model: Annotated[str, typer.Argument(help="The model that a request would be for.")],
     stack: Annotated[str | None, typer.Option(help="The stack that it would name: torchserve, tfserving, oip.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="The endpoint that it would name.")] = None,
-    variant: Annotated[str | None, typer.Option(help="The export that it would name.")] = None,
+    variant: Annotated[str | None, typer.Option(help="The variant that it would name.")] = None,
     version: Annotated[int | None, typer.Option(help="The version that it would name.")] = None,
     label: Annotated[str | None, typer.Option(help="The version label that it would name.")] = None,
     header: Annotated[
@@ -95,6 +95,10 @@ def explain(
 def _cells(target: dict[str, Any]) -> tuple[str, ...]:
     """Where, weight, state, breaker and slots of a target, for a table."""
     version = "" if target["version"] is None else f" version {target['version']}"
+    if target["label"] is not None:
+        version += f" '{target['label']}'"
+    if target["by_name"]:
+        version += f" variant {target['variant']}" if target["variant"] else " by name"
     server = f" ({target['server']})" if target["server"] else ""
     slots = target["slots"]
     cells = (

@@ -28,12 +28,10 @@ from gateway.core.errors import Cause, GatewayError, RefusedError
 from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.core.observer import Observer
 
-# The answer blames one member's data or the model's code: each member is asked again alone, so that only the bad one
-# fails.
+# The answer blames a member's data or the model's code: each is asked again alone, so that only the bad one fails.
 BLAMES_A_MEMBER = frozenset({Cause.UPSTREAM_REJECTED, Cause.UPSTREAM_FAILED})
 # Perhaps a member did it. None is sent again, and none of them travels with others for a while.
 MAYBE_A_MEMBER = frozenset({Cause.UPSTREAM_LOST, Cause.UPSTREAM_BAD_REPLY, Cause.DEADLINE})
-
 
 # What a request's batch may hold; None for one that travels alone.
 LimitsOf = Callable[[InferenceRequest], BatchLimits | None]
@@ -233,22 +231,29 @@ class Batcher:
 
     def _no_time(self) -> GatewayError:
         return GatewayError(
-            Cause.DEADLINE,
-            f"endpoint '{self._endpoint}' is busy and could not answer within the time left; nothing was sent",
+            Cause.DEADLINE, f"endpoint '{self._endpoint}' is busy, and too little time is left for its answer"
         )
+
+    def refusal(self, caller: str) -> RefusedError | None:
+        """What one more request of `caller` would be refused with now; None where it would be taken."""
+        if len(self._queue) < self._places or self._busy < self._slots or self._queue.giving_way(caller) is not None:
+            return None
+        return self._full()
 
     def _make_room(self, caller: str) -> None:
         """Gives a place of the caller that has most to one that would still have fewer; raises OVERLOADED."""
-        longest = self._queue.last_of_longest()
-        refused = RefusedError(
+        longest = self._queue.giving_way(caller)
+        if longest is None:
+            raise self._full()
+        self._queue.discard(longest)
+        _fail(longest, self._full())
+
+    def _full(self) -> RefusedError:
+        return RefusedError(
             Cause.OVERLOADED,
             f"endpoint '{self._endpoint}' is busy: {self._slots} calls run and {self._places} requests wait",
             retry_after_s=1.0,
         )
-        if longest is None or self._queue.count_of(longest.caller) <= self._queue.count_of(caller) + 1:
-            raise refused
-        self._queue.discard(longest)
-        _fail(longest, refused)
 
     def _leave(self, entry: _Entry) -> None:
         """The caller is gone: a waiting entry gives up its place; a batch goes on for its other members."""
@@ -292,10 +297,7 @@ class Batcher:
     def _in_time(self, entry: _Entry, now: float) -> bool:
         if entry.context.deadline - now > (0.0 if entry.turn == self._turn else entry.line.forecast.at_least(now)):
             return True
-        _fail(
-            entry,
-            GatewayError(Cause.DEADLINE, f"too little time was left when endpoint '{self._endpoint}' had a free slot"),
-        )
+        _fail(entry, self._no_time())
         return False
 
     def _ended(self, batch: _Batch, _task: asyncio.Task[None]) -> None:

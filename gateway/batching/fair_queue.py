@@ -114,11 +114,13 @@ class FairQueue(Generic[T]):
             batch += self._company(first, first.limits)
         return batch
 
-    def last_of_longest(self) -> T | None:
-        """The entry to give up where a caller with fewer needs the place: one of whoever has most."""
+    def giving_way(self, caller: str) -> T | None:
+        """The entry whose place a further one of `caller` may take: of whoever has most, where that is still more."""
         if not self._size:
             return None
         longest = max(self._count_of, key=self.count_of)
+        if self.count_of(longest) <= self.count_of(caller) + 1:
+            return None
         lane = next(reversed(self._by_caller[longest].values()))
         return next(reversed(lane.values()))
 

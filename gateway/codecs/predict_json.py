@@ -40,7 +40,7 @@ def decode_request(
 
 
 def encode_response(response: InferenceResponse) -> bytes:
-    """The answer: model, version, stack, outputs as nested lists, the request's id or null, and any comparison.
+    """The answer: model, version, stack, variant, outputs as nested lists, the request's id or null, any comparison.
 
     Raises UNSUPPORTED_DATATYPE where an output holds what JSON cannot carry.
     """
@@ -52,6 +52,7 @@ def encode_response(response: InferenceResponse) -> bytes:
         "model": response.model,
         "version": version,
         "stack": None if served_by is None else served_by.stack,
+        "variant": None if served_by is None else served_by.variant,
         "outputs": _outputs(response),
         "id": response.id or None,
     }

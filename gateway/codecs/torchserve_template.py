@@ -19,9 +19,9 @@ import numpy as np
 import orjson
 
 from gateway.codecs.json_tensors import SHORT_FLOATS, to_json_array
-from gateway.core.errors import Cause, GatewayError
+from gateway.core.errors import Cause, GatewayError, capped
 from gateway.core.messages import InferenceRequest, TensorSpec
-from gateway.core.tensor import FLOAT_DATATYPES, Tensor
+from gateway.core.tensor import Tensor, all_finite
 
 INPUTS = ("inputs", "rows", "row")
 DEFAULT_BODY = {"inputs": "$inputs"}
@@ -81,7 +81,14 @@ def names(specs: Sequence[TensorSpec]) -> str:
 
 
 def literal(node: object) -> object:
-    """A template's own value: what is neither placeholder nor container."""
+    """A template's own value: what is neither placeholder nor container.
+
+    Raises ValueError for one that JSON's writers have no form for, such as an integer beyond 64 bits.
+    """
+    try:
+        orjson.dumps(node)
+    except TypeError as exc:
+        raise ValueError(f"the value {capped(repr(node), 64)} cannot be written as JSON: {exc}") from None
     return node[1:] if isinstance(node, str) and node.startswith("$$") else node
 
 
@@ -159,7 +166,7 @@ class _Columns:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._tensors = {tensor.name: tensor for tensor in tensors}
         self._made: dict[tuple[str, bool], Any] = {}
-        self.finite = all(map(_finite, tensors))
+        self.finite = all(map(all_finite, tensors))
 
     @property
     def rows(self) -> int:
@@ -200,7 +207,7 @@ def _nested(tensor: Tensor, b64: bool) -> object:
         coded = np.empty(tensor.array.size, dtype=object)
         coded[:] = [base64.b64encode(item).decode() for item in tensor.array.flat]
         return coded.reshape(tensor.shape).tolist()
-    if not _finite(tensor):
+    if not all_finite(tensor):
         return tensor.array.astype(np.float32) if tensor.datatype in SHORT_FLOATS else tensor.array
     try:
         return to_json_array(tensor)
@@ -209,10 +216,6 @@ def _nested(tensor: Tensor, b64: bool) -> object:
             Cause.UNSUPPORTED_DATATYPE,
             f"input '{tensor.name}' holds bytes that are not UTF-8; this model's server is sent them as text",
         ) from None
-
-
-def _finite(tensor: Tensor) -> bool:
-    return tensor.datatype not in FLOAT_DATATYPES or bool(np.isfinite(tensor.array).all())
 
 
 def _as_list(value: Any) -> object:  # noqa: ANN401 - arrays and scalars of numpy

@@ -59,11 +59,14 @@ class ServedBy:
     stack: str
     server: str
     version: int | None
+    variant: str | None = None
 
     def header(self) -> str:
         """The value of `x-served-by`, over HTTP and as gRPC trailing metadata."""
         text = f'endpoint={self.endpoint}; stack={self.stack}; server="{self.server}"'
-        return text if self.version is None else f"{text}; version={self.version}"
+        if self.version is not None:
+            text = f"{text}; version={self.version}"
+        return text if self.variant is None else f"{text}; variant={self.variant}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -48,6 +48,10 @@ class Observer(Protocol):
         """A circuit breaker is now `closed`, `open` or `half_open`."""
         ...
 
+    def breaker_gone(self, *, endpoint: str, model: str) -> None:
+        """An endpoint is no target of a model any more, and has no circuit breaker for it."""
+        ...
+
     def retried(self, *, model: str, outcome: str) -> None:
         """A failure that may be retried: `sent` to another endpoint, or why not: `budget`, `candidates`."""
         ...
@@ -100,6 +104,9 @@ class NullObserver:
         """Ignored."""
 
     def breaker_changed(self, *, endpoint: str, model: str, state: str) -> None:
+        """Ignored."""
+
+    def breaker_gone(self, *, endpoint: str, model: str) -> None:
         """Ignored."""
 
     def retried(self, *, model: str, outcome: str) -> None:

@@ -44,11 +44,13 @@ class Admittance(Enum):
 class BreakerLimits:
     """When a breaker opens, and for how long, in seconds.
 
-    It opens after `consecutive` failures in a row, or where `share` of at least `calls` within `window_s` failed;
-    first for `open_s`, twice as long each time a probe fails, at most `max_open_s`.
+    It opens after `consecutive` failures in a row, or `unanswered` of them that ended by a deadline: each of those has
+    already cost somebody all of its time. Or where `share` of at least `calls` within `window_s` failed. First for
+    `open_s`, twice as long each time a probe fails, at most `max_open_s`.
     """
 
     consecutive: int = 5
+    unanswered: int = 3
     share: float = 0.5
     calls: int = 20
     window_s: float = 10.0
@@ -70,6 +72,7 @@ class CircuitBreaker:
         self._on_change = on_change
         self._state = BreakerState.CLOSED
         self._in_a_row = 0
+        self._unanswered = 0
         self._calls: deque[tuple[float, bool]] = deque()
         self._failed = 0
         self._open_s = limits.open_s
@@ -114,7 +117,7 @@ class CircuitBreaker:
         """One upstream call ended; None is an answer."""
         failed = cause is not None and cause in COUNTED
         if self._state is BreakerState.CLOSED:
-            self._count(failed)
+            self._count(failed, unanswered=cause is Cause.DEADLINE)
         elif self.state is BreakerState.HALF_OPEN:
             self._judge_probe(failed)
 
@@ -125,19 +128,24 @@ class CircuitBreaker:
             self._open()
             return
         self._open_s = self._limits.open_s
-        self._in_a_row = self._failed = 0
+        self._in_a_row = self._unanswered = self._failed = 0
         self._calls.clear()
         self._to(BreakerState.CLOSED)
 
-    def _count(self, failed: bool) -> None:
+    def _count(self, failed: bool, *, unanswered: bool) -> None:
         now = self._clock.now()
         while self._calls and (self._calls[0][0] <= now - self._limits.window_s or len(self._calls) >= _KEPT):
             self._failed -= self._calls.popleft()[1]
         self._calls.append((now, failed))
         self._failed += failed
-        self._in_a_row = self._in_a_row + 1 if failed else 0
-        many = len(self._calls) >= self._limits.calls and self._failed >= self._limits.share * len(self._calls)
-        if failed and (many or self._in_a_row >= self._limits.consecutive):
+        if not failed:
+            self._in_a_row = self._unanswered = 0
+            return
+        self._in_a_row += 1
+        self._unanswered += unanswered
+        limits = self._limits
+        row = self._in_a_row >= limits.consecutive or self._unanswered >= limits.unanswered
+        if row or (len(self._calls) >= limits.calls and self._failed >= limits.share * len(self._calls)):
             self._open()
 
     def _open(self) -> None:

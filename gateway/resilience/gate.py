@@ -15,6 +15,16 @@ from gateway.resilience.circuit_breaker import CircuitBreaker
 PATIENCE_S = 0.5
 
 
+def shut(breaker: CircuitBreaker, *, endpoint: str, model: str) -> RefusedError:
+    """What a request is refused with while `breaker` does not let it through."""
+    return RefusedError(
+        Cause.NOT_READY,
+        f"endpoint '{endpoint}' failed too often for model '{model}' and is left alone "
+        f"for {breaker.retry_after_s:.1f} s",
+        retry_after_s=max(1.0, breaker.retry_after_s),
+    )
+
+
 def gate(breaker: CircuitBreaker, *, endpoint: str) -> Middleware:
     """Refuses with NOT_READY while `breaker` does, before anything queues. Counted per request."""
 
@@ -22,12 +32,7 @@ def gate(breaker: CircuitBreaker, *, endpoint: str) -> Middleware:
         async def handle(request: InferenceRequest, context: CallContext) -> InferenceResponse:
             admittance = breaker.enter()
             if admittance is None:
-                raise RefusedError(
-                    Cause.NOT_READY,
-                    f"endpoint '{endpoint}' failed too often for model '{request.model.name}' and is left alone "
-                    f"for {breaker.retry_after_s:.1f} s",
-                    retry_after_s=max(1.0, breaker.retry_after_s),
-                )
+                raise shut(breaker, endpoint=endpoint, model=request.model.name)
             try:
                 return await inner(request, context)
             finally:

@@ -48,6 +48,7 @@ class Listed:
     labels: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
     traffic: Traffic = DEFAULT_TRAFFIC
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def watched(self) -> tuple[Target, ...]:
@@ -170,7 +171,14 @@ class Discovery:
         for name, listed in self._plan.listed.items():
             made: Route | str
             if listed.contract is not None:
-                made = Route.of(listed.contract, listed.targets, listed.labels, listed.versions, listed.traffic)
+                made = Route.of(
+                    listed.contract,
+                    listed.targets,
+                    listed.labels,
+                    listed.versions,
+                    listed.traffic,
+                    listed.unavailable,
+                )
             else:
                 made = self._made(name, listed.targets, listed.targets, listed)
             _sort(name, made, routes, unrouted)
@@ -243,7 +251,13 @@ class Discovery:
                     for signature, metadata in state.signatures.items()
                 }
                 return Route(
-                    contracts, targets, listed.labels, listed.versions, source=target.endpoint, traffic=listed.traffic
+                    contracts,
+                    targets,
+                    listed.labels,
+                    listed.versions,
+                    source=target.endpoint,
+                    traffic=listed.traffic,
+                    unavailable=listed.unavailable,
                 )
         return "; ".join(self._why(name, target) for target in asked)
 

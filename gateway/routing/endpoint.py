@@ -9,7 +9,8 @@ from typing import Protocol
 
 from gateway.core.backend import Backend, Middleware, ModelState
 from gateway.core.contract import ModelContract
-from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, ModelMetadata, TensorSpec
+from gateway.core.errors import GatewayError
+from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, ModelMetadata, ModelSpec, TensorSpec
 
 STAND_IN_MARK = "(stand-in)"
 
@@ -36,6 +37,10 @@ class Verdict:
     reason: str
     versions: tuple[int, ...] = ()
 
+    def answers(self, spec: ModelSpec) -> bool:
+        """Whether the target can answer for `spec`."""
+        return self.status is Status.READY and (spec.version is None or spec.version in self.versions)
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -51,6 +56,10 @@ class Target:
     variant: str | None = None
     weight: float = 1.0
     """Its share of a route's requests, against the other targets' weights; 0 keeps it for failover only."""
+    label: str | None = None
+    """What the configuration calls its version, where it does."""
+    by_name: bool = False
+    """Whether it answers only requests that name its variant or its endpoint: never by policy, failover or retry."""
 
     key: TargetKey = field(init=False, compare=False)
     """What tells it from the other targets of its route: looked up for every request, so made once."""
@@ -59,6 +68,10 @@ class Target:
         key = self.endpoint, self.model, self.version, frozenset(self.names.items())
         object.__setattr__(self, "key", key)
 
+    def circuit(self, model: str) -> str:
+        """The name of its circuit breaker at its endpoint: what answers only by name fails for itself alone."""
+        return f"{model}/{self.variant or self.model}" if self.by_name else model
+
 
 class Surroundings(Protocol):
     """What is around the calls to an endpoint: its gates, its slots, its counters."""
@@ -66,6 +79,13 @@ class Surroundings(Protocol):
     @property
     def idle(self) -> bool:
         """Whether a call would go out at once."""
+        ...
+
+    def refusal(self, model: str, caller: str) -> GatewayError | None:
+        """What a request of `caller`, its peer's address, would be refused with if it came now; None if it would not.
+
+        It takes nothing, and promises nothing: the request may come later.
+        """
         ...
 
     def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
@@ -85,6 +105,10 @@ class Bare:
     """Nothing around an endpoint: no gate, no limit, no counter."""
 
     idle = True
+
+    def refusal(self, model: str, caller: str) -> GatewayError | None:
+        """None: everything is taken."""
+        return None
 
     def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
         """None."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 
-from gateway.core.backend import Handler
+from gateway.core.backend import Handler, compose
 from gateway.core.clock import Clock
 from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
@@ -22,8 +22,10 @@ from gateway.core.digest import digest
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, Selection
 from gateway.core.observer import Observer
+from gateway.routing.call import upstream_call
 from gateway.routing.difference import Difference, difference
-from gateway.routing.endpoint import Target
+from gateway.routing.endpoint import Endpoint, Target
+from gateway.routing.table import Route
 
 logger = logging.getLogger(__name__)
 
@@ -180,3 +182,36 @@ class Mirror:
         heapq.heappush(self._worst, (found.max_scaled, -next(self._numbers), mismatch))
         if len(self._worst) > WORST:
             heapq.heappop(self._worst)
+
+
+def mirror_of(
+    model: str,
+    route: Route,
+    endpoints: Mapping[str, Endpoint],
+    before: Mirror | None,
+    *,
+    clock: Clock,
+    observer: Observer,
+    random: Random,
+) -> Mirror | None:
+    """The mirror of a model's route, None where it has none: the one from `before`, which goes on, or a new one."""
+    rules = route.traffic.mirror
+    if rules is None:
+        return None
+    endpoint = endpoints[rules.target.endpoint]
+    surroundings = endpoint.surroundings
+    handler = compose(upstream_call(endpoint, rules.target, route), *surroundings.around_mirror(model))
+    if before is not None:
+        before.point(route.main, handler, lambda: surroundings.idle)
+        return before
+    return Mirror(
+        route.main,
+        rules.target,
+        handler,
+        share=rules.share,
+        idle=lambda: surroundings.idle,
+        clock=clock,
+        observer=observer,
+        random=random,
+        keep_payloads=rules.keep_payloads,
+    )

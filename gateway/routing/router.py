@@ -18,10 +18,10 @@ from gateway.routing.compare import Way, compared
 from gateway.routing.endpoint import Endpoint, Status, Target, Verdict
 from gateway.routing.health import HealthMonitor
 from gateway.routing.load import Load
-from gateway.routing.mirror import Mirror, MirrorReport
+from gateway.routing.mirror import Mirror, MirrorReport, mirror_of
 from gateway.routing.policies import Candidate, Policy, policy
 from gateway.routing.retry import RetryBudget, retryable
-from gateway.routing.selection import eligible
+from gateway.routing.selection import eligible, variant_of
 from gateway.routing.table import Route, RouteTable, Traffic
 from gateway.routing.under_way import UnderWay
 
@@ -41,6 +41,7 @@ class _Path:
     load: Load
     health: HealthMonitor
     """What said how the target is when the path was made: a request that started by it asks nobody else."""
+    variant: str | None
 
     def verdict(self, model: str) -> Verdict:
         """What the last check said of the target."""
@@ -48,14 +49,18 @@ class _Path:
 
     def fits(self, spec: ModelSpec) -> bool:
         """Whether the target can answer for `spec`."""
-        return _answers(self.verdict(spec.name), spec)
+        return self.verdict(spec.name).answers(spec)
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """One route, ready to be used. What it counts goes on where the next table has the same traffic rules."""
+    """One route, ready to be used. What it counts goes on where the next table has the same traffic rules.
+
+    `paths` are for requests that name no target; `every` has those that answer only by name too.
+    """
 
     route: Route
+    every: tuple[_Path, ...]
     paths: tuple[_Path, ...]
     policy: Policy
     budget: RetryBudget
@@ -112,8 +117,8 @@ class Router:
         self._table = table
         headers = (route.traffic.sticky_header for route in table.routes.values())
         self.kept_headers = frozenset(header for header in headers if header is not None)
-        for endpoint in self._endpoints.values():
-            endpoint.surroundings.keep(table.routes.keys())
+        for name, endpoint in self._endpoints.items():
+            endpoint.surroundings.keep(table.circuits_at(name))
         self._health.follow(table)
 
     @property
@@ -161,13 +166,13 @@ class Router:
 
     def versions(self, model: str) -> tuple[int, ...]:
         """The versions that some fit endpoint can answer with, newest first."""
-        verdicts = (self._health.verdict(model, target) for target in self.route(model).targets)
+        verdicts = (self._health.verdict(model, target) for target in self.route(model).unnamed)
         found = {version for verdict in verdicts if verdict.status is Status.READY for version in verdict.versions}
         return tuple(sorted(found, reverse=True))
 
     def unfit(self, model: str) -> str:
         """Why no endpoint can answer for `model`, endpoint by endpoint; raises MODEL_NOT_FOUND."""
-        return self._reasons(model, self.route(model).targets)
+        return self._reasons(model, self.route(model).unnamed)
 
     def model_ready(self, spec: ModelSpec, selection: Selection) -> bool:
         """Whether a request for `spec` with this selection would find a fit endpoint; raises MODEL_NOT_FOUND."""
@@ -176,6 +181,23 @@ class Router:
         if route.traffic.policy in LISTED_ORDER:
             paths = self._allowed(route.traffic, paths)
         return any(path.fits(spec) for path in paths)
+
+    def refusal(self, model: str, caller: str) -> GatewayError | None:
+        """What any request of `caller` for a model would be refused with now, whatever it is: no target can take one.
+
+        None where one can, and for a model that has no route. Nothing is sent, and nothing taken.
+        """
+        prepared = self._prepared.get(model)
+        if prepared is None:
+            return None
+        refusal: GatewayError | None = None
+        for path in prepared.every:
+            if path.verdict(model).status is Status.READY:
+                found = path.endpoint.surroundings.refusal(path.target.circuit(model), caller)
+                if found is None:
+                    return None
+                refusal = refusal or found
+        return refusal or self._none_fit(ModelSpec(model), prepared.route.targets)
 
     async def dispatch(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         """Sends the request along the order that its route's policy gives, until a target takes it.
@@ -219,7 +241,7 @@ class Router:
         order = self._allowed(prepared.route.traffic, self._order(prepared, request, context))
         for path in order:
             verdict = path.verdict(model)
-            if path.endpoint.name in tried or not _answers(verdict, request.model):
+            if path.endpoint.name in tried or not verdict.answers(request.model):
                 continue
             if failure is not None and not budget.withdraw():
                 self._observer.retried(model=model, outcome="budget")
@@ -249,8 +271,8 @@ class Router:
         if selection == ANYWHERE:
             return list(prepared.paths)
         route = prepared.route
-        chosen = {target.key for target in eligible(route.main, route.targets, self._endpoints, selection)}
-        return [path for path in prepared.paths if path.target.key in chosen]
+        chosen = {target.key for target in eligible(route, self._endpoints, selection)}
+        return [path for path in prepared.every if path.target.key in chosen]
 
     def _order(self, prepared: _Prepared, request: InferenceRequest, context: CallContext) -> Sequence[_Path]:
         """The paths that the client's selection leaves, in the order of the route's policy."""
@@ -292,7 +314,7 @@ class Router:
             if path.fits(request.model)
         ]
         if not ways:
-            raise self._none_fit(request.model, prepared.route.targets)
+            raise self._none_fit(request.model, prepared.route.unnamed)
         return ways
 
     def _standing(self, spec: ModelSpec, path: _Path, allowed: bool) -> str:
@@ -325,71 +347,53 @@ class Router:
         )
 
     def _prepare(self, name: str, route: Route, before: _Prepared | None) -> _Prepared:
-        same = before is not None and before.route.traffic == route.traffic
-        loads = {} if before is None else {path.target.key: path.load for path in before.paths}
+        same = before if before is not None and before.route.traffic == route.traffic else None
+        loads = {} if before is None else {path.target.key: path.load for path in before.every}
         paths = []
         for target in route.targets:
             endpoint = self._endpoints[target.endpoint]
             load = loads.get(target.key) or Load(self._clock)
-            around = endpoint.surroundings.around(name, coalescing(route))
+            around = endpoint.surroundings.around(target.circuit(name), coalescing(route))
             handler = compose(upstream_call(endpoint, target, route), load, *around)
-            paths.append(_Path(target, endpoint, handler, load, self._health))
-        if before is not None and same:
-            return _Prepared(route, tuple(paths), before.policy, before.budget, self._mirror(name, route, before))
-        return _Prepared(
+            variant = variant_of(target, endpoint.stack, route.main)
+            paths.append(_Path(target, endpoint, handler, load, self._health, variant))
+        mirror = mirror_of(
+            name,
             route,
-            tuple(paths),
-            policy(route.traffic.policy, self._random),
-            RetryBudget(route.traffic.retry_budget),
-            self._mirror(name, route, None),
-        )
-
-    def _mirror(self, name: str, route: Route, before: _Prepared | None) -> Mirror | None:
-        rules = route.traffic.mirror
-        if rules is None:
-            return None
-        endpoint = self._endpoints[rules.target.endpoint]
-        around = endpoint.surroundings.around_mirror(name)
-        handler = compose(upstream_call(endpoint, rules.target, route), *around)
-        if before is not None and before.mirror is not None:
-            before.mirror.point(route.main, handler, lambda: endpoint.surroundings.idle)
-            return before.mirror
-        return Mirror(
-            route.main,
-            rules.target,
-            handler,
-            share=rules.share,
-            idle=lambda: endpoint.surroundings.idle,
+            self._endpoints,
+            None if same is None else same.mirror,
             clock=self._clock,
             observer=self._observer,
             random=self._random,
-            keep_payloads=rules.keep_payloads,
+        )
+        return _Prepared(
+            route,
+            tuple(paths),
+            tuple(path for path in paths if not path.target.by_name),
+            policy(route.traffic.policy, self._random) if same is None else same.policy,
+            RetryBudget(route.traffic.retry_budget) if same is None else same.budget,
+            mirror,
         )
 
 
 async def _ask(path: _Path, verdict: Verdict, request: InferenceRequest, context: CallContext) -> InferenceResponse:
     """A target's answer, with what gave it; `context` knows of it also where it fails."""
     endpoint, spec = path.endpoint, request.model
-    context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, None)
+    context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, None, path.variant)
     response = await path.handler(request, context)
     version = response.version if response.version is not None else spec.version
     if version is None:
         # TensorFlow Serving's REST answers do not name their version: it is then the newest one, by its own policy.
         version = verdict.versions[0]
     # Both made by hand, since dataclasses.replace costs twice as much, for every request.
-    served_by = context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, version)
+    served_by = context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, version, path.variant)
     return InferenceResponse(
         spec.name, version, response.outputs, response.parameters, request.id, served_by, response.comparison
     )
 
 
 def _fits(health: HealthMonitor, spec: ModelSpec, target: Target) -> bool:
-    return _answers(health.verdict(spec.name, target), spec)
-
-
-def _answers(verdict: Verdict, spec: ModelSpec) -> bool:
-    """Whether a target with this verdict can answer for `spec`."""
-    return verdict.status is Status.READY and (spec.version is None or spec.version in verdict.versions)
+    return health.verdict(spec.name, target).answers(spec)
 
 
 def _sticky_key(traffic: Traffic, request: InferenceRequest, context: CallContext) -> bytes:

@@ -63,6 +63,8 @@ class Route:
     versions: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
     traffic: Traffic = DEFAULT_TRAFFIC
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    """Variants that no target has, each with the reason."""
 
     @classmethod
     def of(
@@ -72,9 +74,22 @@ class Route:
         labels: Mapping[str, int] | None = None,
         versions: Mapping[str, int] | None = None,
         traffic: Traffic = DEFAULT_TRAFFIC,
+        unavailable: Mapping[str, str] | None = None,
     ) -> Route:
         """The route of a model with a contract of its own: that of its default signature, and only one."""
-        return cls({DEFAULT_SIGNATURE: contract}, targets, labels or {}, versions or {}, traffic=traffic)
+        return cls(
+            {DEFAULT_SIGNATURE: contract},
+            targets,
+            labels or {},
+            versions or {},
+            traffic=traffic,
+            unavailable=unavailable or {},
+        )
+
+    @property
+    def unnamed(self) -> tuple[Target, ...]:
+        """The targets that answer requests which name neither a variant nor an endpoint."""
+        return tuple(target for target in self.targets if not target.by_name)
 
     @property
     def watched(self) -> tuple[Target, ...]:
@@ -146,6 +161,15 @@ class RouteTable:
         if model in self.unrouted:
             raise GatewayError(Cause.NOT_READY, f"model '{model}' cannot be answered: {self.unrouted[model]}")
         raise GatewayError(Cause.MODEL_NOT_FOUND, f"unknown model '{model[:MAX_SHOWN_NAME]}'")
+
+    def circuits_at(self, endpoint: str) -> set[str]:
+        """The names of the circuit breakers that the targets at an endpoint have there."""
+        return {
+            target.circuit(name)
+            for name, route in self.routes.items()
+            for target in route.targets
+            if target.endpoint == endpoint
+        }
 
     def resolve(self, spec: ModelSpec) -> ModelSpec:
         """What its model's route makes of `spec`; raises what `route` and `Route.resolve` raise."""

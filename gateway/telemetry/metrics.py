@@ -230,6 +230,10 @@ class PrometheusObserver:
         """Shows a circuit breaker's state."""
         self._breaker_open.labels(endpoint, model).set(BREAKER_STATES[state])
 
+    def breaker_gone(self, *, endpoint: str, model: str) -> None:
+        """Shows no state where there is no circuit breaker."""
+        self._breaker_open.remove_by_labels({"endpoint": endpoint, "model": model})
+
     def retried(self, *, model: str, outcome: str) -> None:
         """Counts one failure that may be retried."""
         self._retries.labels(model, outcome).inc()

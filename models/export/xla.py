@@ -14,7 +14,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from models.export import savedmodel
@@ -131,8 +130,9 @@ def _write_warm_up(job: Job, path: Path) -> None:
             request.model_spec.signature_name = savedmodel.SIGNATURE
             for spec in job.definition.inputs:
                 shape = [rows, *(length if size == -1 else size for size in spec.shape[1:])]
-                ones = np.ones(shape, savedmodel.DTYPES[spec.datatype].as_numpy_dtype)
-                request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(ones))
+                # One value that stands for all of them: a large model's images would take more than its weights.
+                ones = tf.make_tensor_proto(1, savedmodel.DTYPES[spec.datatype], shape)
+                request.inputs[spec.name].CopyFrom(ones)
             log = prediction_log_pb2.PredictionLog()
             log.predict_log.request.CopyFrom(request)
             writer.write(log.SerializeToString())

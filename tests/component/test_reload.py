@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from tests.component.reload_world import endpoint_of, running
-from tests.fakes.script import Hold
+from tests.fakes.script import Hold, double
 
 REQUESTS = 2000
 
@@ -120,6 +121,41 @@ async def test_an_endpoint_that_did_not_change_keeps_what_it_has(tmp_path: Path)
         assert [target["status"] for target in routes["routes"]["double"]["targets"]] == ["ready", "ready"]
         _, config = await world.reload(more={"tf": {**endpoint_of(world), "slots": 9}})
         assert config["last"]["endpoints"] == {"kept": ["ts"], "connected": ["tf"], "closed": ["tf"]}
+
+
+async def test_a_label_leads_to_another_version_when_the_table_says_so(tmp_path: Path) -> None:
+    """The target stays as it is written; clients that name the label go along."""
+    async with running(tmp_path) as world:
+        world.tfserving.models["double"] = replace(double(), versions=(2, 1))
+        for version in (1, 2):
+            model = {"targets": [{"endpoint": "tf", "label": "live"}], "labels": {"live": version}}
+            assert (await world.reload(double=model))[0] == 200
+            for fields in ({}, {"label": "live"}, {"version": version}):
+                status, body = await world.predict(**fields)
+                assert (status, body["version"]) == (200, version)
+            assert (await world.predict(version=3 - version))[0] == 404
+        _, routes = await world.admin("/routes")
+        (target,) = routes["routes"]["double"]["targets"]
+        assert (target["label"], target["version"]) == ("live", 2)
+
+
+async def test_what_a_reload_removed_has_no_breaker_on_the_page(tmp_path: Path) -> None:
+    """Neither at an endpoint that stays nor at one that is described otherwise from then on."""
+    async with running(tmp_path) as world:
+        await world.reload(double={"targets": [{"endpoint": "ts"}, {"endpoint": "tf"}]})
+        breaker = 'gateway_breaker_state{{endpoint="{}",model="double"}} 0.0'.format
+        _, page = await world.admin("/metrics")
+        assert breaker("ts") in page
+        assert breaker("tf") in page
+        await world.reload(double={"targets": [{"endpoint": "tf"}]})
+        _, page = await world.admin("/metrics")
+        assert breaker("ts") not in page
+        assert breaker("tf") in page
+        # The same endpoint with other slots, and no target any more.
+        await world.reload(more={"tf": {**endpoint_of(world), "slots": 9}})
+        _, page = await world.admin("/metrics")
+        assert breaker("ts") in page
+        assert breaker("tf") not in page
 
 
 async def test_what_needs_a_restart_is_named_and_left_as_it_is(tmp_path: Path) -> None:

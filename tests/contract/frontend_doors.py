@@ -213,7 +213,12 @@ class OipGrpc:
         return grpc.StatusCode.OK if cause is None else grpc_errors.OIP[cause]
 
     async def send(self, world: Reachable, asked: Asked) -> Outcome:
-        """Contents as `fill` and `read` have them."""
+        """One call."""
+        reply, told = await called(world, "/inference.GRPCInferenceService/ModelInfer", self.message(asked), asked)
+        return self.told(oip_pb2.ModelInferResponse.FromString(reply), told)
+
+    def message(self, asked: Asked) -> bytes:
+        """Contents as `fill` has them."""
         message = oip_pb2.ModelInferRequest(model_name=asked.model, id="7")
         message.model_version = "" if asked.version is None else str(asked.version)
         for name, value in asked.fields.items():
@@ -223,14 +228,12 @@ class OipGrpc:
         self.fill(message, asked)
         for name in asked.wanted:
             message.outputs.add(name=name)
-        data = message.SerializeToString() if asked.garbage is None else asked.garbage
-        reply, told = await called(world, "/inference.GRPCInferenceService/ModelInfer", data, asked)
-        answer = oip_pb2.ModelInferResponse.FromString(reply)
-        outputs = {
-            item.name: nested(values, list(item.shape))
-            for item, values in zip(answer.outputs, self.read(answer), strict=True)
-        }
-        return replace(told, outputs=outputs, id=answer.id)
+        return message.SerializeToString() if asked.garbage is None else asked.garbage
+
+    def told(self, answer: oip_pb2.ModelInferResponse, told: Outcome) -> Outcome:
+        """An answer, its contents as `read` has them."""
+        pairs = zip(answer.outputs, self.read(answer), strict=True)
+        return replace(told, outputs={item.name: nested(v, list(item.shape)) for item, v in pairs}, id=answer.id)
 
     def fill(self, message: oip_pb2.ModelInferRequest, asked: Asked) -> None:
         """Typed contents."""

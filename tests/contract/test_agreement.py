@@ -9,8 +9,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.errors import Cause
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceRequest, InferenceResponse
 from tests.contract.frontend_doors import DOORS, Asked, Input
+from tests.contract.stream_door import OipStream
 from tests.contract.test_frontends import Case, answering, in_front_of, reported
 
 ROWS = st.integers(1, 8)
@@ -21,12 +23,16 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 
 @dataclass(frozen=True)
 class Logical:
-    """A request, what is wrong with it, what it should give otherwise, and doors that cannot say it."""
+    """A request, what is wrong with it, what it should give otherwise, and doors that cannot say it.
+
+    `fails`: it reaches a model server, which fails by the cause.
+    """
 
     asked: Asked
     cause: Cause | None = None
     outputs: Any = None
     without: tuple[str, ...] = ()
+    fails: bool = False
 
 
 def nest(values: list[Any], shape: tuple[int, ...]) -> Any:
@@ -141,22 +147,45 @@ FAULTS = [
     too_many_rows,
     other_kind,
 ]
+# What a model server, or the way to it, may do to a sound request.
+UPSTREAM = [
+    Cause.UPSTREAM_UNREACHABLE,
+    Cause.UPSTREAM_LOST,
+    Cause.UPSTREAM_BAD_REPLY,
+    Cause.UPSTREAM_REJECTED,
+    Cause.UPSTREAM_FAILED,
+    Cause.UNSUPPORTED_DATATYPE,
+    Cause.OVERLOADED,
+    Cause.NOT_READY,
+    Cause.DEADLINE,
+    Cause.INTERNAL,
+]
+FAILED = st.builds(lambda good, cause: replace(good, cause=cause, fails=True), sound(), st.sampled_from(UPSTREAM))
 FAULTY = st.builds(lambda good, fault, word: fault(good.asked, word), sound(), st.sampled_from(FAULTS), WORDS)
 
 
 @settings(max_examples=60)
-@given(logical=sound() | FAULTY)
+@given(logical=sound() | FAULTY | FAILED)
 async def test_every_door_gives_the_same_answer_and_the_same_error(logical: Logical) -> None:
-    """A sound request is answered with the same numbers everywhere, one fault is the same cause everywhere."""
+    """A sound request is answered with the same numbers everywhere, one fault is the same cause everywhere, be it the
+    client's or a server's, whose word every door passes on.
+    """
+
+    def answer(request: InferenceRequest) -> InferenceResponse:
+        if logical.fails and logical.cause is not None:
+            raise GatewayError(logical.cause, "as told")
+        return answering(request)
+
     case = Case("random", logical.asked)
-    for door in DOORS:
+    for door in (*DOORS, OipStream()):
         if door.name in logical.without or not case.sayable(door.name):
             continue
-        world = await in_front_of(answering)
+        world = await in_front_of(answer)
         outcome = await door.send(world, logical.asked)
         await reported(world)
         assert (door.name, world.last.cause) == (door.name, logical.cause)
         assert outcome.status == door.status(logical.cause)
+        assert not logical.fails or "as told" in outcome.text
         if logical.cause is None:
             assert outcome.outputs.keys() == logical.outputs.keys()
             for name, expected in logical.outputs.items():

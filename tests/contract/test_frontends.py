@@ -36,6 +36,9 @@ class Case:
     cause: Cause | None = None
     outputs: Any = None
     endpoint: str = "ts"
+    variant: str = ""
+    # Words that a refusal must hold.
+    told: str = ""
     # Where it is decided: the gateway refuses what it can before a model server is asked.
     reaches_server: bool = False
     doors: tuple[str, ...] = (*JSON_DOORS, *BINARY_DOORS, "torchserve-grpc", *TFSERVING_DOORS)
@@ -67,6 +70,14 @@ CASES = [
     good("a stack by header", replace(ROW, headers={"x-stack": "tfserving"}), endpoint="tf"),
     good("an endpoint by header", replace(ROW, headers={"x-endpoint": "tf"}), endpoint="tf"),
     good("a variant by header", replace(ROW, headers={"x-variant": "savedmodel"}), endpoint="tf"),
+    good("a variant by name", replace(ROW, fields={"variant": "int8"}), variant="int8"),
+    good("a variant by name in a header", replace(ROW, headers={"x-variant": "int8"}), variant="int8"),
+    good(
+        "a variant, its endpoint and its stack",
+        replace(ROW, headers={"x-variant": "int8", "x-endpoint": "ts", "x-stack": "torchserve"}),
+        variant="int8",
+    ),
+    good("an endpoint with a variant by name", replace(ROW, headers={"x-endpoint": "ts"}), variant="torchscript"),
     good("a label by header", replace(ROW, headers={"x-label": "stable"})),
     good(
         "the same stack twice",
@@ -96,6 +107,29 @@ CASES = [
     Case("unknown stack by header", replace(ROW, headers={"x-stack": "oip"}), Cause.MODEL_NOT_FOUND),
     Case("unknown endpoint", replace(ROW, fields={"endpoint": "ts9"}), Cause.MODEL_NOT_FOUND),
     Case("unknown variant", replace(ROW, headers={"x-variant": "onnx"}), Cause.MODEL_NOT_FOUND),
+    Case(
+        "a variant that is not available",
+        replace(ROW, fields={"variant": "tensorrt"}),
+        Cause.MODEL_NOT_FOUND,
+        told="variant 'tensorrt' of model 'doubler' is not available: needs an NVIDIA GPU; "
+        "there: 'torchscript', 'savedmodel', 'int8'",
+    ),
+    Case(
+        "a variant that is not available by header",
+        replace(ROW, headers={"x-variant": "tensorrt"}),
+        Cause.MODEL_NOT_FOUND,
+        told="is not available: needs an NVIDIA GPU; there: 'torchscript', 'savedmodel', 'int8'",
+    ),
+    Case(
+        "contradictory variants",
+        replace(ROW, fields={"variant": "int8"}, headers={"x-variant": "savedmodel"}),
+        Cause.INVALID_INPUT,
+    ),
+    Case(
+        "a variant of another stack",
+        replace(ROW, headers={"x-variant": "int8", "x-stack": "tfserving"}),
+        Cause.INVALID_INPUT,
+    ),
     Case(
         "contradictory stacks",
         replace(ROW, fields={"stack": "torchserve"}, headers={"x-stack": "tfserving"}),
@@ -226,9 +260,12 @@ async def test_front_ends_agree(case: Case, door: Door) -> None:
         assert outcome.outputs == case.outputs
         assert outcome.id == "7"
         assert outcome.served_by.startswith(f"endpoint={case.endpoint};")
+        variant = case.variant or {"ts": "torchscript", "tf": "savedmodel"}[case.endpoint]
+        assert outcome.served_by.endswith(f"; variant={variant}")
         assert (finished.model, finished.version) == (case.asked.model, 1)
     else:
         assert outcome.served_by == ""
+        assert case.told in outcome.text
         assert finished.model in ("", case.asked.model)
     assert (world.admission.in_flight, world.admission.in_flight_bytes) == (0, 0)
 

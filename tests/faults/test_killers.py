@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
 
@@ -10,7 +11,7 @@ from gateway.core.errors import Cause
 from tests.fakes.script import Arrays, Hold, double
 from tests.faults.clients import DOORS, OK, Door, crowd, merged, outcomes
 from tests.faults.table import ALWAYS, LOST
-from tests.faults.world import LONG_MS, SLOTS, WAYS, Upstream, Way, World, running
+from tests.faults.world import LONG_MS, PATIENCE_S, SLOTS, WAYS, Upstream, Way, World, running
 
 pytestmark = pytest.mark.faults
 
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.faults
 KILLER = 1_000_000
 MAY = outcomes(ALWAYS | LOST)
 CALLERS = 16
+ANSWERED = "gateway_request_duration_seconds_count"
 EACH = 10
 
 
@@ -139,22 +141,50 @@ async def test_a_server_that_comes_and_goes_is_damped(way: Way) -> None:
 async def test_both_servers_may_die_and_come_back(way: Way) -> None:
     """The gateway lives and is ready for others; requests are refused at once with few calls; then all is as before."""
     async with running(way) as world:
-        world.sick.dies()
-        world.spare.dies()
-
-        async def ask(caller: int) -> None:
-            await world.clients.ask("backed", DOORS[caller % 2], LONG_MS)
-
-        async with world.watching():
-            await crowd(CALLERS, EACH, ask)
-            assert [await world.clients.status(path) for path in ("/livez", "/readyz")] == [200, 200]
-            assert await world.clients.ask("neighbour", "grpc", LONG_MS) == OK
-        ended = world.clients.ended["backed"]
-        samples = await world.clients.metrics()
-        assert ended[OK] == len(DOORS)  # of the warm-up
-        assert samples.attempts(model="backed") <= 1.2 * ended.total()
+        await both_die(world)
         for server in (world.sick, world.spare):
             await server.recovers()
         await world.recovered()
         await world.settled()
         check_once(world)
+
+
+@pytest.mark.parametrize("back", ["sick", "spare"])
+@pytest.mark.parametrize(
+    ("way", "other"),
+    [(Way("torchserve", "rest"), Way("tfserving", "grpc")), (Way("tfserving", "rest"), Way("torchserve", "grpc"))],
+    ids=str,
+)
+async def test_both_stacks_may_die_and_come_back(way: Way, other: Way, back: str) -> None:
+    """A model on both: refused at once while neither is there, answered by whichever is back first, then as before."""
+    async with running(way, other, cross_stack=True) as world:
+        await both_die(world)
+        servers = {"sick": world.sick, "spare": world.spare}
+        first = servers.pop(back)
+        await first.recovers()
+        async with asyncio.timeout(PATIENCE_S):
+            while await world.clients.ask("backed", timeout_ms=LONG_MS) != OK:
+                await asyncio.sleep(0.05)
+        before = (await world.clients.metrics()).by("stack", ANSWERED, model="backed", outcome=OK)
+        async with world.watching():
+            await crowd(CALLERS, EACH, lambda caller: world.clients.ask("backed", DOORS[caller % 2], LONG_MS))
+        after = (await world.clients.metrics()).by("stack", ANSWERED, model="backed", outcome=OK)
+        assert after - before == Counter({first.way.stack: CALLERS * EACH})
+        await servers.popitem()[1].recovers()
+        await world.recovered()
+        await world.settled()
+        check_once(world)
+
+
+async def both_die(world: World) -> None:
+    """Kills both servers of `backed`, under callers who are refused at once, and others who notice nothing."""
+    world.sick.dies()
+    world.spare.dies()
+    async with world.watching():
+        await crowd(CALLERS, EACH, lambda caller: world.clients.ask("backed", DOORS[caller % 2], LONG_MS))
+        assert [await world.clients.status(path) for path in ("/livez", "/readyz")] == [200, 200]
+        assert await world.clients.ask("neighbour", "grpc", LONG_MS) == OK
+    ended = world.clients.ended["backed"]
+    samples = await world.clients.metrics()
+    assert ended[OK] == len(DOORS)  # of the warm-up
+    assert samples.attempts(model="backed") <= 1.2 * ended.total()

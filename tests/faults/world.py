@@ -242,19 +242,19 @@ class World:
 
 
 @asynccontextmanager
-async def running(way: Way, **changes: Any) -> AsyncIterator[World]:
-    """The world, each server spoken to in this way, every model ready.
+async def running(way: Way, spare: Way | None = None, **changes: Any) -> AsyncIterator[World]:
+    """The world, each server spoken to in this way, or the spare one in a way of its own; every model ready.
 
     `changes` are further fields of the models. When it is over no task and no socket is left that was not there before.
     """
     before = _sockets()
     async with AsyncExitStack() as stack:
         seen: Counter[int] = Counter()
-        sick, spare, well = (Upstream(way, seen) for _ in range(3))
-        for upstream in (sick, spare, well):
+        sick, other, well = Upstream(way, seen), Upstream(spare or way, seen), Upstream(way, seen)
+        for upstream in (sick, other, well):
             await stack.enter_async_context(upstream.fake)
         configuration = configured(
-            {"sick": sick.endpoint(), "spare": spare.endpoint(), "well": well.endpoint()}, **changes
+            {"sick": sick.endpoint(), "spare": other.endpoint(), "well": well.endpoint()}, **changes
         )
         stop, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
         serving = asyncio.create_task(
@@ -266,7 +266,7 @@ async def running(way: Way, **changes: Any) -> AsyncIterator[World]:
             clients = await stack.enter_async_context(
                 clients_of(f"http://127.0.0.1:{addresses.rest_port}", f"127.0.0.1:{addresses.grpc_port}")
             )
-            world = World(clients, sick, spare, well, seen, stop)
+            world = World(clients, sick, other, well, seen, stop)
             await world.warm_up()
             yield world
         finally:

@@ -24,7 +24,7 @@ ENDPOINTS = [backend.name for backend in BACKENDS]
 
 @pytest.fixture(scope="module")
 def diagonal(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """One question in thirteen."""
+    """One question in as many as there are doors."""
     return asyncio.run(run(running(artifacts, tmp_path_factory.mktemp("diagonal")), diagonal=True))
 
 

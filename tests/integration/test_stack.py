@@ -54,7 +54,8 @@ def test_every_way_gives_the_golden_answers(stack: LocalStack, golden: Golden, e
     assert golden.fault(0, rows, answer.outputs) is None
     server = stack.servers[ENDPOINTS[endpoint]]
     expected = f'endpoint={endpoint}; stack={ENDPOINTS[endpoint]}; server="{server}"; version=1'
-    assert answer.served_by == expected
+    variant = {"torchserve": "torchscript", "tfserving": "savedmodel"}[ENDPOINTS[endpoint]]
+    assert answer.served_by == f"{expected}; variant={variant}"
 
 
 def test_what_runs_says_what_it_is(stack: LocalStack) -> None:

@@ -15,6 +15,7 @@ from gateway._generated import oip_pb2, torchserve_pb2
 from gateway.core.tensor import NUMPY_DTYPE
 from tests.contract import frontend_doors as doors
 from tests.contract.frontend_doors import Asked, Door, Input, Outcome, Reachable
+from tests.contract.stream_door import OipStream
 from tests.contract.wire_forms import flattened, nested, packed, unpacked
 from tests.matrix.cases import Case
 
@@ -52,6 +53,10 @@ class OipGrpcRaw(doors.OipGrpc):
             return super().read(answer)
         pairs = zip(answer.outputs, answer.raw_output_contents, strict=True)
         return [unpacked(raw, output.datatype) for output, raw in pairs]
+
+
+class OipStreamRaw(OipStream, OipGrpcRaw):
+    """Raw contents in a stream."""
 
 
 class TfServingColumns(doors.TfServingRest):
@@ -139,12 +144,14 @@ class TorchServeGrpcRaw(doors.TorchServeGrpc):
 class Way:
     """A door with the name that the page gives it.
 
-    `filters`: clients can ask for some outputs only. `asks` says which cases it has a form for.
+    `filters`: clients can ask for some outputs only. `names_server`: an answer says which endpoint gave it. `asks` says
+    which cases it has a form for.
     """
 
     door: Door
     title: str
     filters: bool = True
+    names_server: bool = True
     asks: Callable[[Case], bool] = lambda _: True
 
 
@@ -165,6 +172,7 @@ WAYS: tuple[Way, ...] = (
     Way(OipMixed(), "OIP REST binary in / JSON out"),
     Way(doors.OipGrpc(), "OIP gRPC typed"),
     Way(OipGrpcRaw(), "OIP gRPC raw"),
+    Way(OipStreamRaw(), "OIP gRPC stream, raw", names_server=False),
     Way(TfServingRows(), "TF Serving REST rows", filters=False),
     Way(TfServingColumns(), "TF Serving REST columns", filters=False),
     Way(TfServingOfficial(), "TF Serving gRPC"),

@@ -77,8 +77,8 @@ def render(results: Results, head: Sequence[str] = HEAD, servers: str = SERVERS)
         "## In detail",
         f"`{EXACT}` equal to the bit. `{NEAR}` within the contract's tolerance. `{NONE}` the door has no form for the "
         "question, or the backend cannot have the model. Else refused: the status (over gRPC by its number: 3 is "
-        "INVALID_ARGUMENT, 12 UNIMPLEMENTED), and a letter that [the last table](#what-the-refusals-mean) explains. "
-        "Backends that answer alike share a table.",
+        "INVALID_ARGUMENT, 12 UNIMPLEMENTED; `error` in a stream, whose replies have a text and no status), and a "
+        "letter that [the last table](#what-the-refusals-mean) explains. Backends that answer alike share a table.",
     ]
     for section, words in _SECTIONS.items():
         parts += [f"### {section}", *filter(None, [words]), *_section(results, section, letters)]

@@ -174,7 +174,10 @@ class InferenceEndpoint:
             return encode(response)
 
     async def _read(self, call: Call, body: Body, ticket: Ticket) -> bytes:
+        """The body; of a request that can be sent nowhere, as far as its path tells, nothing is read."""
         left = self._edge.seconds_left(call)
+        if call.model:
+            self._edge.data_plane.check_room(call.model, call.context.caller)
         arrived = body.arrived(ticket)
         if arrived is not None:
             return arrived

@@ -69,7 +69,7 @@ _FORM: dict[str, Any] = {
         }
     }
 }
-_SERVED_BY = {"x-served-by": "The endpoint, stack, server and version that gave this answer."}
+_SERVED_BY = {"x-served-by": "The endpoint, stack, server, version and variant that gave this answer."}
 
 
 @dataclass(frozen=True, slots=True)

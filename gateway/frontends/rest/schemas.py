@@ -41,7 +41,7 @@ _NESTED: Schema = {"type": "array", "items": {}, "description": "A nested list, 
 _CHOICES: dict[str, Schema] = {
     "stack": _text("The stack that must answer, such as torchserve, tfserving or oip."),
     "endpoint": _text("The endpoint that must answer, by its name in the gateway's configuration."),
-    "variant": _text("The export that must answer, such as torchscript or savedmodel."),
+    "variant": _text("The variant that must answer, such as torchscript, int8-dynamic or savedmodel."),
     "label": _text("A version label, instead of a version."),
     "version": {"type": "integer", "minimum": 0, "description": "The version; without it the server's newest."},
     "outputs": _list({"type": "string"}, "The outputs wanted; without it all of them."),
@@ -82,6 +82,7 @@ COMPONENTS: dict[str, Schema] = {
             "model": _text("The model's name."),
             "version": {"type": ["integer", "null"], "description": "The version that answered."},
             "stack": {"type": ["string", "null"], "description": "The stack that answered."},
+            "variant": {"type": ["string", "null"], "description": "The variant that answered, where it is known."},
             "outputs": {"type": "object", "additionalProperties": {}, "description": "The outputs by name."},
             "id": {"type": ["string", "null"], "description": "The request's id, where it had one."},
             "comparison": _list(

@@ -59,7 +59,7 @@ async def test_an_answer_names_what_gave_it() -> None:
     assert response.outputs[0].array.tolist() == [[2.0, 4.0]]
     assert response.id == "mine"
     assert response.served_by is not None
-    assert response.served_by.header() == 'endpoint=tf; stack=tfserving; server="tf 1.0"; version=1'
+    assert response.served_by.header() == 'endpoint=tf; stack=tfserving; server="tf 1.0"; version=1; variant=savedmodel'
 
 
 async def test_the_next_endpoint_of_the_stack_answers_where_the_first_is_not_fit() -> None:

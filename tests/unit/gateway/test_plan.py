@@ -11,10 +11,11 @@ import pytest
 from gateway.codecs.torchserve_payloads import Foreign, Framed
 from gateway.core.messages import TensorSpec
 from gateway.frontends.rest.http_server import bound
-from gateway.plan import handlers_of
+from gateway.plan import handlers_of, plan_of
 from gateway.settings import Settings, SettingsError
 from tests.builders import contract, request
 
+MIRROR = {"endpoint": "ts", "share": 1, "label": "stable"}
 ADDRESSES = {"stack": "torchserve", "rest": "http://127.0.0.1:1", "management": "http://127.0.0.1:2"}
 
 
@@ -52,6 +53,24 @@ def test_an_endpoint_speaks_for_its_targets() -> None:
     """What the endpoint says holds for every model there."""
     endpoint = {"payload": "json", "template": {"instances": "$rows"}}
     assert handlers({}, endpoint=endpoint)["doubler", None].encode(request()) == b'{"instances":[[1.0,2.0]]}'
+
+
+def test_labels_are_targets_by_the_table_that_clients_use() -> None:
+    """A target, or a mirror, that names a label is for its version now; where the table says otherwise, for that."""
+
+    def planned(**labels: int) -> tuple[Any, Any]:
+        given = {"endpoint": "ts", "model": "doubler", "label": "canary", "payload": "json"}
+        model = {"contract": "unused", "targets": [given], "labels": labels, "mirror": MIRROR}
+        changed = Settings(endpoints={"ts": ADDRESSES}, models={"m0": model})
+        listed = plan_of(changed, {"m0": contract("m0")}).listed["m0"]
+        assert listed.traffic.mirror is not None
+        assert handlers_of(changed, {"m0": contract("m0")}, "ts").keys() == {("doubler", labels["canary"])}
+        return listed.targets[0], listed.traffic.mirror.target
+
+    target, mirror = planned(stable=3, canary=4)
+    assert (target.version, target.label, mirror.version, mirror.label) == (4, "canary", 3, "stable")
+    target, mirror = planned(stable=4, canary=5)
+    assert (target.version, mirror.version) == (5, 4)
 
 
 @pytest.mark.parametrize(

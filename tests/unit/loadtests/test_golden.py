@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gateway.core.messages import TensorSpec
 from loadtests.errors import LoadTestError
 from loadtests.golden import Golden, load_golden, question_order
 from tests.unit.loadtests.builders import ROWS, toy_contract, write_toy
@@ -71,6 +73,21 @@ def test_golden_values_must_fit_the_contract(tmp_path: Path) -> None:
         load_golden(tmp_path, "toy")
     np.savez(folder / "golden.npz", x=np.zeros((4, 3)), y=np.zeros((5, 2)))
     with pytest.raises(LoadTestError, match="differ in rows"):
+        load_golden(tmp_path, "toy")
+
+
+def test_bytes_are_bytes_again(tmp_path: Path) -> None:
+    """An archive without pickles keeps them as numpy's own; anything else in their place is named."""
+    folder = tmp_path / "models" / "toy"
+    folder.mkdir(parents=True)
+    its = toy_contract()
+    its = replace(its, inputs=(TensorSpec("text", "BYTES", (-1,)),))
+    (folder / "contract.json").write_text(its.to_json())
+    y = np.zeros((2, *its.outputs[0].shape[1:]), np.float32)
+    np.savez(folder / "golden.npz", text=np.array([b"", "ž".encode()]), y=y)
+    assert load_golden(tmp_path, "toy").inputs["text"].tolist() == [b"", "ž".encode()]
+    np.savez(folder / "golden.npz", text=np.zeros(2), y=y)
+    with pytest.raises(LoadTestError, match="a BYTES tensor is stored as float64"):
         load_golden(tmp_path, "toy")
 
 

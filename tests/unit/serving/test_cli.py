@@ -63,3 +63,10 @@ def test_an_unknown_runtime_is_refused(tmp_path: Path) -> None:
     result = CLI.invoke(app, ["up", "--runtime", "clouds", "--artifacts", str(tmp_path)])
     assert result.exit_code == 2
     assert "local" in result.output
+
+
+def test_variants_are_for_processes(tmp_path: Path) -> None:
+    """The containers are those of docker-compose.yml; it is said before anything is looked for."""
+    told = CLI.invoke(app, ["up", "--runtime", "docker", "--variants", "onnx", "--artifacts", str(tmp_path)])
+    assert told.exit_code == 1
+    assert "leave out --models and --variants" in told.output

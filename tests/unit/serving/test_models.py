@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.models import Event, build_models, find_models, finished_step
+from models.manifest import Manifest, files_of
+from serving.models import Event, build_models, find_models, finished_step, to_serve
 from serving.processes import LaunchError
+from tests.unit.serving.variants import write_reason, write_variant
 
 
 def _build(models_dir: Path, name: str) -> Path:
@@ -94,3 +96,80 @@ time.sleep(600)
         build_models(_command(script), interrupted)
     (pid,) = pids
     assert subprocess.run(["ps", "-p", str(pid)], capture_output=True, check=False).returncode == 1
+
+
+def test_by_default_nothing_but_the_default_variants_is_served(tmp_path: Path) -> None:
+    """Of every other one it is known why not, and what to do."""
+    base = _build(tmp_path, "m")
+    write_variant(base, "onnx")
+    write_reason(base, "tensorrt", "needs an NVIDIA GPU")
+    (model,) = to_serve(find_models(tmp_path), "", "default")
+    assert model.variants == ()
+    assert model.unavailable["onnx"] == "not served; `twinserve up --variants onnx` serves it"
+    assert model.unavailable["tensorrt"] == "needs an NVIDIA GPU"
+    assert model.unavailable["xla"] == "not built; `twinserve models build m` makes it"
+    assert not {"torchscript", "savedmodel"} & model.unavailable.keys()
+
+
+def test_the_variants_asked_for_are_served_and_the_others_said(tmp_path: Path) -> None:
+    """One that cannot be had costs the others nothing."""
+    base = _build(tmp_path, "m")
+    written = {name: write_variant(base, name) for name in ("onnx", "xla", "bf16")}
+    write_reason(base, "tensorrt", "needs an NVIDIA GPU")
+    said: list[str] = []
+    (model,) = to_serve(find_models(tmp_path), "m", "onnx, tensorrt,xla", said.append)
+    assert [(one.name, one.stack, one.served_name) for one in model.variants] == [
+        ("onnx", "torchserve", "m-onnx"),
+        ("xla", "tfserving", "m-xla"),
+    ]
+    assert model.on("torchserve")[0].archive == written["onnx"]
+    assert said == ["left out: m as tensorrt: needs an NVIDIA GPU"]
+    assert [one.name for one in to_serve(find_models(tmp_path), "", "all")[0].variants] == ["onnx", "bf16", "xla"]
+
+
+def test_a_corrupt_variant_is_left_out(tmp_path: Path) -> None:
+    """By its sha256, before a server is given it; the file and what to do are named."""
+    base = _build(tmp_path, "m")
+    file = write_variant(base, "onnx")
+    write_variant(base, "xla")
+    file.write_text("something else")
+    said: list[str] = []
+    (model,) = to_serve(find_models(tmp_path), "", "all", said.append)
+    assert [one.name for one in model.variants] == ["xla"]
+    expected = f"{file}: changed since it was built; `twinserve models build m` makes it anew"
+    assert model.unavailable["onnx"] == expected
+    assert f"left out: m as onnx: {expected}" in said
+
+
+def test_a_corrupt_model_is_not_served(tmp_path: Path) -> None:
+    """There is nothing to answer in its place."""
+    base = _build(tmp_path, "m")
+    Manifest("m", 1, "pytorch", 7, {}, {}, "mark", files_of(base), "now").save(base)
+    assert to_serve(find_models(tmp_path), "", "default")
+    (base / "torchscript" / "m.mar").write_text("something else")
+    with pytest.raises(LaunchError, match=r"m\.mar: changed since it was built"):
+        to_serve(find_models(tmp_path), "", "default")
+
+
+@pytest.mark.parametrize(
+    ("models", "variants", "expected"),
+    [
+        ("n", "default", "model 'n' is not built; there are m; `twinserve models build n` builds it"),
+        ("", "onxx", "unknown variant 'onxx'; there are default, all, torchscript, eager"),
+    ],
+)
+def test_what_is_not_known_is_refused(tmp_path: Path, models: str, variants: str, expected: str) -> None:
+    """With what there is."""
+    _build(tmp_path, "m")
+    with pytest.raises(LaunchError, match=expected):
+        to_serve(find_models(tmp_path), models, variants)
+
+
+def test_a_model_of_one_stack_needs_nothing_for_the_other(tmp_path: Path) -> None:
+    """Its contract says which stacks have it."""
+    base = _build(tmp_path, "m")
+    (base / "contract.json").write_text('{"variants": {"torchscript": "torchserve"}}')
+    (base / "savedmodel" / "3" / "saved_model.pb").unlink()
+    (model,) = to_serve(find_models(tmp_path), "", "all")
+    assert model.stacks == ("torchserve",)
+    assert "not built" in model.unavailable["savedmodel"]

@@ -11,10 +11,11 @@ import yaml
 
 from gateway.settings import load
 from serving import servers
-from serving.models import BuiltModel
+from serving.models import BuiltModel, to_serve
 from serving.processes import LaunchError
 from serving.settings import LaunchSettings, Ports
 from tests.builders import contract
+from tests.unit.serving.variants import write_reason, write_variant
 
 PORTS = Ports(
     **{name: 10_000 + number for number, name in enumerate(Ports.model_fields)},
@@ -130,7 +131,7 @@ def test_tensorflow_serving_on_the_path_is_used_and_named(
 
 def test_models_config_quotes_names_and_paths() -> None:
     """Quotes and backslashes in a path do not end its string."""
-    text = servers.models_config([BuiltModel("m", Path('/a "b"/c\\d'))])
+    text = servers.models_config({"m": Path('/a "b"/c\\d/savedmodel')})
     assert text == (
         "model_config_list {\n  config {\n"
         '    name: "m"\n    base_path: "/a \\"b\\"/c\\\\d/savedmodel"\n    model_platform: "tensorflow"\n'
@@ -178,3 +179,65 @@ def test_the_model_servers_start_before_the_gateway(settings: LaunchSettings, mo
     """Two stages."""
     stages = servers.all_servers(settings, PORTS, models)
     assert [[server.name for server in stage] for stage in stages] == [["torchserve", "tfserving"], ["gateway"]]
+
+
+@pytest.fixture
+def varied(models: list[BuiltModel]) -> list[BuiltModel]:
+    """Both models with all variants to be served: of digits there are some, of simplenn none."""
+    for name in ("onnx", "savedmodel-nograppler", "xla", "tflite-int8"):
+        write_variant(models[0].folder, name)
+    write_reason(models[0].folder, "tensorrt", "needs an NVIDIA GPU")
+    return list(to_serve(models, "", "all"))
+
+
+def test_variants_stand_beside_the_models_on_their_servers(settings: LaunchSettings, varied: list[BuiltModel]) -> None:
+    """Each under a name of its own; one needs a server without Grappler."""
+    (first, (gateway,)) = servers.all_servers(settings, PORTS, varied)
+    torchserve, tensorflow, plain = first
+    store = settings.run_dir / "torchserve" / "model-store"
+    assert sorted(path.name for path in store.iterdir()) == ["digits-onnx.mar", "digits.mar", "simplenn.mar"]
+    served = (settings.run_dir / "tfserving" / "models.config").read_text()
+    assert [line.split('"')[1] for line in served.splitlines() if "name:" in line] == [
+        *("digits", "digits-xla", "digits-tflite-int8", "simplenn")
+    ]
+    assert str(varied[0].folder / "variants" / "xla") in served
+    assert "--prefer_tflite_model=true" in tensorflow.command
+    assert plain.name == "tfserving-nograppler"
+    assert f"--rest_api_port={PORTS.tfserving_nograppler_rest_port}" in plain.command
+    assert f"--platform_config_file={servers.TFSERVING_FILES / 'nograppler.config'}" in plain.command
+    assert "digits-savedmodel-nograppler" in (settings.run_dir / "tfserving-nograppler" / "models.config").read_text()
+    assert torchserve.allowance_s > 0
+    assert gateway.name == "gateway"
+
+
+def test_the_gateway_answers_with_variants_only_by_name(settings: LaunchSettings, varied: list[BuiltModel]) -> None:
+    """Whoever names none is answered as without them; what cannot be had has its reason."""
+    servers.gateway(settings, PORTS, varied)
+    read = load(settings.run_dir / "gateway.yaml")
+    digits, simplenn = read.models["digits"], read.models["simplenn"]
+    assert [target.endpoint for target in digits.targets if not target.by_name] == ["ts", "tf", "ts-grpc", "tf-rest"]
+    assert [(target.endpoint, target.variant, target.model) for target in digits.targets if target.by_name] == [
+        ("ts", "onnx", "digits-onnx"),
+        ("ts-grpc", "onnx", "digits-onnx"),
+        ("tf-nograppler", "savedmodel-nograppler", "digits-savedmodel-nograppler"),
+        ("tf-nograppler-rest", "savedmodel-nograppler", "digits-savedmodel-nograppler"),
+        ("tf", "xla", "digits-xla"),
+        ("tf-rest", "xla", "digits-xla"),
+        ("tf", "tflite-int8", "digits-tflite-int8"),
+        ("tf-rest", "tflite-int8", "digits-tflite-int8"),
+    ]
+    assert digits.unavailable["tensorrt"] == "needs an NVIDIA GPU"
+    assert not any(target.by_name for target in simplenn.targets)
+    assert all(endpoint.models == () for endpoint in read.endpoints.values())
+    questions = servers.questions(varied, read.endpoints)
+    assert len(questions) == 4 + 8 + 4
+    asked = json.loads(questions["model 'digits' as xla through endpoint 'tf'"])
+    assert (asked["endpoint"], asked["variant"]) == ("tf", "xla")
+
+
+def test_a_server_without_models_is_not_started(settings: LaunchSettings, models: list[BuiltModel]) -> None:
+    """A model that only TorchServe has needs no TensorFlow server, nor has the gateway an endpoint for one."""
+    models[0].contract.write_text(contract("digits", variants={"torchscript": "torchserve"}).to_json())
+    stages = servers.all_servers(settings, PORTS, models[:1])
+    assert [[server.name for server in stage] for stage in stages] == [["torchserve"], ["gateway"]]
+    assert list(load(settings.run_dir / "gateway.yaml").endpoints) == ["ts", "ts-grpc"]

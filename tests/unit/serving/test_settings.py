@@ -21,7 +21,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 
 def test_ports_are_the_documented_ones() -> None:
     """The defaults are those of the architecture page, each told in a sentence."""
-    assert list(Ports().model_dump().values()) == [8000, 8001, 8009, 8080, 8081, 8082, 7070, 7071, 8500, 8501]
+    ports = [8000, 8001, 8009, 8080, 8081, 8082, 7070, 7071, 8500, 8501, 8510, 8511]
+    assert list(Ports().model_dump().values()) == ports
     assert all(field.description for model in (Ports, LaunchSettings) for field in model.model_fields.values())
 
 
@@ -39,9 +40,9 @@ def test_a_port_is_a_port() -> None:
 
 
 def test_free_ports_are_different_and_free() -> None:
-    """All ten can be listened on, below the range of outgoing connections."""
+    """All of them can be listened on, below the range of outgoing connections."""
     ports = list(Ports.free().model_dump().values())
-    assert len(set(ports)) == len(ports) == 10
+    assert len(set(ports)) == len(ports) == 12
     assert all(port in FREE_PORTS and is_free(port) for port in ports)
 
 

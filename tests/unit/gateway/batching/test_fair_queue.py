@@ -39,7 +39,7 @@ def batches(queue: FairQueue[Waiting]) -> list[list[str]]:
 def test_an_empty_queue_gives_nothing() -> None:
     """No batch, no caller, no entry to give up."""
     queue = queue_of()
-    assert (queue.take(), len(queue), queue.last_of_longest()) == ([], 0, None)
+    assert (queue.take(), len(queue), queue.giving_way("a")) == ([], 0, None)
 
 
 def test_what_shares_a_key_travels_together_in_order() -> None:
@@ -86,11 +86,13 @@ def test_whoever_leaves_gives_up_the_place_once() -> None:
 
 
 def test_the_longest_caller_gives_up_a_place() -> None:
-    """The last of its entries."""
+    """The last of its entries, to a caller who would still have fewer; never one place for another."""
     queue = queue_of(Waiting("a0"), Waiting("b0", caller="b"), Waiting("b1", caller="b"))
-    chosen = queue.last_of_longest()
+    chosen = queue.giving_way("c")
     assert chosen is not None
     assert chosen.name == "b1"
+    assert queue.giving_way("a") is None
+    assert queue.giving_way("b") is None
 
 
 @given(
@@ -123,4 +125,4 @@ def test_every_entry_comes_out_exactly_once(steps: list[tuple[str, str, int, boo
         for item in queue.take():
             del inside[id(item)]
     assert not inside
-    assert queue.last_of_longest() is None
+    assert queue.giving_way("a") is None

@@ -179,10 +179,10 @@ def test_the_answer_names_model_version_stack_and_id() -> None:
         1,
         (Tensor("y", "FP32", np.array([[0.1], [152.25]], dtype=np.float32)),),
         id="7",
-        served_by=ServedBy("ts", "torchserve", "TorchServe 0.12.0", 1),
+        served_by=ServedBy("ts", "torchserve", "TorchServe 0.12.0", 1, "onnx"),
     )
     assert predict_json.encode_response(response) == (
-        b'{"model":"one","version":1,"stack":"torchserve","outputs":{"y":[[0.1],[152.25]]},"id":"7"}'
+        b'{"model":"one","version":1,"stack":"torchserve","variant":"onnx","outputs":{"y":[[0.1],[152.25]]},"id":"7"}'
     )
 
 
@@ -192,7 +192,14 @@ def test_what_is_not_known_is_null() -> None:
     answer: dict[str, Any] = json.loads(
         predict_json.encode_response(InferenceResponse("m", None, (), served_by=served_by))
     )
-    assert answer == {"model": "m", "version": 4, "stack": "torchserve", "outputs": {}, "id": None}
+    assert answer == {
+        "model": "m",
+        "version": 4,
+        "stack": "torchserve",
+        "variant": None,
+        "outputs": {},
+        "id": None,
+    }
     answer = json.loads(predict_json.encode_response(InferenceResponse("m", None, ())))
     assert (answer["version"], answer["stack"]) == (None, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.tensor import DATATYPES, NUMPY_DTYPE, Tensor, element_count, from_raw, to_raw
+from gateway.core.tensor import DATATYPES, NUMPY_DTYPE, Tensor, all_finite, element_count, from_raw, to_raw
 
 NUMERIC = sorted(DATATYPES - {"BYTES", "BF16"})
 
@@ -83,3 +84,11 @@ def test_raw_data_that_does_not_fit_is_refused(
 def test_a_scalar_counts_as_one_element() -> None:
     """The product over no dimensions is one."""
     assert element_count((), "t") == 1
+
+
+@pytest.mark.parametrize("bits", [0x7F80, 0xFF80, 0x7F81, 0xFFFF])
+def test_bf16_that_is_no_number_is_seen_without_a_warning(bits: int) -> None:
+    """Infinities, and NaN of both kinds, of which numpy's own question warns; the largest numbers are numbers."""
+    array = np.array([0x7F7F, 0xFF7F, bits], np.uint16).view(ml_dtypes.bfloat16)
+    assert not all_finite(Tensor("x", "BF16", array))
+    assert all_finite(Tensor("x", "BF16", array[:2]))

@@ -88,7 +88,10 @@ def two_outputs(asked: InferenceRequest) -> InferenceResponse:
 
 
 class World:
-    """Models `doubler` (one FP32 input) and `pair` (two inputs) on `ts` (stack torchserve) and `tf` (tfserving)."""
+    """Models `doubler` (one FP32 input) and `pair` (two inputs) on `ts` (stack torchserve) and `tf` (tfserving).
+
+    Both have a variant `int8` on `ts` that answers only by name, and none `tensorrt`.
+    """
 
     def __init__(self, limits: Limits | None = None, model: ModelContract | None = None) -> None:
         self.limits = limits or Limits()
@@ -100,7 +103,14 @@ class World:
         self.endpoints = {name: Endpoint(name, stacks[name], backend) for name, backend in self.backends.items()}
         routes = {
             item.name: Route.of(
-                item, tuple(Target(name, item.name) for name in self.endpoints), {"stable": 1}, {"2024-05a": 1}
+                item,
+                (
+                    *(Target(name, item.name) for name in self.endpoints),
+                    Target("ts", f"{item.name}-int8", variant="int8", by_name=True),
+                ),
+                {"stable": 1},
+                {"2024-05a": 1},
+                unavailable={"tensorrt": "needs an NVIDIA GPU"},
             )
             for item in (model or contract(), PAIR)
         }

@@ -38,6 +38,17 @@ def test_five_failures_in_a_row_open_it_for_a_second() -> None:
     assert seen == [BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED]
 
 
+def test_three_deadlines_in_a_row_open_it() -> None:
+    """Whatever else fails between them; an answer begins the count anew."""
+    breaker, _ = breaker_at(FakeClock())
+    for causes in ([Cause.DEADLINE] * 2, [None, Cause.DEADLINE, LOST, Cause.DEADLINE]):
+        for cause in causes:
+            breaker.record(cause)
+        assert breaker.state is BreakerState.CLOSED
+    breaker.record(Cause.DEADLINE)
+    assert breaker.state is BreakerState.OPEN
+
+
 def test_half_of_twenty_calls_open_it() -> None:
     """Though no five failed in a row."""
     breaker, _ = breaker_at(FakeClock())

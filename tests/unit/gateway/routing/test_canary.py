@@ -11,7 +11,7 @@ from gateway.routing.endpoint import Target
 from gateway.routing.table import Mirroring
 from gateway.stacks import EndpointStack
 from tests.builders import context, doubled, request
-from tests.unit.gateway.routing.test_router import World
+from tests.unit.gateway.routing.world import World
 
 OLD, NEW = Target("tf", "doubler", 3), Target("tf", "doubler", 4)
 

@@ -98,6 +98,16 @@ def test_an_endpoint_that_is_gone_is_no_longer_shown(registry: CollectorRegistry
     assert registry.get_sample_value("gateway_endpoint_slots_busy", {"endpoint": "a"}) == 3
 
 
+def test_a_breaker_that_is_gone_is_no_longer_shown(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
+    """That of another model at the same endpoint stays."""
+    for model in ("m", "n"):
+        observer.breaker_changed(endpoint="a", model=model, state="open")
+    observer.breaker_gone(endpoint="a", model="m")
+    name = "gateway_breaker_state"
+    assert registry.get_sample_value(name, {"endpoint": "a", "model": "m"}) is None
+    assert registry.get_sample_value(name, {"endpoint": "a", "model": "n"}) == 2
+
+
 def test_a_reload_is_counted_and_the_last_one_is_told(
     registry: CollectorRegistry, observer: PrometheusObserver
 ) -> None:

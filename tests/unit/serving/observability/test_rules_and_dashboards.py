@@ -12,7 +12,7 @@ import yaml
 
 from gateway.core.errors import Cause
 from gateway.telemetry.histogram import Registry
-from gateway.telemetry.metrics import PrometheusObserver
+from gateway.telemetry.metrics import PrometheusObserver, WorkerMetrics
 from serving.observability import dashboards
 from serving.observability.process_exporter import ServerProcesses
 
@@ -55,6 +55,7 @@ def test_every_dashboard_shows_which_server_answers(name: str) -> None:
 def known_series() -> set[str]:
     registry = Registry()
     PrometheusObserver(registry)
+    WorkerMetrics(registry)
     families = [*registry.collect(), *ServerProcesses(list).collect()]
     names = {family.name for family in families}
     return names | {f"{name}{suffix}" for name in names for suffix in ("_bucket", "_count", "_sum", "_total")}

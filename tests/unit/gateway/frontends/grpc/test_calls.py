@@ -52,7 +52,10 @@ async def test_answers_end_with_who_gave_them() -> None:
     call = edge.open("oip-grpc", "the-id")
     assert [key for key, _ in trailing(call)] == ["x-request-id", "server-timing"]
     await edge.infer(call, request(), {})
-    assert dict(trailing(call))["x-served-by"] == 'endpoint=ts; stack=torchserve; server="ts 1.0"; version=1'
+    assert (
+        dict(trailing(call))["x-served-by"]
+        == 'endpoint=ts; stack=torchserve; server="ts 1.0"; version=1; variant=torchscript'
+    )
 
 
 def test_garbage_is_the_clients_error() -> None:

@@ -46,7 +46,7 @@ async def test_an_inference_answers_with_what_gave_it(world: World, channel: grp
     assert list(answer.outputs[0].contents.fp32_contents) == [2, 4]
     trailing = dict(await call.trailing_metadata())
     assert trailing["x-request-id"] == "mine"
-    assert trailing["x-served-by"] == 'endpoint=ts; stack=torchserve; server="ts 1.0"; version=1'
+    assert trailing["x-served-by"] == 'endpoint=ts; stack=torchserve; server="ts 1.0"; version=1; variant=torchscript'
     assert trailing["server-timing"].startswith("decode;dur=")
     assert world.last == Finished("doubler", 1, "torchserve", "oip-grpc", None)
 

@@ -50,7 +50,7 @@ async def test_an_inference_answers_with_what_gave_it(world: World, channel: grp
     assert (answer.model_spec.name, answer.model_spec.version.value) == ("doubler", 1)
     trailing = dict(await call.trailing_metadata())
     assert trailing["x-request-id"] == "mine"
-    assert trailing["x-served-by"] == 'endpoint=tf; stack=tfserving; server="tf 1.0"; version=1'
+    assert trailing["x-served-by"] == 'endpoint=tf; stack=tfserving; server="tf 1.0"; version=1; variant=savedmodel'
     assert trailing["server-timing"].startswith("decode;dur=")
     assert world.last == Finished("doubler", 1, "tfserving", "tfserving-grpc", None)
 

@@ -68,7 +68,7 @@ async def test_an_answer_says_what_gave_it(world: World, channel: grpc.aio.Chann
     await call
     trailing = dict(await call.trailing_metadata())
     assert trailing["x-request-id"] == "mine"
-    assert trailing["x-served-by"] == 'endpoint=tf; stack=tfserving; server="tf 1.0"; version=1'
+    assert trailing["x-served-by"] == 'endpoint=tf; stack=tfserving; server="tf 1.0"; version=1; variant=savedmodel'
     assert trailing["server-timing"].startswith("decode;dur=")
     assert world.last == Finished("doubler", 1, "tfserving", "torchserve-grpc", None)
 

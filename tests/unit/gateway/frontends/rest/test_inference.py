@@ -49,10 +49,14 @@ async def test_predict_answers_with_what_gave_it(world: World, client: httpx.Asy
         "model": "doubler",
         "version": 1,
         "stack": "torchserve",
+        "variant": "torchscript",
         "outputs": {"y": [[2.0, 4.0]]},
         "id": "7",
     }
-    assert answer.headers["x-served-by"] == 'endpoint=ts; stack=torchserve; server="ts 1.0"; version=1'
+    assert (
+        answer.headers["x-served-by"]
+        == 'endpoint=ts; stack=torchserve; server="ts 1.0"; version=1; variant=torchscript'
+    )
     assert answer.headers["x-request-id"] == "mine"
     phases = re.findall(r"(\w+);dur=[\d.]+", answer.headers["server-timing"])
     assert phases == ["decode", "queue", "upstream", "encode", "total"]

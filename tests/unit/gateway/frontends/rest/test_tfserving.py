@@ -46,7 +46,10 @@ async def test_rows_in_rows_out(world: World, client: httpx.AsyncClient) -> None
     answer = await client.post(PREDICT, json=GOOD, headers={"x-request-id": "mine"})
     assert (answer.status_code, answer.json()) == (200, {"predictions": [[2.0, 4.0]]})
     assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["x-served-by"] == 'endpoint=ts; stack=torchserve; server="ts 1.0"; version=1'
+    assert (
+        answer.headers["x-served-by"]
+        == 'endpoint=ts; stack=torchserve; server="ts 1.0"; version=1; variant=torchscript'
+    )
     assert answer.headers["x-request-id"] == "mine"
     assert answer.headers["server-timing"].startswith("decode;dur=")
     assert world.last == Finished("doubler", 1, "torchserve", "tfserving-rest", None)
@@ -216,7 +219,13 @@ def test_any_bytes_are_inflated_or_refused(body: bytes) -> None:
     assert cause in (None, Cause.UNPARSEABLE, Cause.TOO_LARGE)
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), st.sampled_from(["GET", "POST", "PUT", "HEAD"]))
+# The client takes `.` and `..` out of a path before it sends it, which is then not below /v1/.
+PATHS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30).filter(
+    lambda path: not {".", ".."} & set(path.split("/"))
+)
+
+
+@given(PATHS, st.sampled_from(["GET", "POST", "PUT", "HEAD"]))
 @settings(deadline=None, max_examples=50)
 def test_any_path_below_v1_is_answered(path: str, method: str) -> None:
     """With one of the door's own statuses."""

@@ -83,7 +83,10 @@ async def test_every_form_is_answered_in_kind(
     assert (answer.status_code, answer.json()) == (200, expected)
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-request-id"] == "mine"
-    assert answer.headers["x-served-by"] == 'endpoint=ts; stack=torchserve; server="ts 1.0"; version=1'
+    assert (
+        answer.headers["x-served-by"]
+        == 'endpoint=ts; stack=torchserve; server="ts 1.0"; version=1; variant=torchscript'
+    )
     assert answer.headers["server-timing"].startswith("decode;dur=")
     assert world.last == Finished("doubler", 1, "torchserve", "torchserve-rest", None)
 

@@ -1,0 +1,1 @@
+"""Every variant beside its own eager: `make bench-variants`."""

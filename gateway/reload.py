@@ -126,7 +126,7 @@ class Reloader:
     async def _applied(self, read: Configuration, cause: str) -> Reload:
         now = self._fleet.configuration.settings
         wanted = read.settings
-        fixed = {"server": now.server, "limits": now.limits}
+        fixed = {"server": now.server, "limits": now.limits, "telemetry": now.telemetry}
         needs_restart = tuple(
             f"{section}.{name}"
             for section, before in fixed.items()

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from gateway.admin import create_admin
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.contract import ModelContract
+from gateway.core.trace import Tracer
 from gateway.dataplane import DataPlane
 from gateway.fleet import Fleet, opened
 from gateway.frontends.edge import Admission, Limits
@@ -29,7 +30,7 @@ from gateway.frontends.rest.http_server import HttpServer, bound
 from gateway.plan import Configuration
 from gateway.reload import Reloader, Source
 from gateway.resilience.deadline import deadline
-from gateway.settings import LimitSettings, ServerSettings, Settings, SettingsError
+from gateway.settings import LimitSettings, ServerSettings, Settings, SettingsError, TracingSettings
 from gateway.telemetry.histogram import Registry
 from gateway.telemetry.loop_lag import LoopLag
 from gateway.telemetry.metrics import PrometheusObserver
@@ -75,12 +76,13 @@ class Doors:
 class Gateway:
     """One worker's data plane and front ends, around its fleet; `doors` binds its ports, `serve` opens them."""
 
-    def __init__(self, fleet: Fleet, clock: Clock, observer: PrometheusObserver) -> None:
+    def __init__(self, fleet: Fleet, clock: Clock, observer: PrometheusObserver, tracer: Tracer | None = None) -> None:
         settings = fleet.configuration.settings
         self._server = settings.server
         self._limits = _limits(settings.limits)
         self._clock = clock
         self._observer = observer
+        self._tracer = tracer
         self.data_plane = DataPlane(fleet.router, deadline(clock))
 
     @contextlib.contextmanager
@@ -101,6 +103,7 @@ class Gateway:
             clock=self._clock,
             render_metrics=metrics,
             admission=admission,
+            tracer=self._tracer,
         )
         grpc_server = create_server(
             self.data_plane,
@@ -108,6 +111,7 @@ class Gateway:
             observer=self._observer,
             clock=self._clock,
             admission=admission,
+            tracer=self._tracer,
             max_connection_age_s=CONNECTION_AGE_SECONDS if share else None,
             reuse_port=share,
         )
@@ -157,7 +161,8 @@ async def serve(
     observer = PrometheusObserver(metrics)
     async with AsyncExitStack() as cleanup:
         fleet = await cleanup.enter_async_context(opened(Configuration(settings, contracts), clock, observer))
-        gateway = Gateway(fleet, clock, observer)
+        tracer = await cleanup.enter_async_context(traced(settings.telemetry.tracing))
+        gateway = Gateway(fleet, clock, observer, tracer)
         view = FleetView(fleet, metrics, clock)
         doors = cleanup.enter_context(gateway.doors(view.metrics))
         reloader = Reloader(fleet, source or Source(lambda: settings), observer)
@@ -166,6 +171,27 @@ async def serve(
         fleet.start()
         await cleanup.enter_async_context(running(reloader.run(), "reload"))
         await gateway.serve(doors, stop, lambda: on_listening(addresses))
+
+
+@asynccontextmanager
+async def traced(settings: TracingSettings) -> AsyncIterator[Tracer | None]:
+    """What traces requests within the block, None where nothing does; at the end the last spans are sent.
+
+    Raises SettingsError where OpenTelemetry is not installed.
+    """
+    if settings.endpoint is None:
+        yield None
+        return
+    try:
+        # Not needed, and not installed, where nothing is traced.
+        from gateway.telemetry.tracing import tracing  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        raise SettingsError(
+            f"telemetry.tracing needs OpenTelemetry, and there is no module '{exc.name}'; install it with "
+            "`pip install -c constraints.txt '.[tracing]'`, or leave its endpoint out"
+        ) from exc
+    async with tracing(settings.endpoint, sample=settings.sample, service_name=settings.service_name) as tracer:
+        yield tracer
 
 
 @asynccontextmanager

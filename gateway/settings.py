@@ -69,6 +69,24 @@ class LimitSettings(Frozen):
     """How long a request's body may take to arrive; less than `timeout_ms`, or that ends it first."""
 
 
+class TracingSettings(Frozen):
+    """Where spans of requests are sent, in OpenTelemetry's protocol."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^/\s]+/?$")] | None = None
+    """The collector's OTLP port for gRPC, such as http://127.0.0.1:4317; without it nothing is traced."""
+    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of the traces begun here that is recorded; where a client began one, its own decision holds."""
+    service_name: Annotated[str, Field(min_length=1)] = "twinserve-gateway"
+    """What the gateway is called among the services of a trace."""
+
+
+class TelemetrySettings(Frozen):
+    """What the gateway tells of its requests beside metrics and logs."""
+
+    tracing: TracingSettings = TracingSettings()
+    """Where spans are sent; nowhere unless it names an endpoint."""
+
+
 class HandlerSettings(Frozen):
     """How a TorchServe handler is spoken to: on an endpoint for all its models, on a target for one model."""
 
@@ -251,6 +269,8 @@ class Settings(BaseSettings):
     """The model servers, by a name of your own."""
     models: dict[str, ModelSettings] = {}
     """The models, by the name that clients use."""
+    telemetry: TelemetrySettings = TelemetrySettings()
+    """What is told of requests beside metrics and logs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log line written."""
 

@@ -24,7 +24,7 @@ from gateway.core.clock import SystemClock
 from gateway.core.errors import Cause, GatewayError
 from gateway.dataplane import DataPlane
 from gateway.fleet import Fleet, opened
-from gateway.server import Gateway, running
+from gateway.server import Gateway, running, traced
 from gateway.settings import SettingsError
 from gateway.telemetry.histogram import Registry
 from gateway.telemetry.logging import configure
@@ -115,9 +115,12 @@ class Worker:
         configuration = assignment.of_worker(self._number)
         configure(configuration.settings.log_level, sys.stderr, self._number)
         observer = PrometheusObserver(self._registry)
-        async with opened(configuration, self._clock, observer) as fleet:
+        async with (
+            opened(configuration, self._clock, observer) as fleet,
+            traced(configuration.settings.telemetry.tracing) as tracer,
+        ):
             self._pending, self._view = Pending(fleet), FleetView(fleet, self._registry, self._clock)
-            gateway = Gateway(fleet, self._clock, observer)
+            gateway = Gateway(fleet, self._clock, observer, tracer)
             self._data_plane = gateway.data_plane
             self._data_plane.hear_of_others(self._others_ready)
             if not await self._unless_stopped(self._settled(fleet, assignment.edition, control)):

@@ -6,7 +6,7 @@ is sent twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -66,11 +66,12 @@ class GrpcChannel:
         self._methods: dict[str, RawMethod] = {}
 
     async def call(
-        self, method: str, message: bytes, timeout_s: float, metadata: Sequence[tuple[str, str]] | None = None
+        self, method: str, message: bytes, timeout_s: float, metadata: Mapping[str, str] | None = None
     ) -> bytes:
         """The reply to `message`; raises GatewayError by the transport's table and `answered`."""
+        pairs = tuple(metadata.items()) if metadata else None
         with translated(self._server, self._answered):
-            return await self._method(method)(message, timeout=timeout_s, metadata=metadata)
+            return await self._method(method)(message, timeout=timeout_s, metadata=pairs)
 
     async def ask(self, method: str, message: bytes, timeout_s: float) -> RpcAnswer:
         """Whatever status the server ends the call with; raises GatewayError only where it does not speak."""

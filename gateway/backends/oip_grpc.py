@@ -47,7 +47,7 @@ class OipGrpc:
         """One ModelInfer call with raw contents; the first of a model also asks for its metadata."""
         spelling = await self._models.spelling(request.model, time_left(context, self._clock))
         message = oip_proto_client.encode_request(request, spelling)
-        reply = await self._channel.call(MODEL_INFER, message, time_left(context, self._clock))
+        reply = await self._channel.call(MODEL_INFER, message, time_left(context, self._clock), context.sent_along)
         return self._models.completed(request, oip_proto_client.decode_response(reply))
 
     async def server(self) -> str:

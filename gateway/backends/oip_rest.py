@@ -77,13 +77,16 @@ class OipRest:
         if binary is None:
             binary = BINARY in (await self._server(time_left(context, self._clock))).extensions
         body = oip_json_client.encode_request(request, binary=binary)
+        headers = context.sent_along
+        if body.json_length is not None:
+            headers = {JSON_LENGTH: str(body.json_length), **(headers or {})}
         reply = await self._http.request(
             "POST",
             f"{self._base_url}{_path(request.model.name, spelling)}/infer",
             timeout_s=time_left(context, self._clock),
             body=body.data,
             content_type="application/json" if body.json_length is None else "application/octet-stream",
-            headers=None if body.json_length is None else {JSON_LENGTH: str(body.json_length)},
+            headers=headers,
         )
         _check(reply)
         response = oip_json_client.decode_response(reply.body, reply.headers.get(JSON_LENGTH))

@@ -52,7 +52,7 @@ class TfServingGrpc:
     async def infer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         """One Predict call, its answer decoded; the response states the version that answered."""
         message = tfserving_proto.encode_request(request)
-        reply = await self._channel.call(PREDICT, message, time_left(context, self._clock))
+        reply = await self._channel.call(PREDICT, message, time_left(context, self._clock), context.sent_along)
         response = tfserving_proto.decode_response(reply)
         if not response.outputs:
             # Zero bytes are a valid message; no model answers without an output.

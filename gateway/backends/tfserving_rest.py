@@ -140,6 +140,7 @@ class TfServingRest:
             timeout_s=time_left(context, self._clock),
             body=tfserving_json.encode_request(request),
             content_type="application/json",
+            headers=context.sent_along,
         )
         return tfserving_json.decode_response(_checked(reply).body, request, way.outputs)
 

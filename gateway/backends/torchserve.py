@@ -25,6 +25,9 @@ from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
 # By the model's name on the server, and a version, or None for all those that are not named.
 Handlers = Mapping[tuple[str, int | None], Payload]
 
+# Headers that go with a call.
+Along = Mapping[str, str] | None
+
 FRAMED = Framed()
 
 
@@ -85,7 +88,13 @@ class TorchServe(ABC):
 
     @abstractmethod
     async def _predict(
-        self, model: ModelSpec, payload: Payload, body: bytes, timeout_s: float, authorization: Authorization
+        self,
+        model: ModelSpec,
+        payload: Payload,
+        body: bytes,
+        timeout_s: float,
+        authorization: Authorization,
+        along: Along,
     ) -> bytes:
         """The handler's answer to `body`; raises GatewayError for everything else that TorchServe says."""
 
@@ -97,7 +106,8 @@ class TorchServe(ABC):
         body = payload.encode(part)
 
         async def predict(authorization: Authorization) -> bytes:
-            return await self._predict(part.model, payload, body, time_left(context, self._clock), authorization)
+            left = time_left(context, self._clock)
+            return await self._predict(part.model, payload, body, left, authorization, context.sent_along)
 
         async with self._slots:
             try:

@@ -11,7 +11,7 @@ from gateway._generated import torchserve_pb2
 from gateway.backends.channel import MAX_REPLY_BYTES, GrpcChannel
 from gateway.backends.errors import TORCHSERVE, bad_reply, torchserve_rpc_error
 from gateway.backends.http_pool import HttpPool
-from gateway.backends.torchserve import Handlers, TorchServe
+from gateway.backends.torchserve import Along, Handlers, TorchServe
 from gateway.backends.torchserve_control import TorchServeControl
 from gateway.backends.torchserve_keys import Authorization, KeyFile, NoKeys
 from gateway.codecs.torchserve_payloads import Payload
@@ -56,14 +56,20 @@ class TorchServeGrpc(TorchServe):
         await super().close()
 
     async def _predict(
-        self, model: ModelSpec, payload: Payload, body: bytes, timeout_s: float, authorization: Authorization
+        self,
+        model: ModelSpec,
+        payload: Payload,
+        body: bytes,
+        timeout_s: float,
+        authorization: Authorization,
+        along: Along,
     ) -> bytes:
         message = torchserve_pb2.PredictionsRequest(
             model_name=model.name,
             model_version=await self._spelling(model, timeout_s) or "",
             input={payload.grpc_key: body},
         ).SerializeToString()
-        metadata = None if authorization is None else (("authorization", authorization),)
+        metadata = along if authorization is None else {"authorization": authorization, **(along or {})}
         data = await self._channel.call(PREDICTIONS, message, timeout_s, metadata)
         try:
             return torchserve_pb2.PredictionResponse.FromString(data).prediction

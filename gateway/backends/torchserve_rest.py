@@ -11,7 +11,7 @@ from urllib.parse import quote
 from gateway.backends.channel import MAX_REPLY_BYTES
 from gateway.backends.errors import TORCHSERVE
 from gateway.backends.http_pool import HttpPool
-from gateway.backends.torchserve import Handlers, TorchServe
+from gateway.backends.torchserve import Along, Handlers, TorchServe
 from gateway.backends.torchserve_control import TorchServeControl, authorized, http_error
 from gateway.backends.torchserve_keys import Authorization, KeyFile, NoKeys
 from gateway.codecs.torchserve_payloads import Payload
@@ -46,16 +46,25 @@ class TorchServeRest(TorchServe):
         self._base_url = base_url.rstrip("/")
 
     async def _predict(
-        self, model: ModelSpec, payload: Payload, body: bytes, timeout_s: float, authorization: Authorization
+        self,
+        model: ModelSpec,
+        payload: Payload,
+        body: bytes,
+        timeout_s: float,
+        authorization: Authorization,
+        along: Along,
     ) -> bytes:
         version = await self._spelling(model, timeout_s)
+        headers = authorized(authorization)
+        if along:
+            headers.update(along)
         reply = await self._http.request(
             "POST",
             self._base_url + _path(model.name, version),
             timeout_s=timeout_s,
             body=body,
             content_type=payload.content_type,
-            headers=authorized(authorization),
+            headers=headers,
         )
         if reply.status != HTTPStatus.OK:
             raise http_error(reply)

@@ -22,7 +22,7 @@ from gateway.batching.forecast import Forecast
 from gateway.batching.quarantine import Quarantine
 from gateway.core.backend import Handler, Middleware
 from gateway.core.clock import Clock
-from gateway.core.context import CallContext
+from gateway.core.context import CallContext, together
 from gateway.core.digest import digest
 from gateway.core.errors import Cause, GatewayError, RefusedError
 from gateway.core.messages import InferenceRequest, InferenceResponse
@@ -288,7 +288,7 @@ class Batcher:
             for entry in members:
                 entry.batch = batch
                 waited = now - entry.since
-                entry.context.timings.add("queue", waited)
+                entry.context.queued(self._endpoint, waited)
                 self._observer.queue_left(endpoint=self._endpoint, model=entry.request.model.name, seconds=waited)
             batch.task = self._spawn(self._run(batch))
             # Also where the task is cancelled before its first step.
@@ -315,7 +315,7 @@ class Batcher:
     async def _run(self, batch: _Batch) -> None:
         members = batch.members
         line, model = members[0].line, members[0].request.model.name
-        context = _context_of(members)
+        context = together([entry.context for entry in members])
         started = self._clock.now()
         self._observer.batch_sent(endpoint=self._endpoint, model=model, requests=len(members))
         try:
@@ -367,14 +367,6 @@ class Batcher:
             self._quiet.set()
             self._quiet = None
         self._observer.slots_changed(endpoint=self._endpoint, busy=self._busy, queued=len(self._queue))
-
-
-def _context_of(members: list[_Entry]) -> CallContext:
-    """One call for all members, until the last of their deadlines."""
-    first = members[0].context
-    return CallContext(
-        first.request_id, first.protocol, max(entry.context.deadline for entry in members), caller=first.caller
-    )
 
 
 def _deliver(entry: _Entry, response: InferenceResponse) -> None:

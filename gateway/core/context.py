@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
 
 from gateway.core.errors import Cause
 from gateway.core.messages import ServedBy
+from gateway.core.trace import Trace
 
 # A client's own timer starts before ours, by as long as its request travels, and ends as much earlier.
 TRAVEL_S = 0.1
@@ -81,7 +82,31 @@ class CallContext:
     timings: Timings = field(default_factory=Timings)
     served_by: ServedBy | None = None
     """The endpoint that was asked last, set by the router; with its version once it has answered."""
+    trace: Trace | None = None
+    """What is told of it to a tracing system, where there is one."""
+    company: Sequence[Trace] = ()
+    """Of a call that is made for several, where they are traced: the traces of all of them."""
+    sent_along: Mapping[str, str] | None = None
+    """Headers, by names in lower case, that backends send the server with the call."""
+
+    def queued(self, endpoint: str, seconds: float) -> None:
+        """Counts the time that it waited for one of the endpoint's slots, which it has just been given."""
+        self.timings.add("queue", seconds)
+        if self.trace is not None:
+            self.trace.queued(endpoint=endpoint, seconds=seconds)
 
     def cancelled_for(self, now: float) -> Cause:
         """Why the call was cancelled at `now`: for its deadline, or else since its client left."""
         return Cause.DEADLINE if now >= self.deadline - TRAVEL_S else Cause.CLIENT_GONE
+
+
+def together(contexts: Sequence[CallContext]) -> CallContext:
+    """One call for all of these, until the last of their deadlines."""
+    first = contexts[0]
+    context = CallContext(
+        first.request_id, first.protocol, max([each.deadline for each in contexts]), caller=first.caller
+    )
+    if first.trace is not None:
+        context.trace = first.trace
+        context.company = [each.trace for each in contexts if each.trace is not None]
+    return context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from gateway.core.errors import Cause
@@ -14,6 +15,10 @@ class Observer(Protocol):
         self, *, model: str, version: int | None, stack: str, protocol: str, cause: Cause | None, seconds: float
     ) -> None:
         """A client's request ended; `cause` is None for a result. Unknown models come as ''."""
+        ...
+
+    def phases_finished(self, *, protocol: str, seconds: Mapping[str, float]) -> None:
+        """A client's request ended that spent so long in each of the phases of `gateway.core.context.PHASES`."""
         ...
 
     def attempt_finished(self, *, model: str, endpoint: str, stack: str, cause: Cause | None, seconds: float) -> None:
@@ -56,6 +61,10 @@ class Observer(Protocol):
         """A failure that may be retried: `sent` to another endpoint, or why not: `budget`, `candidates`."""
         ...
 
+    def routes_changed(self, *, budgets: Mapping[str, Callable[[], float] | None]) -> None:
+        """These are the models with a route now, each with its retries left, None where there is nothing to retry."""
+        ...
+
     def mirror_finished(
         self, *, model: str, endpoint: str, outcome: str, seconds: float | None, difference: float | None
     ) -> None:
@@ -80,6 +89,9 @@ class NullObserver:
     def request_finished(
         self, *, model: str, version: int | None, stack: str, protocol: str, cause: Cause | None, seconds: float
     ) -> None:
+        """Ignored."""
+
+    def phases_finished(self, *, protocol: str, seconds: Mapping[str, float]) -> None:
         """Ignored."""
 
     def attempt_finished(self, *, model: str, endpoint: str, stack: str, cause: Cause | None, seconds: float) -> None:
@@ -110,6 +122,9 @@ class NullObserver:
         """Ignored."""
 
     def retried(self, *, model: str, outcome: str) -> None:
+        """Ignored."""
+
+    def routes_changed(self, *, budgets: Mapping[str, Callable[[], float] | None]) -> None:
         """Ignored."""
 
     def mirror_finished(

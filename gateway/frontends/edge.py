@@ -21,6 +21,7 @@ from gateway.core.context import CallContext
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ServedBy
 from gateway.core.observer import Observer
+from gateway.core.trace import Tracer
 from gateway.dataplane import DataPlane
 from gateway.telemetry.logging import log_access
 
@@ -165,21 +166,32 @@ class Edge:
     """Opens, bounds and reports calls for the front ends, in the terms they share."""
 
     def __init__(
-        self, data_plane: DataPlane, *, limits: Limits, observer: Observer, clock: Clock, admission: Admission
+        self,
+        data_plane: DataPlane,
+        *,
+        limits: Limits,
+        observer: Observer,
+        clock: Clock,
+        admission: Admission,
+        tracer: Tracer | None = None,
     ) -> None:
         self.data_plane = data_plane
         self.limits = limits
         self.admission = admission
         self._observer = observer
         self._clock = clock
+        self._tracer = tracer
 
     def open(self, protocol: str, request_id: str, caller: str = "", headers: Iterable[tuple[str, str]] = ()) -> Call:
         """A call of `caller`, its peer's address, that starts now, with the default deadline.
 
         Of its headers, with names in lower case, those are kept that a route holds on to: the first of each.
         """
-        now = self._clock.now()
-        context = CallContext(request_id, protocol, now + self.limits.timeout_s, caller)
+        call = self._opened(protocol, request_id, caller)
+        context = call.context
+        if self._tracer is not None:
+            headers = list(headers)
+            context.trace = self._tracer.request(protocol=protocol, request_id=request_id, headers=headers)
         kept = self.data_plane.kept_headers
         if kept:
             found: dict[str, str] = {}
@@ -187,7 +199,7 @@ class Edge:
                 if name in kept:
                     found.setdefault(name, value)
             context.headers = found
-        return Call(context, now)
+        return call
 
     def allow(self, call: Call, seconds: float) -> None:
         """Sets the client's own deadline, counted from the call's start and capped."""
@@ -229,6 +241,16 @@ class Edge:
             cause=cause,
             seconds=seconds,
         )
+        self._observer.phases_finished(protocol=call.context.protocol, seconds=call.context.timings.seconds)
+        trace = call.context.trace
+        if trace is not None:
+            trace.finish(
+                model=self._label(call.model),
+                version=None if served_by is None else served_by.version,
+                stack=stack,
+                endpoint="" if served_by is None else served_by.endpoint,
+                cause=cause,
+            )
         log_access(
             request_id=call.context.request_id,
             protocol=call.context.protocol,
@@ -237,11 +259,16 @@ class Edge:
             endpoint="" if served_by is None else served_by.endpoint,
             cause=cause,
             seconds=seconds,
+            trace=None if trace is None else (trace.trace_id, trace.span_id),
         )
 
     def refuse(self, protocol: str, request_id: str, cause: Cause) -> None:
-        """Reports a request that reached no route."""
-        self.finish(self.open(protocol, request_id), cause)
+        """Reports a request that reached no route; it has no trace."""
+        self.finish(self._opened(protocol, request_id), cause)
+
+    def _opened(self, protocol: str, request_id: str, caller: str = "") -> Call:
+        now = self._clock.now()
+        return Call(CallContext(request_id, protocol, now + self.limits.timeout_s, caller), now)
 
     def _label(self, model: str) -> str:
         # Unknown models share the label "": a name chosen by a client must not become a time series.

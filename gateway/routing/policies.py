@@ -13,6 +13,9 @@ from math import log
 from random import Random
 from typing import Protocol
 
+from gateway.core.context import CallContext
+from gateway.core.digest import digest
+from gateway.core.messages import InferenceRequest
 from gateway.routing.endpoint import Target
 from gateway.routing.load import Load
 
@@ -132,3 +135,9 @@ def _busy(candidate: Candidate) -> tuple[bool, float]:
 
 def _identity(target: Target) -> tuple[Hashable, ...]:
     return target.endpoint, target.model, target.version
+
+
+def sticky_key(header: str | None, request: InferenceRequest, context: CallContext) -> bytes:
+    """What a `sticky` route holds on to: the value of `header` where the client sent it, else the request's digest."""
+    held = context.headers.get(header) if header is not None else None
+    return digest(request) if held is None else held.encode()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.core.errors import Cause, GatewayError, RefusedError
+from gateway.routing.table import Route
 
 # Certainly not processed: no connection came about, or the server's own queue was full (docs/errors.md).
 UNPROCESSED = frozenset({Cause.UPSTREAM_UNREACHABLE, Cause.OVERLOADED})
@@ -26,6 +29,10 @@ class RetryBudget:
         self._reserve = reserve
         self._balance = reserve
 
+    def left(self) -> float:
+        """How many retries may be made now, in whole ones and parts."""
+        return self._balance
+
     def deposit(self) -> None:
         """A first attempt is made."""
         self._balance = min(self._reserve, self._balance + self._ratio)
@@ -40,3 +47,8 @@ class RetryBudget:
     def refund(self) -> None:
         """The retry that was taken out was not made after all: the endpoint's own gate refused it."""
         self._balance += 1.0
+
+
+def spendable(budget: RetryBudget, route: Route) -> Callable[[], float] | None:
+    """What tells how many retries a route has left; None where it never retries."""
+    return budget.left if len(route.targets) > 1 and route.traffic.max_attempts > 1 else None

@@ -9,7 +9,6 @@ from random import Random
 from gateway.core.backend import Handler, compose
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.context import CallContext
-from gateway.core.digest import digest
 from gateway.core.errors import Cause, GatewayError, RefusedError
 from gateway.core.messages import ANYWHERE, InferenceRequest, InferenceResponse, ModelSpec, Selection, ServedBy
 from gateway.core.observer import NullObserver, Observer
@@ -19,8 +18,8 @@ from gateway.routing.endpoint import Endpoint, Status, Target, Verdict
 from gateway.routing.health import HealthMonitor
 from gateway.routing.load import Load
 from gateway.routing.mirror import Mirror, MirrorReport, mirror_of
-from gateway.routing.policies import Candidate, Policy, policy
-from gateway.routing.retry import RetryBudget, retryable
+from gateway.routing.policies import Candidate, Policy, policy, sticky_key
+from gateway.routing.retry import RetryBudget, retryable, spendable
 from gateway.routing.selection import eligible, variant_of
 from gateway.routing.table import Route, RouteTable, Traffic
 from gateway.routing.under_way import UnderWay
@@ -120,6 +119,8 @@ class Router:
         for name, endpoint in self._endpoints.items():
             endpoint.surroundings.keep(table.circuits_at(name))
         self._health.follow(table)
+        left = {name: spendable(item.budget, item.route) for name, item in self._prepared.items()}
+        self._observer.routes_changed(budgets=left)
 
     @property
     def under_way(self) -> UnderWay:
@@ -287,7 +288,7 @@ class Router:
         if len(paths) == 1:
             return paths
         candidates = [Candidate(path.target, path.load, path.fits(spec)) for path in paths]
-        ordered = prepared.policy(candidates, lambda: _sticky_key(traffic, request, context))
+        ordered = prepared.policy(candidates, lambda: sticky_key(traffic.sticky_header, request, context))
         by_key = {path.target.key: path for path in paths}
         return [by_key[candidate.target.key] for candidate in ordered]
 
@@ -394,8 +395,3 @@ async def _ask(path: _Path, verdict: Verdict, request: InferenceRequest, context
 
 def _fits(health: HealthMonitor, spec: ModelSpec, target: Target) -> bool:
     return health.verdict(spec.name, target).answers(spec)
-
-
-def _sticky_key(traffic: Traffic, request: InferenceRequest, context: CallContext) -> bytes:
-    held = context.headers.get(traffic.sticky_header) if traffic.sticky_header is not None else None
-    return digest(request) if held is None else held.encode()

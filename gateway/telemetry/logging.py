@@ -69,11 +69,14 @@ class Access:
     endpoint: str
     cause: Cause | None
     seconds: float
+    trace: tuple[str, str] | None = None
+    """Of a request that is traced, the ids of its trace and of its span, in hexadecimal."""
 
     def fields(self) -> dict[str, Any]:
         """What the line has beside what every line has."""
         return {
             "request_id": self.request_id,
+            **({} if self.trace is None else {"trace_id": self.trace[0], "span_id": self.trace[1]}),
             "protocol": self.protocol,
             "model": self.model,
             "stack": self.stack,
@@ -184,11 +187,15 @@ def log_access(
     endpoint: str,
     cause: Cause | None,
     seconds: float,
+    trace: tuple[str, str] | None = None,
 ) -> None:
-    """One line for one request: who asked for what, who answered, how it ended and how long it took, no payloads."""
+    """One line for one request: who asked for what, who answered, how it ended and how long it took, no payloads.
+
+    `trace` are the ids of its trace and of its span, where it has any.
+    """
     if not _access.isEnabledFor(logging.INFO):
         return
-    access = Access(time.time(), request_id, protocol, model, stack, endpoint, cause, seconds)
+    access = Access(time.time(), request_id, protocol, model, stack, endpoint, cause, seconds, trace)
     handlers = logging.root.handlers
     if len(handlers) == 1 and isinstance(handlers[0], LogWriter):
         # As the gateway's own process is configured: a record and its way through the loggers would cost five times

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from gateway.core.errors import Cause
-from gateway.telemetry.histogram import Histogram, Registry
+from gateway.telemetry.histogram import Histogram, Registry, Series
 
 # From a null backend's tenths of a millisecond to the longest deadline that a client may ask for.
 SECONDS_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
 )  # fmt: skip
+
+# From a few numbers to the largest JSON body.
+CODEC_BUCKETS = (
+    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
+)  # fmt: skip
+CODEC_PHASES = ("decode", "encode")
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DIFFERENCE_BUCKETS = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
@@ -22,6 +28,7 @@ BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 OK = "ok"
 RELOAD_OUTCOMES = (OK, "invalid")
+RETRY_OUTCOMES = ("sent", "budget", "candidates")
 
 
 @dataclass(slots=True)
@@ -47,6 +54,14 @@ class PrometheusObserver:
             buckets=SECONDS_BUCKETS,
             registry=registry,
         )
+        self._codecs = Histogram(
+            "gateway_codec_duration_seconds",
+            "How long it took to read a client's request (phase decode) and to write its answer (encode).",
+            ("protocol", "phase"),
+            buckets=CODEC_BUCKETS,
+            registry=registry,
+        )
+        self._codecs_of: dict[str, tuple[tuple[str, Series], ...]] = {}
         self._attempts = Histogram(
             "gateway_attempt_duration_seconds",
             "Calls to model servers, each counted once. outcome is 'ok' or a cause.",
@@ -107,6 +122,13 @@ class PrometheusObserver:
             ("model", "outcome"),
             registry=registry,
         )
+        self._budgets = Gauge(
+            "gateway_retry_budget",
+            "Retries that may be sent now, for models with more than one target; below 1 none is.",
+            ("model",),
+            registry=registry,
+        )
+        self._models: dict[str, bool] = {}
         self._mirrored = Histogram(
             "gateway_mirror_duration_seconds",
             "Requests copied to a mirror. outcome is 'ok', 'mismatch' or a cause.",
@@ -186,6 +208,17 @@ class PrometheusObserver:
         shown = "" if version is None else str(version)
         self._requests.labels(model, shown, stack, protocol, _outcome(cause)).observe(seconds)
 
+    def phases_finished(self, *, protocol: str, seconds: Mapping[str, float]) -> None:
+        """Counts the time of one request's codecs."""
+        codecs = self._codecs_of.get(protocol)
+        if codecs is None:
+            codecs = tuple((phase, self._codecs.labels(protocol, phase)) for phase in CODEC_PHASES)
+            self._codecs_of[protocol] = codecs
+        for phase, series in codecs:
+            took = seconds.get(phase)
+            if took is not None:
+                series.observe(took)
+
     def attempt_finished(self, *, model: str, endpoint: str, stack: str, cause: Cause | None, seconds: float) -> None:
         """Counts one call to a model server."""
         self._attempts.labels(model, endpoint, stack, _outcome(cause)).observe(seconds)
@@ -237,6 +270,21 @@ class PrometheusObserver:
     def retried(self, *, model: str, outcome: str) -> None:
         """Counts one failure that may be retried."""
         self._retries.labels(model, outcome).inc()
+
+    def routes_changed(self, *, budgets: Mapping[str, Callable[[], float] | None]) -> None:
+        """Shows the retries that are left; of models without a route any more neither these nor breakers."""
+        for model, left in budgets.items():
+            if left is not None:
+                self._budgets.labels(model).set_function(left)
+                # Shown from the start: a dashboard has to tell no retries from none to be had.
+                for outcome in RETRY_OUTCOMES:
+                    self._retries.labels(model, outcome)
+            elif self._models.get(model):
+                self._budgets.remove(model)
+        for model in self._models.keys() - budgets.keys():
+            self._budgets.remove_by_labels({"model": model})
+            self._breaker_open.remove_by_labels({"model": model})
+        self._models = {model: left is not None for model, left in budgets.items()}
 
     def mirror_finished(
         self, *, model: str, endpoint: str, outcome: str, seconds: float | None, difference: float | None

@@ -1,4 +1,4 @@
-"""Counts upstream calls, each once, below everything that queues or retries."""
+"""Counts and traces upstream calls, each once, below everything that queues or retries."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from gateway.core.context import CallContext
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.core.observer import Observer
+from gateway.core.trace import Attempt
 
 
 def attempt_metrics(observer: Observer, clock: Clock, *, endpoint: str, stack: str) -> Middleware:
-    """Reports each call to `endpoint` with its cause and time, and adds the time to phase `upstream`."""
+    """Reports each call to `endpoint` with its cause and time, and adds the time to phase `upstream`.
+
+    Where the call is traced, the server is sent what makes its own spans part of the trace.
+    """
 
     def wrap(inner: Handler) -> Handler:
         async def handle(request: InferenceRequest, context: CallContext) -> InferenceResponse:
+            model = request.model.name
+            attempt: Attempt | None = None
+            if context.trace is not None:
+                attempt = context.trace.attempt(context.company, model=model, endpoint=endpoint, stack=stack)
+                context.sent_along = attempt.headers
             begin = perf_counter()
             cause: Cause | None = Cause.INTERNAL
             try:
@@ -32,9 +41,9 @@ def attempt_metrics(observer: Observer, clock: Clock, *, endpoint: str, stack: s
             finally:
                 seconds = perf_counter() - begin
                 context.timings.add("upstream", seconds)
-                observer.attempt_finished(
-                    model=request.model.name, endpoint=endpoint, stack=stack, cause=cause, seconds=seconds
-                )
+                observer.attempt_finished(model=model, endpoint=endpoint, stack=stack, cause=cause, seconds=seconds)
+                if attempt is not None:
+                    attempt.finish(cause)
             return response
 
         return handle

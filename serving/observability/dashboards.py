@@ -237,6 +237,19 @@ def gateway() -> dashboard.Dashboard:
             description="Second tries that were sent, and those that the budget or a lack of candidates forbade.",
         ),
         _lines(
+            "Retry budgets",
+            "short",
+            ("sum by (model) (gateway_retry_budget)", "{{model}}"),
+            description="Retries that may be sent now, of all workers; below 1 none is.",
+        ),
+        *_quantiles(
+            "Reading and writing",
+            "gateway_codec_duration_seconds",
+            "protocol, phase",
+            "{{protocol}} {{phase}}",
+            (0.99,),
+        ),
+        _lines(
             "Calls by outcome",
             "reqps",
             (

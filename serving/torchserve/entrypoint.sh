@@ -9,5 +9,15 @@ for archive in /models/*/torchscript/*.mar; do
 done
 cd "$work"
 export TEMP="$work" TMPDIR="$work" LOG_LOCATION="$work/logs" METRICS_LOCATION="$work/logs"
-exec torchserve --start --foreground --ncs --model-store "$work/store" \
-  --ts-config /opt/twinserve/config.properties --log-config /opt/twinserve/log4j2.xml
+torchserve --start --foreground --ncs --model-store "$work/store" \
+  --ts-config /opt/twinserve/config.properties --log-config /opt/twinserve/log4j2.xml &
+starter=$!
+# TorchServe's starter passes no SIGTERM on: Docker would wait for its grace period, and then kill what is under way. The
+# Java process behind it ends in order, and the starter with it.
+trap 'kill -TERM "$(cat "$work/.model_server.pid")" 2>/dev/null || kill -TERM "$starter"' TERM INT
+status=0
+while kill -0 "$starter" 2>/dev/null; do
+  status=0
+  wait "$starter" || status=$?
+done
+exit "$status"

@@ -202,6 +202,7 @@ class FakeOip(Script):
             spelling = parts[4] if parts[3:4] == ["versions"] else ""
             if last == "infer":
                 self.sent.append((path, request.content_type))
+                self.hear(request.headers.items())
                 return await self._infer(parts[2], spelling, request)
             model, _ = self.find(parts[2], spelling)
             if last == "ready":
@@ -261,7 +262,7 @@ class _Handlers(grpc.GenericRpcHandler):
             "/inference.GRPCInferenceService/ServerMetadata": self._server,
             **({"/inference.GRPCInferenceService/RepositoryIndex": self._index} if self._fake.lists == "index" else {}),
         }.get(handler_call_details.method)
-        return method and grpc.unary_unary_rpc_method_handler(_answering(method))
+        return method and grpc.unary_unary_rpc_method_handler(_answering(self._fake, method))
 
     async def _infer(self, message: bytes) -> bytes:
         request = pb.ModelInferRequest.FromString(message)
@@ -325,8 +326,9 @@ class _Handlers(grpc.GenericRpcHandler):
         ).SerializeToString()
 
 
-def _answering(method: Callable[[bytes], Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
+def _answering(fake: FakeOip, method: Callable[[bytes], Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
     async def call(message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        fake.hear(context.invocation_metadata())
         try:
             return await method(message)
         except OipError as exc:

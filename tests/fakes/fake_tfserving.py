@@ -199,6 +199,7 @@ class FakeTfServing(Script):
             self.calls["metadata"] += 1
             model, version = self.version_of(name, version, label, "")
             return 200, _metadata_json(name, version, self.signatures(model))
+        self.hear(request.headers.items())
         body = await request.read()
         with self.serving() as behaviour:
             match behaviour:
@@ -231,6 +232,7 @@ class _Handlers(grpc.GenericRpcHandler):
 
     def _marked(self, method: Callable[[bytes], Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
         async def call(message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+            self._fake.hear(context.invocation_metadata())
             if self._fake.mark:
                 await context.send_initial_metadata((("x-server", self._fake.mark),))
             try:

@@ -232,6 +232,7 @@ class FakeTorchServe(Script):
             text = "Requested resource is not found, please refer to API document."
             raise ServeError(404, "ResourceNotFoundException", text)
         self.paths.append(request.rel_url.raw_path)
+        self.hear(request.headers.items())
         body = await request.read()
         self.bodies.append((request.headers.get("Content-Type", ""), body))
         self.check_key("inference", request.headers.get("Authorization"))
@@ -291,6 +292,7 @@ class _Handlers(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(self._call)
 
     async def _call(self, message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        self._fake.hear(context.invocation_metadata())
         try:
             self._fake.check_key("inference", dict(context.invocation_metadata() or ()).get("authorization"))
             return await self._predict(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -175,10 +175,12 @@ class Script:
     """Behaviours for the inference calls to come, and what became of all calls.
 
     `calls` counts by kind of call: `predict`, `status`, `metadata`, `describe`, `server`; `in_flight` holds the
-    inference calls being served.
+    inference calls being served; `heard` has the headers of each, by names in lower case; over gRPC
+    the metadata of any call.
     """
 
     def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
         self.otherwise: Behaviour = Compute()
         self.calls: Counter[str] = Counter()
         self.in_flight = Gauge()
@@ -187,6 +189,10 @@ class Script:
     def then(self, *behaviours: Behaviour) -> None:
         """The next inference calls, one behaviour each; after them `otherwise` again."""
         self._next.extend(behaviours)
+
+    def hear(self, headers: Iterable[tuple[str, Any]] | None) -> None:
+        """Keeps the headers or metadata of one call."""
+        self.heard.append({name.lower(): value for name, value in headers or ()})
 
     @contextmanager
     def serving(self) -> Iterator[Behaviour]:

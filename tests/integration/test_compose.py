@@ -171,19 +171,28 @@ def asked_of_prometheus(project: Composed, expression: str) -> list[Any]:
     return [sample for sample in document["data"]["result"] if sample["value"][1] != "NaN"]
 
 
-def test_a_killed_server_is_survived_and_every_panel_shows_data(project: Composed) -> None:
-    """TorchServe is killed under load: the other stack goes on, TorchServe comes back, and it is all to be seen."""
+def test_the_gateways_own_layers_are_small(project: Composed) -> None:
+    """Its dependencies and itself, above the public base image."""
+    with closing(docker.from_env()) as client:
+        base, image = (client.images.get(name).attrs for name in ("python:3.11-slim-bookworm", "twinserve/gateway"))
+    assert image["RootFS"]["Layers"][: len(base["RootFS"]["Layers"])] == base["RootFS"]["Layers"]
+    assert image["Size"] - base["Size"] < 200e6
+
+
+@pytest.mark.parametrize(("killed", "other"), [("tfserving", "torchserve"), ("torchserve", "tfserving")])
+def test_a_killed_server_is_survived_and_every_panel_shows_data(project: Composed, killed: str, other: str) -> None:
+    """One is killed under load: the other stack goes on, the one comes back, and it is all to be seen."""
     if "prometheus" not in project.services:
         pytest.skip("Prometheus' image is neither here nor to be pulled")
     with Load(project, "digits") as digits, Load(project, "simplenn", 2):
-        until(lambda: digits.outcomes["torchserve"] > 50, "answers of TorchServe")
-        project.stack.kill("torchserve")
-        before = digits.outcomes["tfserving"]
-        until(lambda: digits.outcomes["tfserving"] > before + 50, "answers of the other stack")
+        until(lambda: digits.outcomes[killed] > 50, f"answers of {killed}")
+        project.stack.kill(killed)
+        before = digits.outcomes[other]
+        until(lambda: digits.outcomes[other] > before + 50, f"answers of {other}")
         # `restart: unless-stopped` does not apply to what an operator killed; he starts it again.
-        project.stack.start("torchserve")
-        back = digits.outcomes["torchserve"]
-        until(lambda: digits.outcomes["torchserve"] > back + 50, "answers of TorchServe again", 120)
+        project.stack.start(killed)
+        back = digits.outcomes[killed]
+        until(lambda: digits.outcomes[killed] > back + 50, f"answers of {killed} again", 120)
         missing = [("", "")]
 
         def all_shown() -> bool:
@@ -206,8 +215,17 @@ def test_a_killed_server_is_survived_and_every_panel_shows_data(project: Compose
     assert total - answered <= 8, digits.outcomes
 
 
+@pytest.mark.parametrize("service", ["torchserve", "tfserving"])
+def test_a_server_that_is_stopped_ends_by_itself(project: Composed, service: str) -> None:
+    """Within its grace period: Docker had to kill nothing."""
+    project.stack.stop(service)
+    state = containers()[service]["State"]
+    project.stack.start(service)
+    assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
+
+
 def test_stopping_under_load_loses_no_request_that_was_taken(project: Composed) -> None:
-    """Last, since it takes the gateway down: whoever was connected gets an answer, and a whole one."""
+    """Last, since `docker-compose down` takes everything down: who was connected gets an answer, and a whole one."""
     # At the container itself: Docker's proxy takes connections for which nobody is there any more.
     address = containers()["gateway"]["NetworkSettings"]["Networks"][f"{PROJECT}_clients"]["IPAddress"]
     body = json.dumps({"inputs": {name: array.tolist() for name, array in question("digits").inputs.items()}})
@@ -233,7 +251,7 @@ def test_stopping_under_load_loses_no_request_that_was_taken(project: Composed) 
     for client in clients:
         client.start()
     until(lambda: ended["200"] > 50, "answers")
-    project.stack.stop("gateway")
+    project.stack.down()
     for client in clients:
         client.join()
     # 503 is the word of a gateway that drains.

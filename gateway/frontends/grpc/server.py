@@ -8,6 +8,7 @@ import grpc
 
 from gateway.core.clock import Clock
 from gateway.core.observer import Observer
+from gateway.core.trace import Tracer
 from gateway.dataplane import DataPlane
 from gateway.frontends.edge import Admission, Edge, Limits
 from gateway.frontends.grpc.calls import UnknownMethods
@@ -29,6 +30,7 @@ def create_server(
     observer: Observer,
     clock: Clock,
     admission: Admission | None = None,
+    tracer: Tracer | None = None,
     max_concurrent_streams: int = 100,
     max_connection_age_s: float | None = None,
     reuse_port: bool = False,
@@ -40,7 +42,14 @@ def create_server(
     `max_connection_age_s` moves long-lived connections on, give or take a tenth (gRPC's proposal A9), and `reuse_port`
     shares the port between them. Calls on a connection that is moved may go on for as long as a deadline may be away.
     """
-    edge = Edge(data_plane, limits=limits, observer=observer, clock=clock, admission=admission or Admission(limits))
+    edge = Edge(
+        data_plane,
+        limits=limits,
+        observer=observer,
+        clock=clock,
+        admission=admission or Admission(limits),
+        tracer=tracer,
+    )
     options: list[tuple[str, Any]] = [
         ("grpc.so_reuseport", int(reuse_port)),
         ("grpc.max_receive_message_length", limits.body_bytes),

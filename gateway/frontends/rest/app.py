@@ -20,6 +20,7 @@ from gateway.core.clock import Clock
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.observer import Observer
+from gateway.core.trace import Tracer
 from gateway.dataplane import DataPlane
 from gateway.frontends.edge import Admission, Edge, Limits
 from gateway.frontends.rest import openapi
@@ -149,9 +150,17 @@ def create_app(
     clock: Clock,
     render_metrics: Callable[[], Awaitable[bytes]],
     admission: Admission | None = None,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """The application. `admission` is shared with the gRPC server where there is one."""
-    edge = Edge(data_plane, limits=limits, observer=observer, clock=clock, admission=admission or Admission(limits))
+    edge = Edge(
+        data_plane,
+        limits=limits,
+        observer=observer,
+        clock=clock,
+        admission=admission or Admission(limits),
+        tracer=tracer,
+    )
 
     def refused(path: str, request_id: str, cause: Cause) -> None:
         edge.refuse(_protocol_of(path), request_id, cause)

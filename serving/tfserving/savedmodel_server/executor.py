@@ -135,6 +135,12 @@ class SavedModel:
         """Every signature as the SavedModel declares it, the initialiser's included."""
         return self._definitions
 
+    @property
+    def device(self) -> str:
+        """Where TensorFlow puts every operation that can run there: `GPU:0` where it has one, else `CPU:0`."""
+        names = [device.name.rpartition("device:")[2] for device in self._session.list_devices()]
+        return next((name for name in names if name.startswith("GPU")), "CPU:0")
+
     def signature(self, name: str) -> Signature | None:
         """The signature of that name ("" is `serving_default`); None where there is none."""
         return self._signatures.get(name or DEFAULT_SIGNATURE)

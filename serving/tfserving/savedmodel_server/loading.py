@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from serving.tfserving.savedmodel_server.metrics import Metrics
 from serving.tfserving.savedmodel_server.tflite import FILE as TFLITE_FILE
 from serving.tfserving.savedmodel_server.tflite import TFLiteModel
 from serving.tfserving.savedmodel_server.warmup import warm_up
+
+log = logging.getLogger(__name__)
 
 # Of a SessionBundleConfig, what the stand-in cannot do.
 REFUSED = (
@@ -75,6 +78,7 @@ class Loader:
             servable = TFLiteModel(folder, wrap=wrap)
         else:
             servable = SavedModel(folder, tags=options.tags, config=options.session, wrap=wrap)
+            log.info("%s runs on %s", folder, servable.device)
         if options.warmup_iterations:
             try:
                 warm_up(folder, servable, options.warmup_iterations, self._metrics)

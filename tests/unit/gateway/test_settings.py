@@ -15,6 +15,8 @@ from gateway.settings import (
     Settings,
     SettingsError,
     TargetSettings,
+    TelemetrySettings,
+    TracingSettings,
     load,
 )
 
@@ -151,7 +153,9 @@ def test_every_field_is_documented() -> None:
         EndpointSettings,
         ModelSettings,
         TargetSettings,
+        TelemetrySettings,
     )
     fields = [field for section in sections for field in section.model_fields]
     assert [field for field in fields if f"`{field}`" not in page and f"## {field}" not in page] == []
+    assert [field for field in TracingSettings.model_fields if f"`tracing.{field}`" not in page] == []
     assert all(section.model_fields[field].description for section in sections for field in section.model_fields)

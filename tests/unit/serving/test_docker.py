@@ -90,10 +90,24 @@ def test_the_file_for_gpus_only_adds_devices_and_says_that_it_was_not_run() -> N
     for name in ("torchserve", "tfserving"):
         devices = services[name]["deploy"]["resources"]["reservations"]["devices"]
         assert devices == [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
+    exporter = services["dcgm-exporter"]
+    assert exporter["read_only"]
+    assert exporter["security_opt"] == ["no-new-privileges:true"]
+    assert (exporter["cap_drop"], exporter["cap_add"]) == (["ALL"], ["SYS_ADMIN"])
+    assert {"mem_limit", "pids_limit", "logging"} <= set(exporter)
+
+
+def test_prometheus_reads_the_gpus_where_the_file_for_them_is_used() -> None:
+    """The target that it mounts is the exporter's name and port."""
+    services = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text("utf-8"))["services"]
+    (volume,) = services["prometheus"]["volumes"]
+    (group,) = yaml.safe_load((ROOT / volume.partition(":")[0] / "gpu.yml").read_text("utf-8"))
+    assert [target.partition(":")[0] for target in group["targets"]] == ["dcgm-exporter"]
+    assert "dcgm-exporter" in services
 
 
 def test_whatever_compose_reads_from_the_environment_is_explained() -> None:
     """In .env.example."""
-    text = (ROOT / "docker-compose.yml").read_text("utf-8")
+    text = "".join((ROOT / name).read_text("utf-8") for name in ("docker-compose.yml", "docker-compose.gpu.yml"))
     explained = {line.partition("=")[0] for line in (ROOT / ".env.example").read_text("utf-8").splitlines()}
     assert set(re.findall(r"\$\{([A-Z_]+)", text)) <= explained

@@ -136,3 +136,34 @@ def test_limits_are_shown_beside_what_is_in_flight(registry: CollectorRegistry, 
     observer.limits_set(requests=1024, size=4096)
     assert registry.get_sample_value("gateway_limit", {"of": "requests"}) == 1024
     assert registry.get_sample_value("gateway_limit", {"of": "bytes"}) == 4096
+
+
+def test_the_time_of_codecs_is_told_by_protocol(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
+    """Reading and writing apart; a request that was never read counts nowhere."""
+    observer.phases_finished(protocol="predict", seconds={"decode": 0.002, "queue": 1.0, "encode": 0.0001})
+    observer.phases_finished(protocol="predict", seconds={"decode": 0.004})
+    observer.phases_finished(protocol="oip-grpc", seconds={})
+    name = "gateway_codec_duration_seconds"
+    decode, encode = ({"protocol": "predict", "phase": phase} for phase in ("decode", "encode"))
+    assert registry.get_sample_value(f"{name}_count", decode) == 2
+    assert registry.get_sample_value(f"{name}_sum", decode) == pytest.approx(0.006)
+    assert registry.get_sample_value(f"{name}_count", encode) == 1
+    assert registry.get_sample_value(f"{name}_count", {"protocol": "oip-grpc", "phase": "decode"}) == 0
+
+
+def test_retry_budgets_follow_the_routes(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
+    """They are read when somebody asks; a model that is gone, or has nothing to retry any more, is not shown."""
+    left = [2.0]
+    observer.routes_changed(budgets={"one": lambda: left[0], "two": lambda: 1.0, "single": None})
+    for model in ("one", "two", "single"):
+        observer.breaker_changed(endpoint="ts", model=model, state="open")
+    left[0] = 0.5
+    for outcome in ("sent", "budget", "candidates"):
+        assert registry.get_sample_value("gateway_retries_total", {"model": "one", "outcome": outcome}) == 0
+    assert registry.get_sample_value("gateway_retries_total", {"model": "single", "outcome": "sent"}) is None
+    assert registry.get_sample_value("gateway_retry_budget", {"model": "one"}) == 0.5
+    observer.routes_changed(budgets={"one": None, "single": None})
+    page = render(registry).decode()
+    assert "gateway_retry_budget{" not in page
+    assert page.count("gateway_breaker_state{") == 2
+    assert 'gateway_breaker_state{endpoint="ts",model="two"}' not in page

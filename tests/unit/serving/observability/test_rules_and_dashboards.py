@@ -87,6 +87,13 @@ def test_failures_are_the_causes_that_are_not_the_clients() -> None:
     assert set(re.findall(r'outcome=~"([^"]+)"', text)) == {"|".join(dashboards.FAILURES)}
 
 
+def test_every_alert_is_raised_in_a_test_of_the_rules() -> None:
+    """By promtool, with what it says."""
+    cases = yaml.safe_load((FOLDER / "rules" / "tests.yml").read_text("utf-8"))["tests"]
+    raised = {test["alertname"] for case in cases for test in case.get("alert_rule_test", ()) if test["exp_alerts"]}
+    assert {rule["alert"] for rule in rules() if "alert" in rule} == raised
+
+
 def test_every_alert_has_a_section_in_the_runbook() -> None:
     """Whoever is woken finds what to do."""
     headings = {

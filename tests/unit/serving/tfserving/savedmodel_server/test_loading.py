@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from serving.tfserving.savedmodel_server.batch_queue import BatchingOptions
 from serving.tfserving.savedmodel_server.errors import ServingError
@@ -140,3 +141,15 @@ def test_the_loader_warms_up_where_it_is_told_to(tmp_path: Path) -> None:
     Loader(LoadOptions(warmup_iterations=0))(tmp_path / "m" / "1").close()
     with pytest.raises(ServingError, match="INVALID_ARGUMENT: Failed to parse warmup record"):
         Loader(LoadOptions())(tmp_path / "m" / "1")
+
+
+def test_a_model_says_on_which_device_it_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As TensorFlow has them."""
+    caplog.set_level("INFO")
+    save_affine(tmp_path / "m", 1)
+    loader = Loader(LoadOptions())
+    servable = loader(tmp_path / "m" / "1")
+    expected = "GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0"
+    assert f"{tmp_path / 'm' / '1'} runs on {expected}" in caplog.text
+    servable.close()
+    loader.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,8 +119,6 @@ def _fit_torch(definition: ModelDefinition, data: Dataset, seed: int) -> nn.Modu
     optimiser = torch.optim.AdamW(net.parameters(), lr=definition.learning_rate, weight_decay=WEIGHT_DECAY)
     # Targets in the hundreds would make the loss of a regression huge: it is measured in their own deviations.
     unit = 1.0 if definition.task == "classification" else float(targets.std())
-    steps = definition.epochs * math.ceil(len(inputs) / definition.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps if definition.decays else 1.0)
     net.train()
     for _ in range(definition.epochs):
         for rows in torch.randperm(len(inputs)).split(definition.batch_size):
@@ -134,7 +131,6 @@ def _fit_torch(definition: ModelDefinition, data: Dataset, seed: int) -> nn.Modu
                 loss = functional.mse_loss(net(inputs[rows]) / unit, targets[rows] / unit)
             loss.backward()
             optimiser.step()
-            schedule.step()
     return net.eval()
 
 
@@ -148,12 +144,8 @@ def _fit_keras(definition: ModelDefinition, data: Dataset, seed: int) -> keras.M
     def regression_loss(target: Any, output: Any) -> Any:  # noqa: ANN401 - Keras's own tensors
         return keras.ops.mean(keras.ops.square((target - output) / unit))
 
-    rate: Any = definition.learning_rate
-    if definition.decays:
-        steps = definition.epochs * math.ceil(len(data.train_inputs) / definition.batch_size)
-        rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
     net.compile(
-        optimizer=keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY),
+        optimizer=keras.optimizers.AdamW(definition.learning_rate, weight_decay=WEIGHT_DECAY),
         loss="sparse_categorical_crossentropy" if definition.task == "classification" else regression_loss,
         jit_compile=False,
     )

@@ -96,6 +96,8 @@ def torchserve(
         "TS_CONFIG_FILE": str(config),
         **dict.fromkeys(("TMPDIR", "TEMP"), str(temporary)),
         **dict.fromkeys(("LOG_LOCATION", "METRICS_LOCATION"), str(folder / "logs")),
+        # What torch.compile makes outlives the server, so that only the first start compiles.
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(settings.run_dir / "inductor-cache")),
     }
     host, rest = settings.host, ports.torchserve_rest_port
     waits_for = probes.torchserve_waits_for(host, rest, ports.torchserve_management_port, served)

@@ -48,7 +48,7 @@ class Block(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """Image [n, height, width, 3] in, probabilities [n, 10] out."""
+    """Image [n, height, width, 3] in, probabilities [n, 6] out."""
 
     def __init__(self, scale_in: Affine) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class ResNet50(nn.Module):
         self.out = nn.Linear(given, len(CLASSES))
 
     def logits(self, image: torch.Tensor) -> torch.Tensor:
-        """The scores before the softmax, [n, 10]."""
+        """The scores before the softmax, [n, 6]."""
         # Permuted, images [n, height, width, channels] are channels-last tensors already: nothing is copied.
         hidden = torch.relu(self.norm(self.conv(self.scale_in(image).permute(0, 3, 1, 2))))
         hidden = functional.max_pool2d(hidden, 3, stride=2, padding=1)

@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import nn
 
-from models.export import aotinductor, archive, bf16, cuda, eager, int8_static, onnx, pruned
+from models.export import aotinductor, archive, bf16, cuda, eager, int8_dynamic, int8_static, onnx, pruned
 from models.export.pruned import Chain
 from models.job import Job, job_of
 from models.train import Trained
@@ -137,6 +137,15 @@ def test_a_convolution_over_one_channel_stays_fp32() -> None:
     """Inductor's frozen INT8 kernel for it computes wrong values."""
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 1))
     assert int8_static.kept(net) == ["0"]
+
+
+def test_a_layer_whose_activations_have_outliers_stays_fp32() -> None:
+    """One value far from the others takes most of the 256 steps for itself."""
+    rows = np.random.default_rng(2).normal(size=(1024, 16)).astype("f4")
+    net = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2))
+    assert int8_dynamic.even(net, {"x": rows}) == ["0", "2"]
+    rows[0, 0] = 1e4
+    assert int8_dynamic.even(net, {"x": rows}) == ["2"]
 
 
 def test_chains_are_found_in_the_exported_graph(small: nn.Module) -> None:

@@ -14,7 +14,7 @@ from models.zoo.resnet50.sizes import CLASSES, SIZE
 
 def small() -> Dataset:
     random = np.random.default_rng(3)
-    images, labels = data.images(random, 10, 32)
+    images, labels = data.images(random, 6, 32)
     test, test_labels = data.images(random, 1, SIZE)
     return Dataset(images, labels, test, test_labels)
 
@@ -37,9 +37,9 @@ def test_keras_answers_the_same() -> None:
 
 def test_a_seed_draws_the_same_textures_of_every_kind() -> None:
     """Values from 0 to 1, as many of each kind as of the others."""
-    (images, labels), (again, _) = (data.images(np.random.default_rng(5), 20, 32) for _ in range(2))
+    (images, labels), (again, _) = (data.images(np.random.default_rng(5), 12, 32) for _ in range(2))
     assert images.dtype == np.float32
-    assert images.shape == (20, 32, 32, 3)
+    assert images.shape == (12, 32, 32, 3)
     assert np.array_equal(images, again)
     assert 0 <= images.min() < images.max() <= 1
     assert np.bincount(labels).tolist() == [2] * len(CLASSES)

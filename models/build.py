@@ -145,13 +145,21 @@ def _export(
     keras_net: Any,  # noqa: ANN401 - a Keras model
     folder: Path,
 ) -> None:
-    from models.export import savedmodel, torchscript
+    from models.export import archive, savedmodel, torchscript
 
     path = folder / "contract.json"
     path.write_text(contract.to_json(), "utf-8")
     save_weights(torch_net, folder / WEIGHTS)
     example = definition.network_rows(part(named(trained.data.test_inputs, definition.inputs), 0, 2))
-    torchscript.export(definition.name, definition.version, torch_net, example, path, folder / "torchscript")
+    torchscript.export(
+        definition.name,
+        definition.version,
+        torch_net,
+        example,
+        path,
+        folder / "torchscript",
+        preprocessing=archive.preprocessing(definition),
+    )
     if keras_net is not None:
         savedmodel.export(definition, keras_net, folder / "savedmodel")
 

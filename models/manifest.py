@@ -25,6 +25,7 @@ VARIANTS = "variants"
 SOURCES = (
     "models/build.py",
     "models/convert.py",
+    "models/export/archive.py",
     "models/export/savedmodel.py",
     "models/export/torchscript.py",
     "models/job.py",
@@ -36,6 +37,8 @@ SOURCES = (
     "models/zoo/torch_layers.py",
     "serving/torchserve/handler.py",
     "serving/torchserve/model-config.yaml",
+    "serving/torchserve/runtimes.py",
+    "serving/torchserve/text.py",
     "gateway/core/contract.py",
 )
 

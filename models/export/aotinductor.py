@@ -40,31 +40,33 @@ def unavailable(_: Job) -> str | None:
 def export(job: Job) -> None:
     """The package and the archive around it."""
     with tempfile.TemporaryDirectory() as work:
-        package = package_of(job.torch_net(), archive.example(job), Path(work))
+        package = package_of(job.torch_net(), archive.example(job), Path(work), cap=archive.cap(job))
         archive.pack(job, [package], archive.section_of(job.variant.name, "aotinductor", [package]))
 
 
-def package_of(net: nn.Module, example: Rows, folder: Path, *, device: str = "cpu", **options: Any) -> Path:  # noqa: ANN401
-    """Writes `model.pt2` for any number of rows up to the cap; `options` are Inductor's, beside the CPU's."""
+def package_of(
+    net: nn.Module, example: Rows, folder: Path, *, cap: int = BATCH_CAP, device: str = "cpu", freezing: bool = False
+) -> Path:
+    """Writes `model.pt2` for up to `cap` rows."""
     tensors = tuple(torch.from_numpy(array).to(device) for array in example.values())
     with torch.no_grad():
-        exported = torch.export.export(net.to(device), tensors, dynamic_shapes=dynamic(example))
-        return compiled(exported, folder, cpu() if device == "cpu" else {}, **options)
+        exported = torch.export.export(net.to(device), tensors, dynamic_shapes=dynamic(example, cap))
+        return compiled(exported, folder, cpu() if device == "cpu" else {}, freezing=freezing)
 
 
-def compiled(exported: Any, folder: Path, target: dict[str, Any], **options: Any) -> Path:  # noqa: ANN401
-    """Writes `model.pt2` from an exported program."""
+def compiled(exported: Any, folder: Path, target: dict[str, Any], *, freezing: bool) -> Path:  # noqa: ANN401
+    """Writes `model.pt2` from an exported program; `target` are Inductor's options for its CPU."""
     from torch._inductor import aoti_compile_and_package
 
     path = folder / PACKAGE
     with torch.no_grad():
-        aoti_compile_and_package(exported, package_path=str(path), inductor_configs={**target, **options})
+        aoti_compile_and_package(exported, package_path=str(path), inductor_configs={**target, "freezing": freezing})
     return path
 
 
-def dynamic(example: Rows) -> tuple[Any, ...]:
-    """The dimensions that stay free: the rows, and the length of rows that hold integers, which are sequences."""
-    rows = torch.export.Dim("rows", min=1, max=BATCH_CAP)
+def dynamic(example: Rows, cap: int = BATCH_CAP) -> tuple[Any, ...]:
+    """The dimensions that stay free: up to `cap` rows, and the length of rows of integers, which are sequences."""
+    rows = torch.export.Dim("rows", min=1, max=cap)
     free = torch.export.Dim.DYNAMIC
     return tuple(
         {0: rows} | (dict.fromkeys(range(1, array.ndim), free) if array.dtype.kind == "i" else {})

@@ -19,6 +19,7 @@ from typing import Any
 
 from models.job import Job
 from models.manifest import sha256
+from models.zoo import BATCH_CAP, ModelDefinition
 from models.zoo.dataset import Rows, batches, joined, named, part
 
 SERVING = Path(__file__).resolve().parents[2] / "serving" / "torchserve"
@@ -34,19 +35,27 @@ def pack(job: Job, files: Sequence[Path], section: Mapping[str, Any], *, timeout
 
     `timeout_s` is how long TorchServe waits for the worker to start, and for an answer; None for our usual time.
     """
-    extra, options = list(files[1:]), {"variant": dict(section)}
-    if job.definition.preprocessed:
-        preprocess = job.definition.module("preprocess")
-        tokenizer = preprocess.tokenizer_file()
-        extra.append(tokenizer)
-        options["preprocess"] = {"tokenizer": tokenizer.name, "max_tokens": preprocess.MAX_TOKENS}
+    more, options = preprocessing(job.definition)
+    options["variant"] = dict(section)
     with tempfile.TemporaryDirectory() as work:
         contract = Path(work) / CONTRACT
         contract.write_text(job.contract.to_json(), "utf-8")
         config = write_config(Path(work) / CONFIG, options, timeout_s=timeout_s)
-        return write(
-            job.served_name, job.contract.version, files[0], [contract, *extra], config, job.folder, SERVING / HANDLER
-        )
+        extra = [contract, *files[1:], *more]
+        return write(job.served_name, job.contract.version, files[0], extra, config, job.folder, SERVING / HANDLER)
+
+
+def preprocessing(definition: ModelDefinition) -> tuple[list[Path], dict[str, Any]]:
+    """The files that the handler makes a model's inputs with, and what model-config.yaml says of them; see text.py."""
+    if not definition.preprocessed:
+        return [], {}
+    files, options = definition.module("preprocess").packed()
+    return files, {"preprocess": options}
+
+
+def cap(job: Job) -> int:
+    """How many rows a graph must take at once."""
+    return job.contract.batch_cap or BATCH_CAP
 
 
 def section_of(

@@ -18,6 +18,7 @@ import torch
 from models.export import archive
 from models.export.archive import predict
 from models.job import Job
+from models.zoo import BATCH_CAP
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,11 +52,13 @@ def without_compiler() -> str | None:
 def export(job: Job) -> None:
     """The network, its modules and the archive around them."""
     with tempfile.TemporaryDirectory() as work:
-        files, section = write(job.variant.name, job.torch_net(), Path(work))
+        files, section = write(job.variant.name, job.torch_net(), Path(work), most=archive.cap(job))
         archive.pack(job, files, section, timeout_s=COMPILE_TIMEOUT_S if job.variant.name == "compile" else None)
 
 
-def write(name: str, net: nn.Module, folder: Path, device: str = "cpu") -> tuple[list[Path], dict[str, Any]]:
+def write(
+    name: str, net: nn.Module, folder: Path, device: str = "cpu", most: int = BATCH_CAP
+) -> tuple[list[Path], dict[str, Any]]:
     """Writes the files of the variant called `name`; with them the section that loads them."""
     network, source = folder / NETWORK, folder / SOURCE
     torch.save(net.eval(), network)
@@ -64,7 +67,7 @@ def write(name: str, net: nn.Module, folder: Path, device: str = "cpu") -> tuple
             # A fixed date, so that the same sources make the same file.
             packed.writestr(zipfile.ZipInfo(path), text)
     files = [network, source]
-    more = {"warm_up": WARM_UP, "must_warm_up": True} if name == "compile" else {}
+    more = {"warm_up": [size for size in WARM_UP if size <= most], "must_warm_up": True} if name == "compile" else {}
     runtime = "compile" if name == "compile" else "eager"
     return files, archive.section_of(name, runtime, files, device=device, source=SOURCE, **more)
 

@@ -40,12 +40,12 @@ def export(job: Job) -> None:
     """The package and the archive around it."""
     with tempfile.TemporaryDirectory() as work, archive.without_deprecation():
         rows = archive.calibration(job, CALIBRATION_ROWS)
-        quantized = quantize(job.torch_net(), archive.example(job), rows)
+        quantized = quantize(job.torch_net(), archive.example(job), rows, archive.cap(job))
         package = aotinductor.compiled(quantized, Path(work), aotinductor.cpu(), freezing=True)
         archive.pack(job, [package], archive.section_of(job.variant.name, "aotinductor", [package]))
 
 
-def quantize(net: nn.Module, example: Rows, calibration: Iterable[Rows]) -> Any:  # noqa: ANN401 - an exported program
+def quantize(net: nn.Module, example: Rows, calibration: Iterable[Rows], cap: int) -> Any:  # noqa: ANN401 - an exported program
     """The network as an exported program with INT8 weights, and activations quantized by what `calibration` showed."""
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
@@ -57,7 +57,7 @@ def quantize(net: nn.Module, example: Rows, calibration: Iterable[Rows]) -> Any:
     for name in kept(net):
         quantizer.set_module_name_qconfig(name, None)
     tensors = tuple(torch.from_numpy(array) for array in example.values())
-    shapes = aotinductor.dynamic(example)
+    shapes = aotinductor.dynamic(example, cap)
     with torch.no_grad():
         prepared = prepare_pt2e(torch.export.export(net, tensors, dynamic_shapes=shapes).module(), quantizer)
         for rows in calibration:

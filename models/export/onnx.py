@@ -13,6 +13,7 @@ from models.export import archive
 from models.export.aotinductor import dynamic
 from models.export.archive import predict
 from models.job import Job
+from models.zoo import BATCH_CAP
 from models.zoo.dataset import Rows
 
 if TYPE_CHECKING:
@@ -54,12 +55,18 @@ def without_provider(name: str) -> str | None:
 def export(job: Job) -> None:
     """The graph and the archive around it."""
     with tempfile.TemporaryDirectory() as work:
-        graph = graph_of(job.torch_net(), archive.example(job), job.contract.outputs[0].name, Path(work))
+        graph = of_job(job, Path(work))
         archive.pack(job, [graph], archive.section_of(job.variant.name, "onnx", [graph]))
 
 
-def graph_of(net: nn.Module, example: Rows, output: str, folder: Path) -> Path:
-    """Writes `model.onnx` for any number of rows; its inputs are called as the example's, its output `output`."""
+def of_job(job: Job, folder: Path) -> Path:
+    """Writes a job's graph."""
+    output = job.contract.outputs[0].name
+    return graph_of(job.torch_net(), archive.example(job), output, folder, archive.cap(job))
+
+
+def graph_of(net: nn.Module, example: Rows, output: str, folder: Path, cap: int = BATCH_CAP) -> Path:
+    """Writes `model.onnx` for up to `cap` rows; its inputs are called as the example's, its output `output`."""
     tensors = tuple(torch.from_numpy(array) for array in example.values())
     # It warns of operators of packages that are not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -68,7 +75,7 @@ def graph_of(net: nn.Module, example: Rows, output: str, folder: Path) -> Path:
             net,
             tensors,
             dynamo=True,
-            dynamic_shapes=dynamic(example),
+            dynamic_shapes=dynamic(example, cap),
             input_names=list(example),
             output_names=[output],
             verbose=False,

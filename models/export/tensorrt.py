@@ -24,7 +24,7 @@ def unavailable(_: Job) -> str | None:
 def export(job: Job) -> None:
     """The graph and the archive around it."""
     with tempfile.TemporaryDirectory() as work:
-        graph = onnx.graph_of(job.torch_net(), archive.example(job), job.contract.outputs[0].name, Path(work))
+        graph = onnx.of_job(job, Path(work))
         section = archive.section_of(
             job.variant.name, "onnx", [graph], device="cuda", provider="Tensorrt", must_warm_up=True
         )

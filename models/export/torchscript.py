@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,19 +29,22 @@ def export(
     contract: Path,
     folder: Path,
     *,
+    preprocessing: tuple[list[Path], dict[str, Any]] = ([], {}),
     handler: Path = SERVING / archive.HANDLER,
     config: Path = SERVING / archive.CONFIG,
 ) -> Path:
     """Writes `folder/<name>.mar` with the graph, our handler, the contract and the worker settings.
 
-    `example` is what the network is traced with: a few rows of its inputs, in their order.
+    `example` is what the network is traced with: a few rows of its inputs, in their order; `preprocessing` is what
+    `archive.preprocessing` gives.
     """
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as work:
         graph = trace(net, example, Path(work) / GRAPH)
         section = {"name": "torchscript", "runtime": "torchscript", "file": GRAPH, "files": {GRAPH: sha256(graph)}}
-        own = archive.write_config(Path(work) / config.name, {"variant": section}, base=config)
-        return archive.write(name, version, graph, [contract], own, folder, handler)
+        files, options = preprocessing
+        own = archive.write_config(Path(work) / config.name, {**options, "variant": section}, base=config)
+        return archive.write(name, version, graph, [contract, *files], own, folder, handler)
 
 
 def trace(net: nn.Module, example: Rows, path: Path, device: str = "cpu") -> Path:

@@ -208,7 +208,7 @@ def metadata(package: Path) -> dict[str, str]:
     """What AOTInductor noted of the machine that a .pt2 package was built for; raises Unloadable."""
     try:
         with zipfile.ZipFile(package) as archive:
-            name = next(name for name in archive.namelist() if name.endswith("wrapper_metadata.json"))
+            name = next(name for name in archive.namelist() if name.endswith("_metadata.json"))
             found: dict[str, str] = json.loads(archive.read(name))
             return found
     except (OSError, zipfile.BadZipFile, StopIteration, ValueError) as exc:

@@ -47,6 +47,8 @@ def create_server(
         # What a model answers is bounded where it comes in; clients set their own limit.
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", max_concurrent_streams),
+        # Or gRPC refuses a stream that its own client opened in time, while the end of another is still on its way.
+        ("grpc.http.overload_protection", 0),
         ("grpc.compression_enabled_algorithms_bitset", ONLY_UNCOMPRESSED),
     ]
     if max_connection_age_s is not None:

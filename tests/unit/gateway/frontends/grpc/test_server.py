@@ -53,6 +53,21 @@ async def test_rest_and_grpc_share_one_limit() -> None:
         assert {finished.cause for finished in world.observer.finished} == {Cause.OVERLOADED}
 
 
+async def test_more_calls_than_a_connection_takes_at_once_wait_for_their_turn() -> None:
+    """A client with many callers on one connection is not refused for it."""
+    world = await World.started()
+    async with world.grpc() as channel:
+        call = channel.unary_unary(INFER)
+
+        async def caller() -> None:
+            for _ in range(10):
+                await call(infer_request())
+
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(caller() for _ in range(150)))
+        assert world.sent == 1500
+
+
 async def test_a_connection_of_some_age_is_moved_on_and_its_calls_are_answered() -> None:
     """The client opens another, by which another worker may get it; what was under way ends on the old one."""
     world = await World.started()

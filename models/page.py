@@ -45,6 +45,23 @@ is stated here, and of a classification at least the stated share of rows keeps 
 outputs really are apart is measured and shown below, whatever the contract allows.
 
 """
+NOTES = """
+- `xla` compiles for every shape it meets, so that its signature pads: rows to 1, 2, 4, 8, 16 or 32, and more of
+  them in parts of 32; where sequences are open (`minilm-ids`), rows to 1, 8 or 32 and lengths to 16, 64 or 256. A
+  longer sequence is refused as invalid. The SavedModel brings a warm-up request for each of these shapes, so that
+  TensorFlow Serving has compiled them all before it is ready, and compiles nothing afterwards
+  (`tests/variants/test_tensorflow.py` counts).
+- `savedmodel-nograppler`: the session's option alone is not enough, because the functions of a SavedModel are
+  called with a configuration of their own, empty in an ordinary one. Here it is written into each call too, and the
+  server runs with `--platform_config_file=serving/tfserving/nograppler.config`. The build traces what is executed
+  and fails where a fused operation, which only Grappler makes, is among it. oneDNN's own pass, which joins a
+  convolution with its bias or padding, is no part of Grappler and stays.
+- `tflite-*` are made from the SavedModel. Inputs and outputs keep the contract's datatypes, and their names are
+  those of the tensors in the file, which is what TensorFlow Serving makes a signature of. The ranges of
+  `tflite-int8` come from up to 200 training rows. What the converter would silently leave in FP32 is not called
+  quantized: it is not available.
+- `tf-trt`: TensorFlow's packages are built without TensorRT since 2.18.
+"""
 RESULTS = """
 ## What there is
 
@@ -54,7 +71,7 @@ RESULTS = """
 
 def text(root: Path) -> str:
     """The page, with the results of what is built below `root`."""
-    parts = [BEGIN, registry(), RESULTS]
+    parts = [BEGIN, registry(), NOTES, RESULTS]
     for name in MODELS:
         parts.append(f"\n### {name}\n\n")
         parts.append(_table(("Variant", "Served by", "Size", "max", "Same class", "Metric"), _results(root / name)))

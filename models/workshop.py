@@ -41,7 +41,7 @@ PACKAGES: Mapping[Stack, tuple[str, ...]] = {
 # What shapes every variant of a stack beside its exporter and the network.
 SOURCES: Mapping[Stack, tuple[str, ...]] = {
     "torchserve": ("models/job.py", "models/verify.py", "serving/torchserve"),
-    "tfserving": ("models/job.py", "models/verify.py", "models/convert.py", "models/export/savedmodel.py"),
+    "tfserving": ("models/job.py", "models/verify.py", "models/convert.py"),
 }
 
 
@@ -119,14 +119,31 @@ def digest_of(definition: ModelDefinition, variant: Variant, base: Path) -> str:
     versions = {name: _version(name) for name in (*PACKAGES[variant.stack], *variant.packages)}
     machine = [platform.machine(), Path("/dev/nvidia0").exists()]
     if variant.cpu_bound:
-        machine.append(cpu_flags())
+        machine += [cpu_flags(), os.environ.get("TWINSERVE_AOT_CPU", "")]
     settings = [repr(variant), repr(definition), manifest.sha256(base / WEIGHTS), versions, machine]
     sources = (
         *SOURCES[variant.stack],
-        f"models/export/{variant.exporter}.py",
+        *exporter_sources(variant.exporter),
         *definition.folders,
     )
     return manifest.digest_of(settings, [source for source in sources if (manifest.ROOT / source).exists()])
+
+
+def exporter_sources(exporter: str, root: Path = manifest.ROOT) -> list[str]:
+    """The file of an exporter and of every other that it imports, in turn."""
+    found: set[str] = set()
+    waiting = [exporter]
+    while waiting:
+        source = f"models/export/{waiting.pop()}.py"
+        if source in found or not (root / source).is_file():
+            continue
+        found.add(source)
+        text = (root / source).read_text("utf-8")
+        waiting += re.findall(r"models\.export\.(\w+)", text)
+        waiting += [
+            name for names in re.findall(r"from models\.export import (.+)", text) for name in names.split(", ")
+        ]
+    return sorted(found)
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> list[str]:

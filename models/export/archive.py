@@ -165,3 +165,4 @@ class without_deprecation(warnings.catch_warnings):  # noqa: N801 - used like a 
         super().__enter__()
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)

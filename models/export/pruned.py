@@ -28,7 +28,7 @@ __all__ = ["export", "predict", "unavailable"]
 SHARE = 0.25
 BATCH = 32
 # Steps of learning, and their rate, for a network of less than a million parameters, and for a larger one.
-SMALL, LARGE, MILLION = (200, 1e-3), (30, 1e-4), 1_000_000
+SMALL, LARGE, MILLION = (400, 1e-3), (30, 1e-4), 1_000_000
 aten = torch.ops.aten
 LAYERS = (aten.linear.default, aten.conv2d.default)
 NORM = aten.batch_norm.default

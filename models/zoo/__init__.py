@@ -69,7 +69,7 @@ class ModelDefinition:
 
 
 NO_TEXT_IN_TENSORFLOW = (
-    "TensorFlow has no tokenizer of its own, and TF Serving has not the operations of tensorflow-text;"
+    "its tokenizer has no form in TensorFlow's own operations that is known to cut every text alike;"
     " ask minilm-ids with token ids"
 )
 # What `minilm` and `minilm-ids` have in common: the network and its weights.

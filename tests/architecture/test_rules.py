@@ -65,3 +65,19 @@ def test_every_test_says_its_behaviour() -> None:
         and not ast.get_docstring(node)
     ]
     assert silent == []
+
+
+def test_the_torchserve_handler_imports_what_its_image_has() -> None:
+    """torch, numpy, the standard library and its siblings; the packages of one runtime where that is loaded."""
+    folder = ROOT / "serving" / "torchserve"
+    files = {name: ast.parse((folder / f"{name}.py").read_text()) for name in ("handler", "runtimes", "text")}
+    allowed = {"torch", "numpy", "ts", "onnxruntime", "tokenizers", *files, *sys.stdlib_module_names}
+    for name, tree in files.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found = {alias.name.partition(".")[0] for alias in node.names}
+            else:
+                found = {(node.module or "").partition(".")[0]} if isinstance(node, ast.ImportFrom) else set()
+            # In the repository, siblings are imported by their package's name.
+            foreign = found - allowed - ({"serving"} if name == "handler" else set())
+            assert not foreign, f"{name}.py imports {foreign}"

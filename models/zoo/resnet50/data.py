@@ -11,7 +11,7 @@ import numpy as np
 from models.zoo.dataset import Array, Dataset
 from models.zoo.resnet50.sizes import CLASSES, SIZE
 
-TRAIN_SIZE = 64
+TRAIN_SIZE = 32
 TRAIN, TEST, CALIBRATION = 1280, 64, 32
 NOISE = 0.05
 
@@ -47,7 +47,7 @@ def image(random: np.random.Generator, kind: str, size: int) -> Array:
 
 def pattern(random: np.random.Generator, kind: str, size: int) -> Array:
     """Where an image has its second colour: a share of 0 to 1 for each pixel, [size, size]."""
-    period = random.uniform(7, 15)
+    period = random.uniform(4, 8)
     # Up to 5 degrees from the upright.
     turn = random.uniform(-0.09, 0.09)
     down, right = np.mgrid[:size, :size] + random.uniform(0, period, (2, 1, 1))

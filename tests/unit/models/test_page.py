@@ -14,7 +14,7 @@ WRITTEN = Path(__file__).resolve().parents[3] / page.PAGE
 def test_the_page_is_of_todays_registry() -> None:
     """`make variants-page` writes it anew after a change of `models/variants.py` or `models/page.py`."""
     text = WRITTEN.read_text("utf-8")
-    assert page.BEGIN + page.registry() + page.RESULTS in text
+    assert page.BEGIN + page.registry() + page.NOTES + page.RESULTS in text
     for name in MODELS:
         rows = text.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
         assert [row for row in VARIANTS if f"\n| `{row}` |" not in rows] == []

@@ -127,3 +127,16 @@ def test_the_vector_instructions_are_read_where_the_system_tells_them(tmp_path: 
     (tmp_path / "cpuinfo").write_text("processor: 0\nflags\t\t: fpu sse2 fma avx2 avx512f\n")
     assert workshop.cpu_flags(tmp_path / "cpuinfo") == ["avx2", "avx512f", "fma"]
     assert workshop.cpu_flags(tmp_path / "missing") == []
+
+
+def test_an_exporters_sources_are_its_own_and_those_that_it_imports(tmp_path: Path) -> None:
+    """In turn, and no other exporter's: a change of one makes no other variant anew."""
+    folder = tmp_path / "models" / "export"
+    folder.mkdir(parents=True)
+    (folder / "one.py").write_text("from models.export import two, three\n")
+    (folder / "two.py").write_text("from models.export.four import predict\n")
+    for name in ("three", "four", "other"):
+        (folder / f"{name}.py").write_text("import numpy\n")
+    assert workshop.exporter_sources("one", tmp_path) == [
+        f"models/export/{name}.py" for name in ("four", "one", "three", "two")
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,16 +138,27 @@ def addresses_of(state: RunState | None, ports: Ports, host: str) -> Addresses:
 
 
 @contextmanager
-def fleet_of(artifacts: Path, *, needed: bool, report: Report, stack: LocalStack | None = None) -> Iterator[Fleet]:
+def fleet_of(
+    artifacts: Path,
+    *,
+    needed: bool,
+    report: Report,
+    stack: LocalStack | None = None,
+    variants: Sequence[str] = (),
+    models: Sequence[str] = (),
+) -> Iterator[Fleet]:
     """The servers: `stack` where it is given, those of `twinserve up` where they run, else started and ended here.
 
-    Without `needed` nothing is started. Raises LoadTestError where they cannot be started.
+    With `variants` beside the stacks' own, only `models` are served. Without `needed` nothing is started. Raises
+    LoadTestError where they cannot be started.
     """
     if stack is not None:
         yield _fleet_of_stack(stack)
         return
     state, ports = choose_ports(artifacts)
     settings = LaunchSettings(artifacts=artifacts)
+    if variants:
+        settings = LaunchSettings(artifacts=artifacts, variants=",".join(variants), models=",".join(models))
     addresses = addresses_of(state, ports, settings.host)
     if not needed:
         yield Fleet(addresses)

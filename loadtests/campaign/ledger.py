@@ -25,6 +25,7 @@ from loadtests.campaign.parity import Parity
 from loadtests.campaign.processes import ProcessMeter
 from loadtests.campaign.resources import Meter, Unmeasured
 from loadtests.cell_spec import Target
+from loadtests.store.stored import read_object
 
 SCHEMA = 1
 _ASK_S = 3.0
@@ -117,6 +118,9 @@ def _entry(
 
 def _files(models_dir: Path, target: Target) -> Json:
     """SHA-256 of each file of the export that is served."""
+    own = read_object(models_dir / target.model / "variants" / target.variant / "variant.json")
+    if target.variant and own.get("files"):
+        return dict(own["files"])
     with contextlib.suppress(OSError, ValueError):
         manifest = json.loads((models_dir / target.model / "manifest.json").read_text("utf-8"))
         return {

@@ -34,7 +34,7 @@ from loadtests.campaign.resources import Meter, meters_of
 from loadtests.campaign.sameness import differences
 from loadtests.campaign.seams import Seams
 from loadtests.campaign.settings import Campaign, TargetSettings
-from loadtests.campaign.targets import needed_stacks, targets_of
+from loadtests.campaign.targets import beside_default, needed_stacks, targets_of
 from loadtests.cell_spec import CellSpec, Target
 from loadtests.disk import DiskFullError, telling_full
 from loadtests.errors import LoadTestError
@@ -301,7 +301,10 @@ def _planned(campaign: Campaign, options: Options) -> Plan:
 def _ready(campaign: Campaign, options: Options, say: Callable[[str], None]) -> Iterator[_Ready]:
     needed = needed_stacks(campaign)
     stack = options.host.stack if options.host else None
-    with fleet_of(options.artifacts, needed=bool(needed), report=say, stack=stack) as fleet:
+    more = beside_default(campaign, variants_of(options.artifacts / "models"))
+    with fleet_of(
+        options.artifacts, needed=bool(needed), report=say, stack=stack, variants=more, models=campaign.models
+    ) as fleet:
         if fleet.stack is None and needed and any(scenario.kind == "cold" for scenario in campaign.scenarios):
             raise LoadTestError(
                 "`cold` restarts servers that the campaign started itself, and `twinserve up` runs: "

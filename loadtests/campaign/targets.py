@@ -31,6 +31,14 @@ def needed_stacks(campaign: Campaign) -> tuple[str, ...]:
     return tuple(sorted({*stacks, *through}))
 
 
+def beside_default(campaign: Campaign, variants: Variants) -> tuple[str, ...]:
+    """The variants that a campaign names and that no stack serves unless it is told to."""
+    exports = [Exports.of(variants.get(model, {}), campaign.variants) for model in campaign.models]
+    own = {names[0] for each in exports for names in each.by_stack.values()}
+    known = {name for each in exports for names in each.by_stack.values() for name in names}
+    return tuple(name for name in campaign.variants or () if name in known - own)
+
+
 def targets_of(
     campaign: Campaign, variants: Variants, addresses: Addresses, servers: Mapping[str, str], *, endpoints: Endpoints
 ) -> dict[str, tuple[tuple[Target, TargetSettings], ...]]:

@@ -11,7 +11,7 @@ from loadtests.addresses import Addresses, Endpoints
 from loadtests.analysis.cell import summarise
 from loadtests.analysis.compare import within_run
 from loadtests.campaign.reading import campaign_of
-from loadtests.campaign.targets import needed_stacks, targets_of
+from loadtests.campaign.targets import beside_default, needed_stacks, targets_of
 from loadtests.cell_spec import CellSpec, Load, Step, Target
 from loadtests.errors import LoadTestError
 from tests.unit.loadtests.campaign.worlds import campaign_text, rows_of
@@ -87,6 +87,12 @@ def test_another_variant_has_a_name_of_its_own_on_the_server_and_a_pin_at_the_ga
     assert (other.model, other.asked_for) == ("toy", "toy-aotinductor")
     assert pinned.pins == {"x-endpoint": "ts-grpc", "x-variant": "aotinductor"}
     assert (pinned.asked_for, pinned.name) == ("toy", "gateway/torchserve-grpc aotinductor")
+
+
+def test_what_is_beside_a_stack_s_own_variants_must_be_started() -> None:
+    """In the campaign's order; what no model has is none of it."""
+    text = campaign_text("x:1", targets=["all"], variants=["xla", "torchscript", "onnx", "other"])
+    assert beside_default(campaign_of(text, "c"), MORE) == ("xla", "onnx")
 
 
 def test_a_stack_at_an_address_has_the_same_names() -> None:

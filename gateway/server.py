@@ -28,9 +28,10 @@ from gateway.frontends.grpc.server import create_server
 from gateway.frontends.rest.app import create_app
 from gateway.frontends.rest.http_server import HttpServer, bound
 from gateway.plan import Configuration
+from gateway.process_settings import LimitSettings, ServerSettings, TracingSettings
 from gateway.reload import Reloader, Source
 from gateway.resilience.deadline import deadline
-from gateway.settings import LimitSettings, ServerSettings, Settings, SettingsError, TracingSettings
+from gateway.settings import Settings, SettingsError
 from gateway.telemetry.histogram import Registry
 from gateway.telemetry.loop_lag import LoopLag
 from gateway.telemetry.metrics import PrometheusObserver

@@ -265,7 +265,7 @@ def test_without_an_endpoint_nothing_of_it_is_imported_and_with_one_its_absence_
         "import sys; sys.modules['opentelemetry.sdk'] = sys.modules['opentelemetry.exporter'] = None\n"
         "import asyncio, gateway.__main__, gateway.worker\n"
         "from gateway.server import traced\n"
-        "from gateway.settings import TracingSettings\n"
+        "from gateway.process_settings import TracingSettings\n"
         "async def ask(endpoint):\n"
         "    async with traced(TracingSettings(endpoint=endpoint)) as tracer:\n"
         "        print(tracer)\n"

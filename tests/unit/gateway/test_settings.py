@@ -6,17 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from gateway.process_settings import LimitSettings, ServerSettings, TelemetrySettings, TracingSettings
 from gateway.settings import (
     EndpointSettings,
     HandlerSettings,
-    LimitSettings,
     ModelSettings,
-    ServerSettings,
     Settings,
     SettingsError,
     TargetSettings,
-    TelemetrySettings,
-    TracingSettings,
     load,
 )
 

@@ -32,6 +32,7 @@ def made(built: Path, tmp_path: Path) -> record.Record:
 
 
 def test_an_available_variant_is_listed_with_its_measures(made: record.Record, tmp_path: Path) -> None:
+    """The listing has what was measured of it."""
     assert record.load(tmp_path / "simplenn", INT8) == made
     assert made.listed() == {
         "model": "simplenn",
@@ -49,6 +50,7 @@ def test_an_available_variant_is_listed_with_its_measures(made: record.Record, t
 
 
 def test_an_unavailable_variant_is_listed_with_its_reason() -> None:
+    """Nothing is claimed of what is not there."""
     listed = record.unavailable("digits", VARIANTS["tensorrt"], "needs an NVIDIA GPU").listed()
     assert (listed["available"], listed["reason"], listed["bytes"]) == (False, "needs an NVIDIA GPU", None)
 
@@ -64,6 +66,7 @@ def test_what_was_never_built_says_how_to_build_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", ["changed", "missing"])
 def test_a_spoiled_file_is_named(made: record.Record, tmp_path: Path, spoil: str) -> None:
+    """A file that is gone, changed or new is told by its name."""
     file = record.folder_of(tmp_path / "simplenn", INT8.name) / "model.tflite"
     record.check_files(tmp_path / "simplenn", made)
     file.unlink() if spoil == "missing" else file.write_bytes(b"12346")

@@ -21,11 +21,13 @@ def test_a_list_names_variants_and_the_default_ones_come_with_it() -> None:
 
 
 def test_an_unknown_variant_is_named_with_those_that_there_are() -> None:
+    """A misspelt name is answered with the list to choose from."""
     with pytest.raises(UnknownVariantError, match="unknown variant 'onyx'; there are default, all, torchscript, eager"):
         chosen("onnx,onyx")
 
 
 def test_only_a_default_variant_is_served_under_the_models_own_name() -> None:
+    """Any other one is a model of its own on its server."""
     assert VARIANTS["torchscript"].served_name("digits") == "digits"
     assert VARIANTS["aotinductor"].served_name("digits") == "digits-aotinductor"
 
@@ -40,6 +42,7 @@ def test_a_job_builds_the_trained_network_in_either_framework(job: Callable[[str
 
 
 def test_an_exact_variants_contract_is_the_models_under_another_name(job: Callable[[str], Job]) -> None:
+    """Its tensors and its tolerance are the model's."""
     contract = job("xla").contract
     assert (contract.name, contract.variants, contract.parity) == ("simplenn-xla", {"xla": "tfserving"}, None)
     assert contract.quality is None

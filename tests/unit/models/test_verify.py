@@ -96,6 +96,7 @@ def test_a_quantized_variant_is_judged_by_its_metric_and_its_distance_is_told() 
     ],
 )
 def test_a_variant_that_falls_too_far_fails_with_the_figures(quality: dict[str, float], said: str) -> None:
+    """The reason names the metric, what it was and what it is."""
     with pytest.raises(ParityError, match=said):
         judge(CLASSES, contract(**quality), OTHER, ORIGINAL, LABELS)
 

@@ -53,6 +53,7 @@ def test_what_cannot_be_had_here_is_not_tried(base: Path) -> None:
 
 
 def test_a_changed_file_fails_the_verification(base: Path) -> None:
+    """The file is named."""
     worker = Worker(MODELS["simplenn"], base)
     worker.make(FP32, "digest")
     with (record.folder_of(base, FP32.name) / "1" / "model.tflite").open("ab") as file:
@@ -62,4 +63,5 @@ def test_a_changed_file_fails_the_verification(base: Path) -> None:
 
 
 def test_of_a_frameworks_error_its_kind_is_told_too(job: Callable[[str], Job]) -> None:
+    """Some errors say nothing without it."""
     assert last_line(ValueError("one\n\n  two")) == "ValueError: one two"

@@ -117,6 +117,7 @@ def test_what_hangs_is_given_up(make: Callable[..., Any], root: Path) -> None:
 
 
 def test_what_a_killed_worker_left_is_cleaned_up(make: Callable[..., Any], root: Path) -> None:
+    """The next build begins with whole folders only."""
     stale = root / "simplenn" / "variants" / ".building-xla-killed"
     stale.mkdir(parents=True)
     make()
@@ -124,6 +125,7 @@ def test_what_a_killed_worker_left_is_cleaned_up(make: Callable[..., Any], root:
 
 
 def test_the_vector_instructions_are_read_where_the_system_tells_them(tmp_path: Path) -> None:
+    """What an AOTInductor file is bound to is asked of the kernel."""
     (tmp_path / "cpuinfo").write_text("processor: 0\nflags\t\t: fpu sse2 fma avx2 avx512f\n")
     assert workshop.cpu_flags(tmp_path / "cpuinfo") == ["avx2", "avx512f", "fma"]
     assert workshop.cpu_flags(tmp_path / "missing") == []

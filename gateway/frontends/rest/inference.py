@@ -193,6 +193,8 @@ class InferenceEndpoint:
                 edge.allow(call, seconds_from_milliseconds(timeout.decode("latin-1")))
             translate = self._translate(headers)
             edge.seconds_left(call)
+            if call.model:
+                edge.data_plane.check_room(call.model, call.context.caller)
             cap, kind = self._cap(sent)
             if len(body) > cap:
                 raise too_large(cap, kind)

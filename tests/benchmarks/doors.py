@@ -21,6 +21,8 @@ from gateway.codecs import (
     torchserve,
     torchserve_json,
 )
+from gateway.codecs.json_document import read_value
+from gateway.codecs.json_tensors import tensor_from_json, to_json_array
 from gateway.codecs.oip_proto_raw import RawRequests
 from gateway.codecs.tfserving_proto import encode_request as encode_tfserving_request
 from gateway.core.contract import ModelContract
@@ -118,6 +120,14 @@ def json_cases(shape: tuple[int, ...]) -> list[Case]:
         )
 
     return [
+        case(
+            "the tensor alone",
+            nested,
+            lambda body: read_value(body, lambda value: tensor_from_json(value, model.inputs[0])),
+            lambda found: found,
+            lambda answer: orjson.dumps(to_json_array(answer.outputs[0]), option=orjson.OPT_SERIALIZE_NUMPY),
+            lambda data: data,
+        ),
         case(
             "/predict",
             {"model": "m", "inputs": {"x": nested}},

@@ -11,7 +11,8 @@ import pytest
 
 from gateway.core.errors import Cause
 from gateway.frontends.edge import Limits
-from gateway.frontends.rest.http_protocol import MAX_WAITING, BoundedHttpProtocol
+from gateway.frontends.rest.direct import DirectHttpProtocol
+from gateway.frontends.rest.http_protocol import MAX_WAITING
 from tests.unit.gateway.frontends.world import World
 
 GOOD = b'{"model": "doubler", "inputs": [[1, 2]]}'
@@ -75,7 +76,7 @@ async def port(world: World) -> AsyncIterator[int]:
         assert (world.admission.in_flight, world.admission.in_flight_bytes, world.admission.arriving) == (0, 0, 0)
 
 
-class Hasty(BoundedHttpProtocol):
+class Hasty(DirectHttpProtocol):
     """The protocol, with little patience."""
 
     head_seconds = 0.1

@@ -5,7 +5,7 @@ Requests arrive as bytes and are parsed here, so that garbage is the client's er
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NoReturn
 
 import grpc
@@ -79,8 +79,8 @@ class OipServicer:
         context.set_trailing_metadata(trailing(call))
         return outcome
 
-    async def _outcome(self, call: Call, data: bytes, context: Context, sent: Sent) -> bytes | GatewayError:
-        return await outcome_of(self._edge, call, data, lambda _: self._infer(call, data, context, sent))
+    def _outcome(self, call: Call, data: bytes, context: Context, sent: Sent) -> Awaitable[bytes | GatewayError]:
+        return outcome_of(self._edge, call, data, lambda _: self._infer(call, data, context, sent))
 
     async def _infer(self, call: Call, data: bytes, context: Context, sent: Sent) -> bytes:
         keep_deadline(self._edge, call, context)

@@ -44,7 +44,7 @@ class Sender:
         """Sends a part of the answer."""
         if message["type"] == "http.response.start":
             self.started = True
-            message = {**message, "headers": [*message.get("headers", ()), *self._common()]}
+            message = {**message, "headers": [*message.get("headers", ()), *common(self._request_id)]}
         try:
             await self._send(message)
         except (OSError, RuntimeError) as exc:
@@ -54,13 +54,10 @@ class Sender:
 
     def at_once(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
         """Sends a whole answer, where the server has a way to do that; false where it is to be sent in parts."""
-        if self._connection is None or not self._connection.answer(status, [*headers, *self._common()], body):
+        if self._connection is None or not self._connection.answer(status, [*headers, *common(self._request_id)], body):
             return False
         self.started = True
         return True
-
-    def _common(self) -> tuple[tuple[bytes, bytes], ...]:
-        return ((b"x-request-id", self._request_id.encode()), (b"x-content-type-options", b"nosniff"))
 
 
 async def send_answer(
@@ -73,8 +70,7 @@ async def send_answer(
     before_end: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Sends one whole answer. `before_end` runs once the client can read it all, before the exchange ends."""
-    encoded = _ENCODED.get(media_type) or media_type.encode()
-    whole = [(b"content-type", encoded), (b"content-length", b"%d" % len(body)), *headers]
+    whole = [*stating(media_type, body), *headers]
     if before_end is None and isinstance(send, Sender) and send.at_once(status, whole, body):
         return
     await send({"type": "http.response.start", "status": status, "headers": whole})
@@ -83,6 +79,29 @@ async def send_answer(
         await before_end()
         body = b""
     await send({"type": "http.response.body", "body": body})
+
+
+def common(request_id: str) -> tuple[tuple[bytes, bytes], ...]:
+    """The headers that every answer has."""
+    return ((b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff"))
+
+
+def stating(media_type: str, body: bytes) -> list[tuple[bytes, bytes]]:
+    """The headers that say what the body is."""
+    encoded = _ENCODED.get(media_type) or media_type.encode()
+    return [(b"content-type", encoded), (b"content-length", b"%d" % len(body))]
+
+
+def told(
+    error: GatewayError, shape: ErrorShape, request_id: str, headers: Headers = ()
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """`error` in the protocol's own shape: status, headers, with `Retry-After` where it passes by itself, and body."""
+    status = shape.status(error.cause)
+    all_headers = list(headers)
+    wait = retry_after(error, status)
+    if wait is not None:
+        all_headers.append((b"retry-after", wait.encode()))
+    return status, all_headers, shape.body(error, request_id)
 
 
 async def send_error(
@@ -94,10 +113,6 @@ async def send_error(
     *,
     before_end: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Sends `error` in the protocol's own shape, with `Retry-After` where it passes by itself."""
-    status = shape.status(error.cause)
-    all_headers = list(headers)
-    wait = retry_after(error, status)
-    if wait is not None:
-        all_headers.append((b"retry-after", wait.encode()))
-    await send_answer(send, status, shape.media_type, shape.body(error, request_id), all_headers, before_end=before_end)
+    """Sends `error` as it is `told`."""
+    status, all_headers, body = told(error, shape, request_id, headers)
+    await send_answer(send, status, shape.media_type, body, all_headers, before_end=before_end)

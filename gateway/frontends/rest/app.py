@@ -58,6 +58,8 @@ _FRAMEWORK = {
 # Paths are a client's to choose: so many are remembered before all are forgotten, and none that is longer than this.
 _MAX_FOUND = 1024
 _MAX_FOUND_PATH = 256
+# Without a query, without anything encoded.
+_PLAIN_PATH = re.compile(rb"/[A-Za-z0-9._~/:@-]*")
 
 
 class GatewayApp(FastAPI):
@@ -75,6 +77,7 @@ class GatewayApp(FastAPI):
         super().__init__(**options)
         # Paths that were asked for: most requests are for few of them.
         self._found: dict[tuple[str, str], tuple[ASGIApp, dict[str, str]]] = {}
+        self._short_ways: dict[bytes, tuple[InferenceEndpoint, dict[str, str]] | None] = {}
 
     def add_raw_routes(
         self,
@@ -105,6 +108,29 @@ class GatewayApp(FastAPI):
                 await endpoint(scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
+
+    def direct(self, url: bytes) -> tuple[InferenceEndpoint, dict[str, str]] | None:
+        """The inference endpoint that answers POST at a plain path, and the path's parameters; None for all others."""
+        try:
+            return self._short_ways[url]
+        except KeyError:
+            way = self._short_way(url)
+            if len(url) <= _MAX_FOUND_PATH:
+                if len(self._short_ways) >= _MAX_FOUND:
+                    self._short_ways.clear()
+                self._short_ways[url] = way
+            return way
+
+    def _short_way(self, url: bytes) -> tuple[InferenceEndpoint, dict[str, str]] | None:
+        if not _PLAIN_PATH.fullmatch(url):
+            return None
+        path = url.decode()
+        for (pattern, methods, _), raw in zip(self._direct, self.raw_routes, strict=True):
+            match = pattern.match(path)
+            if match is not None and "POST" in methods:
+                endpoint = raw.endpoint
+                return (endpoint, match.groupdict()) if isinstance(endpoint, InferenceEndpoint) else None
+        return None
 
     def _find(self, method: str, path: str) -> tuple[ASGIApp, dict[str, str]] | None:
         """The raw route of a path, and the path's parameters."""

@@ -165,7 +165,12 @@ class Body:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _too_large(self) -> GatewayError:
-        return GatewayError(Cause.TOO_LARGE, f"the body is larger than {self._cap} bytes, the most taken {self._kind}")
+        return too_large(self._cap, self._kind)
+
+
+def too_large(cap: int, kind: str) -> GatewayError:
+    """What a body of more than `cap` bytes is refused with."""
+    return GatewayError(Cause.TOO_LARGE, f"the body is larger than {cap} bytes, the most taken {kind}")
 
 
 def _number(digits: bytes, limit: int) -> int:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.applications import Starlette
 
-from gateway.frontends.rest.http_protocol import BoundedHttpProtocol
+from gateway.frontends.rest.direct import DirectHttpProtocol
 
 # Longer than load balancers keep an idle connection (60 s is usual): it is they who close it, and no request of theirs
 # meets one that is being closed here.
@@ -30,7 +30,7 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 # A client is its connection's peer, whatever a header of its own says.
                 proxy_headers=False,
-                http=BoundedHttpProtocol,
+                http=DirectHttpProtocol,
                 ws="none",
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),

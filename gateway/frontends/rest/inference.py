@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.codecs import predict_json
 from gateway.codecs.selection import version_number
@@ -21,17 +21,20 @@ from gateway.frontends.edge import (
     Ticket,
     choose,
     failure,
+    request_id_from,
     seconds_from_milliseconds,
     served_by_header,
 )
-from gateway.frontends.rest.answers import Answer, send_answer, send_error
-from gateway.frontends.rest.body import CONNECTION, Body, while_connected
+from gateway.frontends.rest.answers import Answer, common, send_answer, send_error, stating, told
+from gateway.frontends.rest.body import CONNECTION, Body, Connection, too_large, while_connected
 from gateway.frontends.rest.errors import PREDICT_SHAPE, ErrorShape
 from gateway.frontends.rest.middleware import REQUEST_ID
 
 Decode = Callable[[bytes, Mapping[str, str], ContractOf], InferenceRequest]
 Encode = Callable[[InferenceResponse], Answer]
 Translate = Callable[[bytes, Mapping[str, str], ContractOf], tuple[InferenceRequest, Encode]]
+
+Fields = list[tuple[bytes, bytes]]
 
 _SELECTION_HEADERS = {name.encode(): name for name in SELECTION_HEADERS}
 _USED_HEADERS = frozenset(
@@ -64,10 +67,15 @@ class RequestHeaders:
 
     @classmethod
     def read(cls, scope: Scope) -> RequestHeaders:
+        """Of an ASGI request; raises as `among` does."""
+        return cls.among(scope["headers"])
+
+    @classmethod
+    def among(cls, headers: Iterable[tuple[bytes, bytes]]) -> RequestHeaders:
         """Raises INVALID_INPUT for a contradiction, UNPARSEABLE for a header that may come only once."""
         values: dict[bytes, bytes] = {}
         selection: dict[str, str] = {}
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name in _USED_HEADERS:
                 if values.setdefault(name, value) != value:
                     raise GatewayError(Cause.UNPARSEABLE, f"{name.decode()} is sent twice with different values")
@@ -122,17 +130,93 @@ class InferenceEndpoint:
         except asyncio.CancelledError:
             # The client's own leaving is an outcome; what is left is a server that ends its tasks to shut down.
             # The answer is this task's end too: raised again, the cancelling would be logged as a failure.
-            outcome = GatewayError(Cause.NOT_READY, "the gateway is shutting down")
+            outcome = _shutting_down()
         if isinstance(outcome, GatewayError):
             await self._send_error(send, call, body, outcome)
             return
         await send_answer(send, 200, outcome.media_type, outcome.body, [*_telling(call), *outcome.headers])
 
-    def _body(self, scope: Scope, receive: Receive) -> Body:
-        """The request's body: all of it is JSON."""
+    async def respond(
+        self, headers: Fields, path: Mapping[str, str], caller: str, body: bytes, connection: Connection
+    ) -> tuple[int, Fields, bytes] | None:
+        """The same for a request that is there whole, without ASGI: its answer, None where the client has gone."""
+        sent = None
+        for name, value in headers:
+            if name == b"x-request-id":
+                sent = value.decode("latin-1")
+                break
+        request_id = request_id_from(sent)
+        call = self._edge.open(
+            self._door.protocol,
+            request_id,
+            caller,
+            ((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers),
+        )
+        call.model = path.get("model", "")
+        cause: Cause | None = Cause.NOT_READY
+        try:
+            try:
+                answer = await self._infer_whole(call, headers, path, body, connection)
+                cause = None
+            except Exception as exc:
+                error = failure(request_id, exc)
+                cause = error.cause
+            finally:
+                self._edge.finish(call, cause)
+        except asyncio.CancelledError:
+            error = _shutting_down()
+        if cause is None:
+            return (
+                200,
+                [
+                    *stating(answer.media_type, answer.body),
+                    *_telling(call),
+                    *answer.headers,
+                    *common(request_id),
+                ],
+                answer.body,
+            )
+        if error.cause is Cause.CLIENT_GONE:
+            return None
+        shape = self._shape(error)
+        status, extra, text = told(error, shape, request_id, _telling(call))
+        return status, [*stating(shape.media_type, text), *extra, *common(request_id)], text
+
+    async def _infer_whole(
+        self, call: Call, sent: Fields, path: Mapping[str, str], body: bytes, connection: Connection
+    ) -> Answer:
+        edge = self._edge
+        with edge.admission.receive() as ticket:
+            headers = RequestHeaders.among(sent)
+            timeout = headers.values.get(b"x-request-timeout-ms")
+            if timeout is not None:
+                edge.allow(call, seconds_from_milliseconds(timeout.decode("latin-1")))
+            translate = self._translate(headers)
+            edge.seconds_left(call)
+            if call.model:
+                edge.data_plane.check_room(call.model, call.context.caller)
+            cap, kind = self._cap(sent)
+            if len(body) > cap:
+                raise too_large(cap, kind)
+            ticket.take(len(body))
+            ticket.whole()
+            timings = call.context.timings
+            with timings.phase("decode"):
+                request, encode = translate(body, path, edge.data_plane.contract)
+            work = edge.infer(call, request, headers.selection)
+            response = await while_connected(_nothing, work, connection)
+            with timings.phase("encode"):
+                return encode(response)
+
+    def _cap(self, _headers: Fields) -> tuple[int, str]:
+        """How large a body with these headers may be, and of what kind it then is: all of it is JSON."""
         limits = self._edge.limits
-        cap = min(limits.json_bytes, limits.body_bytes)
-        return Body(receive, scope["headers"], cap=cap, connection=scope.get(CONNECTION))
+        return min(limits.json_bytes, limits.body_bytes), "as JSON"
+
+    def _body(self, scope: Scope, receive: Receive) -> Body:
+        """The request's body."""
+        cap, kind = self._cap(scope["headers"])
+        return Body(receive, scope["headers"], cap=cap, kind=kind, connection=scope.get(CONNECTION))
 
     def _translate(self, headers: RequestHeaders) -> Translate:
         """How a request with these headers is decoded, and its answer encoded; raises what is wrong with them."""
@@ -217,6 +301,14 @@ def model_spec(path: Mapping[str, str]) -> ModelSpec:
     """The model that an Open Inference Protocol path names; raises VERSION_NOT_FOUND."""
     model, version = path["model"], path.get("version")
     return ModelSpec(model, None if version is None else version_number(version, model))
+
+
+def _shutting_down() -> GatewayError:
+    return GatewayError(Cause.NOT_READY, "the gateway is shutting down")
+
+
+async def _nothing() -> Message:
+    raise GatewayError(Cause.INTERNAL, "there is nothing to receive of a request that is there whole")
 
 
 def _telling(call: Call) -> list[tuple[bytes, bytes]]:

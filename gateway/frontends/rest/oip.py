@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from starlette.types import Receive, Scope
-
 from gateway.codecs import oip_binary, oip_json
 from gateway.core.contract import ContractOf
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.frontends.edge import Edge
 from gateway.frontends.rest.answers import Answer
-from gateway.frontends.rest.body import CONNECTION, Body
 from gateway.frontends.rest.errors import OCTETS, OIP_SHAPE
 from gateway.frontends.rest.inference import (
     Door,
     Encode,
+    Fields,
     InferenceEndpoint,
     RequestHeaders,
     Translate,
@@ -41,16 +39,10 @@ class OipEndpoint(InferenceEndpoint):
     def __init__(self, edge: Edge) -> None:
         super().__init__(edge, oip_door())
 
-    def _body(self, scope: Scope, receive: Receive) -> Body:
-        if any(name == _LENGTH for name, _ in scope["headers"]):
-            return Body(
-                receive,
-                scope["headers"],
-                cap=self._edge.limits.body_bytes,
-                kind="with binary data",
-                connection=scope.get(CONNECTION),
-            )
-        return super()._body(scope, receive)
+    def _cap(self, headers: Fields) -> tuple[int, str]:
+        if any(name == _LENGTH for name, _ in headers):
+            return self._edge.limits.body_bytes, "with binary data"
+        return super()._cap(headers)
 
     def _translate(self, headers: RequestHeaders) -> Translate:
         _check_media_type(headers)

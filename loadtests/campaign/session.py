@@ -352,8 +352,7 @@ def _ledger(ready: _Ready, options: Options) -> dict[str, Any]:
     settings = LaunchSettings(artifacts=options.artifacts)
     sources = Sources(settings.models_dir, settings.run_dir, ready.fleet.management)
     rows = sorted({cell.load.rows for cell in ready.plan.round(0)})
-    pairs = [(target, settings.config) for target, settings in ready.every()]
-    return ledger_of(pairs, ready.parities, ready.meters, sources, rows)
+    return ledger_of(ready.every(), ready.parities, ready.meters, sources, rows)
 
 
 def _refuse_another(folder: RunFolder, state: State, ready: _Ready, options: Options) -> None:

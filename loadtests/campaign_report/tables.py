@@ -146,6 +146,8 @@ def ledger_of(data: CampaignData) -> Row:
         values = [_plain((entry.get("like") or {}).get(fact)) for entry in entries]
         known = {value for value in values if value != NONE}
         rows.append({"fact": fact, "values": values, "differs": len(known) > 1})
+    served = [_files(entry) for entry in entries]
+    rows.append({"fact": "files served, SHA-256", "values": served, "differs": False})
     commands = [_commands(entry) for entry in entries]
     rows.append({"fact": "command or image", "values": commands, "differs": False})
     return {"names": names, "rows": rows}
@@ -168,6 +170,13 @@ def environment_of(data: CampaignData) -> list[tuple[str, str]]:
     known = set(found) | {"environment", "reproduce", "schema", "price_per_hour", "utilisation"}
     more = {key: _plain(value) for key, value in data.manifest.items() if key not in known and value not in (None, "")}
     return [(str(key), str(value)) for key, value in {**found, **more}.items() if value not in (None, "")]
+
+
+def _files(entry: Mapping[str, Any]) -> str:
+    """Each file with the beginning of its hash; ledger.json has the whole."""
+    files = (entry.get("facts") or {}).get("files")
+    files = files if isinstance(files, Mapping) else {}
+    return "; ".join(f"{name} {str(digest)[:12]}…" for name, digest in files.items()) or NONE
 
 
 def _commands(entry: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from loadtests.errors import LoadTestError
 from loadtests.golden import Golden, load_golden
 from loadtests.replies import Outcome
 from loadtests.store.stored import StoredRun, target_key
-from loadtests.summary import build_summary, write_summary
+from loadtests.summary import build_summary, invalid_words, write_summary
 from loadtests.table import results_table
 from serving.interrupts import Interrupts
 from serving.local import LocalStack, check_ports
@@ -158,7 +158,8 @@ def _load(options: DemoOptions, steps: Steps, stack: LocalStack) -> StoredRun:
         lines = [line for line in run.cells() if not line["control"]]
         failures = sum(_failed(line) for line in lines)
         requests = sum(sum(line["outcomes"].values()) for line in lines)
-        note(f"{len(lines)} cells, {requests} requests, {failures} failures")
+        said = [f"{len(lines)} cells, {requests} requests, {failures} failures", invalid_words(lines)]
+        note("; ".join(filter(None, said)))
     return run
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -150,7 +151,9 @@ def _load(options: DemoOptions, steps: Steps, stack: LocalStack) -> StoredRun:
     (folder / "summary.json").unlink(missing_ok=True)
     text = demo_campaign(MODELS, seconds=options.seconds, users=options.users, stacks=STACKS)
     with steps.step("Load") as note:
-        own = Options(options.artifacts, folder / "runs", formats=(), host=Host(stack, note))
+        # As it would be typed again.
+        command = ("twinserve", *sys.argv[1:])
+        own = Options(options.artifacts, folder / "runs", command, formats=(), host=Host(stack, note))
         # What a campaign prints beside its cells is for a command of its own.
         outcome = session.run(text, "demo", "the demo's campaign", own, Console(file=io.StringIO()))
         assert outcome.run is not None  # noqa: S101 - it was not asked for its plan alone

@@ -339,7 +339,13 @@ def _open(folder: RunFolder, text: str, campaign: Campaign, ready: _Ready, optio
         folder.campaign.write_text(text, "utf-8")
     launched = ready.fleet.stack is not None
     about = manifest.manifest_of(
-        campaign, ready.plan, folder.id, options.command, ready.fleet.servers, launched=launched
+        campaign,
+        ready.plan,
+        folder.path,
+        options.command,
+        ready.fleet.servers,
+        launched=launched,
+        hosted=options.host is not None,
     )
     write_json(folder.path / "manifest.json", about)
     parities = {key: found.to_json() for key, found in ready.parities.items()}

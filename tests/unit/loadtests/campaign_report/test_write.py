@@ -74,6 +74,7 @@ def test_the_page_holds_every_part(run: Path) -> None:
     parts += ("files served, SHA-256", "toy.mar 5e1f5e1f5e1f…")
     for part in parts:
         assert part in page
+    assert f"twinserve bench report {run}</code>" in page
     parsed = _parsed(page)
     figures = parsed.tags.count("figure")
     assert figures >= 14

@@ -7,7 +7,6 @@ may differ, such as versions and process ids.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import re
@@ -19,17 +18,16 @@ from typing import Any
 import psutil
 import yaml
 
-from loadtests.campaign.asking import host_and_port
 from loadtests.campaign.containers import Container, ContainerMeter
 from loadtests.campaign.parity import Parity
 from loadtests.campaign.processes import ProcessMeter
 from loadtests.campaign.resources import Meter, Unmeasured
+from loadtests.campaign.served import get_json
 from loadtests.campaign.settings import TargetSettings
 from loadtests.cell_spec import Target
 from loadtests.store.stored import read_object
 
 SCHEMA = 1
-_ASK_S = 3.0
 # What sizes the thread pools of both frameworks, and what else changes their speed.
 _VARIABLES = ("OMP_", "MKL_", "KMP_", "OPENBLAS_", "TF_", "TS_", "ONEDNN_", "XLA_", "MALLOC_", "LD_PRELOAD", "CUDA_")
 _SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
@@ -184,7 +182,7 @@ def _settings(target: Target, programs: Mapping[str, Json], sources: Sources) ->
         found |= _gateway_settings(sources.run_dir / "gateway.yaml", target)
     # The management address is that of the configured TorchServe; one at an address of the user's is another.
     if target.stack == "torchserve" and "torchserve" in programs and sources.management:
-        found |= torchserve_settings(_get(sources.management, f"/models/{target.asked_for}"))
+        found |= torchserve_settings(get_json(sources.management, f"/models/{target.asked_for}"))
     if target.stack == "tfserving" or (target.path == "direct" and target.protocol.startswith("tfserving")):
         command = programs.get("tfserving", next(iter(programs.values()), {})).get("command", [])
         found |= tfserving_settings(command)
@@ -255,16 +253,3 @@ def _ranges(cpus: Sequence[int]) -> str:
         else:
             parts.append([cpu])
     return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-
-
-def _get(address: str, path: str) -> object:
-    host, port = host_and_port(address)
-    connection = http.client.HTTPConnection(host, port, timeout=_ASK_S)
-    try:
-        connection.request("GET", path)
-        reply = connection.getresponse()
-        return json.loads(reply.read()) if reply.status == http.client.OK else None
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()

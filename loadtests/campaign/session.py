@@ -33,6 +33,7 @@ from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.resources import Meter, meters_of
 from loadtests.campaign.sameness import differences
 from loadtests.campaign.seams import Seams
+from loadtests.campaign.served import refuse_unserved
 from loadtests.campaign.settings import Campaign, TargetSettings
 from loadtests.campaign.targets import beside_default, needed_stacks, targets_of
 from loadtests.cell_spec import CellSpec, Target
@@ -311,6 +312,12 @@ def _ready(campaign: Campaign, options: Options, say: Callable[[str], None]) -> 
                 "`twinserve down` first"
             )
         variants = variants_of(options.artifacts / "models")
+        if fleet.stack is None and needed:
+            needs = {
+                model: {name: own for name, own in variants.get(model, {}).items() if own in needed}
+                for model in campaign.models
+            }
+            refuse_unserved(fleet, needs, more)
         targets = targets_of(campaign, variants, fleet.addresses, fleet.servers, endpoints=Endpoints())
         plan = plan_of(campaign, _only_targets(targets))
         pairs = [pair for of_model in targets.values() for pair in of_model]

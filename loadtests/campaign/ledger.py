@@ -31,6 +31,7 @@ SCHEMA = 1
 # What sizes the thread pools of both frameworks, and what else changes their speed.
 _VARIABLES = ("OMP_", "MKL_", "KMP_", "OPENBLAS_", "TF_", "TS_", "ONEDNN_", "XLA_", "MALLOC_", "LD_PRELOAD", "CUDA_")
 _SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+_MASK = "***"
 
 Json = dict[str, Any]
 
@@ -148,7 +149,7 @@ def _process(pid: int) -> Json:
             found: Json = {
                 "kind": "process",
                 "pid": pid,
-                "command": process.cmdline(),
+                "command": masked(process.cmdline()),
                 "threads": sum(each.num_threads() for each in (process, *process.children(recursive=True))),
                 "workers": len(process.children(recursive=True)),
                 "cpus": _ranges(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else None,
@@ -168,7 +169,7 @@ def _container(container: Container) -> Json:
         "name": container.name,
         "image": container.image,
         "digest": container.digest,
-        "command": list(container.command),
+        "command": masked(container.command),
         "cpus": container.cpuset or _ranges(list(range(os.cpu_count() or 1))),
         "cpu_limit": container.cpus,
         "memory_limit": container.memory,
@@ -236,11 +237,31 @@ def _gateway_settings(file: Path, target: Target) -> Json:
     return {}
 
 
+def masked(command: Sequence[str]) -> list[str]:
+    """A command line without secrets: the value of any option that is named like one, as `--x=V` and as `--x V`."""
+    found: list[str] = []
+    follows = False
+    for word in command:
+        name, equals, _ = word.partition("=")
+        secret = _secret(name)
+        if follows and not word.startswith("--"):
+            found.append(_MASK)
+        elif " " in name or (" " in word and not secret):
+            # A shell's `-c`, or a path with spaces in it.
+            found.append(" ".join(masked(word.split(" "))))
+        else:
+            found.append(f"{name}={_MASK}" if secret and equals else word)
+        follows = secret and not equals and word.startswith("-")
+    return found
+
+
+def _secret(name: str) -> bool:
+    return any(word in name.upper() for word in _SECRET)
+
+
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {
-        name: value
-        for name, value in sorted(variables.items())
-        if name.startswith(_VARIABLES) and not any(word in name.upper() for word in _SECRET)
+        name: value for name, value in sorted(variables.items()) if name.startswith(_VARIABLES) and not _secret(name)
     }
 
 

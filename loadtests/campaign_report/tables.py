@@ -9,6 +9,7 @@ from typing import Any
 
 from loadtests.analysis.series import cpu_per_1k
 from loadtests.analysis.validity import LITTLE
+from loadtests.campaign.ledger import masked
 from loadtests.campaign_report.chart import figure, shown_lines
 from loadtests.campaign_report.data import CampaignData
 from loadtests.store.stored import target_key
@@ -184,7 +185,11 @@ def _commands(entry: Mapping[str, Any]) -> str:
     texts = []
     for name, program in programs.items():
         if isinstance(program, Mapping):
-            command = program.get("digest") or program.get("image") or " ".join(map(str, program.get("command") or []))
+            command = (
+                program.get("digest")
+                or program.get("image")
+                or " ".join(masked([str(word) for word in program.get("command") or []]))
+            )
             texts.append(f"{name}: {command}")
     return "; ".join(texts) or NONE
 

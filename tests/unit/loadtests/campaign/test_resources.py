@@ -14,7 +14,7 @@ import pytest
 
 from loadtests.campaign.containers import Container, ContainerMeter
 from loadtests.campaign.gpu import GpuMeter
-from loadtests.campaign.ledger import Sources, key_of, ledger_of, tfserving_settings, torchserve_settings
+from loadtests.campaign.ledger import Sources, key_of, ledger_of, masked, tfserving_settings, torchserve_settings
 from loadtests.campaign.parity import Parity
 from loadtests.campaign.processes import ProcessMeter, listener
 from loadtests.campaign.resources import Unmeasured, Watch, gpu_beside, meter_at, meters_of
@@ -145,6 +145,34 @@ def test_of_another_ones_server_only_right_answers_tell_that_it_has_the_model(
         "targets"
     ].values()
     assert (entry["like"]["golden_answers"], entry["facts"]["files"]) == (golden, {})
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["serve", "--api-key=a=b", "--port=1"], ["serve", "--api-key=***", "--port=1"]),
+        (["serve", "--hf-token", "-abc", "--port", "1"], ["serve", "--hf-token", "***", "--port", "1"]),
+        (["env", "DB_PASSWORD=x", "serve"], ["env", "DB_PASSWORD=***", "serve"]),
+        (["serve", "--disable-token-auth", "--foreground", "--client_secret"], None),
+        (["java", "-Dkeystore.pass=x", "-jar", "monkey.jar"], ["java", "-Dkeystore.pass=***", "-jar", "monkey.jar"]),
+        (["sh", "-c", "serve --port=1  --api_key=a b"], ["sh", "-c", "serve --port=1  --api_key=*** b"]),
+        (["serve", "--password=two words", "/my models/x"], ["serve", "--password=***", "/my models/x"]),
+        ([], None),
+    ],
+)
+def test_command_lines_are_kept_without_secrets(command: list[str], shown: list[str] | None) -> None:
+    """Of a process and of a container alike; what needs no mask stays as it is."""
+    box = Container("1", "tf", "image", "sha256:9", dict, tuple(command))
+    own = target()
+    found = ledger_of(
+        [(own, TargetSettings(address="x:1", protocol="predict"))],
+        {},
+        {key_of(own): [ContainerMeter("server", box)]},
+        Sources(Path("none"), Path("none")),
+        [1],
+    )
+    programs = found["targets"]["toy/toy"]["facts"]["programs"]
+    assert programs["server"]["command"] == masked(command) == (command if shown is None else shown)
 
 
 def test_workers_and_batching_are_asked_of_torchserve() -> None:

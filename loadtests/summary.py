@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from loadtests.errors import LoadTestError
 from loadtests.replies import Outcome
 
 Line = Mapping[str, Any]
+# What follows a check's name in a reason: the value that broke its limit.
+_VALUE = re.compile(r" \S+(?: (?:%|ms|s|of a core))?, limit .*$")
+_CHECKS_TOLD = 3
 
 
 def build_summary(
@@ -54,6 +59,20 @@ def stand_ins_of(summary: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted({str(cell["server"]) for cell in summary["cells"] if STAND_IN in str(cell["server"])}))
 
 
+def invalid_words(cells: Sequence[Mapping[str, Any]]) -> str:
+    """How many of some cells are INVALID, and the checks that fail most often; empty where all are VALID.
+
+    `cells` are lines of a run or the summary's own. The values that broke a limit differ from cell to cell and are in
+    their `reasons`.
+    """
+    bad = [cell for cell in cells if not cell["valid"]]
+    if not bad:
+        return ""
+    counts = Counter(check for cell in bad for check in {_VALUE.sub("", reason) for reason in cell["reasons"]})
+    checks = ", ".join(f"{check} ({count})" for check, count in counts.most_common(_CHECKS_TOLD))
+    return f"{len(bad)} of {len(cells)} INVALID: {checks or 'no reason given'}"
+
+
 def _row(line: Line) -> dict[str, Any]:
     outcomes = line["outcomes"]
     requests = sum(outcomes.values())
@@ -70,6 +89,8 @@ def _row(line: Line) -> dict[str, Any]:
         "upstream_protocol": _upstream_protocol(line) if upstream else None,
         "requests": requests,
         "failures": requests - outcomes.get(Outcome.OK, 0),
+        "valid": bool(line["valid"]),
+        "reasons": list(line["reasons"]),
         "rps": round(line["achieved"], 1),
         **{f"{name}_ms": _rounded(line["L"][name]) for name in ("p50", "p95", "p99")},
     }

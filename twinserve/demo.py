@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,7 @@ from loadtests.errors import LoadTestError
 from loadtests.golden import Golden, load_golden
 from loadtests.replies import Outcome
 from loadtests.store.stored import StoredRun, target_key
-from loadtests.summary import build_summary, write_summary
+from loadtests.summary import build_summary, invalid_words, write_summary
 from loadtests.table import results_table
 from serving.interrupts import Interrupts
 from serving.local import LocalStack, check_ports
@@ -150,7 +151,9 @@ def _load(options: DemoOptions, steps: Steps, stack: LocalStack) -> StoredRun:
     (folder / "summary.json").unlink(missing_ok=True)
     text = demo_campaign(MODELS, seconds=options.seconds, users=options.users, stacks=STACKS)
     with steps.step("Load") as note:
-        own = Options(options.artifacts, folder / "runs", formats=(), host=Host(stack, note))
+        # As it would be typed again.
+        command = ("twinserve", *sys.argv[1:])
+        own = Options(options.artifacts, folder / "runs", command, formats=(), host=Host(stack, note))
         # What a campaign prints beside its cells is for a command of its own.
         outcome = session.run(text, "demo", "the demo's campaign", own, Console(file=io.StringIO()))
         assert outcome.run is not None  # noqa: S101 - it was not asked for its plan alone
@@ -158,7 +161,8 @@ def _load(options: DemoOptions, steps: Steps, stack: LocalStack) -> StoredRun:
         lines = [line for line in run.cells() if not line["control"]]
         failures = sum(_failed(line) for line in lines)
         requests = sum(sum(line["outcomes"].values()) for line in lines)
-        note(f"{len(lines)} cells, {requests} requests, {failures} failures")
+        said = [f"{len(lines)} cells, {requests} requests, {failures} failures", invalid_words(lines)]
+        note("; ".join(filter(None, said)))
     return run
 
 

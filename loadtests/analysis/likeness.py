@@ -11,6 +11,8 @@ Family = Literal["stacks", "gateway", "variants", "protocols", "configs", "contr
 BYTES_TOLERANCE = 0.10
 # Of one row the framing is the larger part: `{"outputs": {"progression": [[147.4]]}}` is indented by one stack.
 FRAMING_BYTES = 64
+# The golden answers that both must give: that they have the same model.
+GOLDEN = "golden_answers"
 _BYTES = ("payload_bytes_out", "payload_bytes_in")
 # What each comparison is about may differ; everything else may not.
 _FREE: dict[str, tuple[str, ...]] = {
@@ -34,7 +36,8 @@ def unlike(a: Mapping[str, Any], b: Mapping[str, Any], family: Family) -> list[s
     """Each fact that differs, in words; empty where the entries are alike.
 
     `a` and `b` are entries of the ledger. A fact that only one side knows is a difference, but for those settings that
-    only one of two stacks has. A limit or a thread pool that nobody set is `default`. Sizes of the payload within 10 %
+    only one of two stacks has; golden answers that neither side is known to give are one too, between two stacks or
+    variants. A limit or a thread pool that nobody set is `default`. Sizes of the payload within 10 %
     or 64 bytes are alike. A fact of the server is compared across stacks by its own name, the CPUs of TorchServe with
     those of TensorFlow Serving; batching and workers have other names in each and are brought to one.
     """
@@ -42,11 +45,12 @@ def unlike(a: Mapping[str, Any], b: Mapping[str, Any], family: Family) -> list[s
     found = []
     for name in dict.fromkeys([*left, *right]):
         one, other = (_value(name, side) for side in (left, right))
-        if name.startswith(_FREE[family]) or _alike(name, one, other):
+        if name.startswith(_FREE[family]) or (_alike(name, one, other) and not _untold(name, one, family)):
             continue
         if family == "stacks" and _of_one_stack(name) and _UNKNOWN in (one, other):
             continue
-        found.append(f"{name}: {_short(one)} against {_short(other)}")
+        neither = one == other == _UNKNOWN
+        found.append(f"{name}: {_UNKNOWN} of either" if neither else f"{name}: {_short(one)} against {_short(other)}")
     return found
 
 
@@ -107,6 +111,11 @@ def _alike(name: str, a: object, b: object) -> bool:
     if isinstance(a, int | float) and isinstance(b, int | float):
         return a == b
     return str(a) == str(b)
+
+
+def _untold(name: str, value: object, family: Family) -> bool:
+    """Whether nothing shows that two servers have the same model: then ignorance on both sides is no likeness."""
+    return name == GOLDEN and value == _UNKNOWN and family in ("stacks", "variants")
 
 
 def _short(value: object) -> str:

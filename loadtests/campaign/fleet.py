@@ -78,7 +78,8 @@ class Fleet:
             self.stack.stop_server(name)
             began = time.perf_counter()
             child = self.stack.start_server(name)
-            deadline = began + self.stack.settings.start_timeout_s
+            # As patient as at its first start: some need long for what they load.
+            deadline = began + self.stack.settings.start_timeout_s + child.server.allowance_s
             while (lacks := child.server.waiting_for()) is not None:
                 child.raise_if_dead()
                 if time.perf_counter() > deadline:

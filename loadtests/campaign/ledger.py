@@ -7,7 +7,6 @@ may differ, such as versions and process ids.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import re
@@ -19,19 +18,20 @@ from typing import Any
 import psutil
 import yaml
 
-from loadtests.campaign.asking import host_and_port
 from loadtests.campaign.containers import Container, ContainerMeter
 from loadtests.campaign.parity import Parity
 from loadtests.campaign.processes import ProcessMeter
 from loadtests.campaign.resources import Meter, Unmeasured
+from loadtests.campaign.served import get_json
+from loadtests.campaign.settings import TargetSettings
 from loadtests.cell_spec import Target
 from loadtests.store.stored import read_object
 
 SCHEMA = 1
-_ASK_S = 3.0
 # What sizes the thread pools of both frameworks, and what else changes their speed.
 _VARIABLES = ("OMP_", "MKL_", "KMP_", "OPENBLAS_", "TF_", "TS_", "ONEDNN_", "XLA_", "MALLOC_", "LD_PRELOAD", "CUDA_")
 _SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+_MASK = "***"
 
 Json = dict[str, Any]
 
@@ -46,16 +46,16 @@ class Sources:
 
 
 def ledger_of(
-    targets: Iterable[tuple[Target, str]],
+    targets: Iterable[tuple[Target, TargetSettings]],
     parities: Mapping[str, Parity],
     meters: Mapping[str, Sequence[Meter]],
     sources: Sources,
     rows: Sequence[int],
 ) -> Json:
-    """The ledger of targets, each with its `config`; `parities` and `meters` are by `key_of` each."""
+    """The ledger of targets, each with what it was made of; `parities` and `meters` are by `key_of` each."""
     entries = {
-        key_of(target): _entry(target, config, parities.get(key_of(target)), meters[key_of(target)], sources, rows)
-        for target, config in targets
+        key_of(target): _entry(target, settings, parities.get(key_of(target)), meters[key_of(target)], sources, rows)
+        for target, settings in targets
     }
     return {"schema": SCHEMA, "targets": entries}
 
@@ -65,8 +65,8 @@ def key_of(target: Target) -> str:
     return f"{target.model}/{target.name}"
 
 
-def weights_of(models_dir: Path, target: Target) -> str:
-    """SHA-256 of golden.npz, the answers that the trained weights give; both exports are of the same weights.
+def golden_of(models_dir: Path, target: Target) -> str:
+    """SHA-256 of golden.npz, the answers that the trained weights give and every export of them must give.
 
     Empty where no build wrote it down. The hashes of an export's own files are among the `facts`.
     """
@@ -79,7 +79,7 @@ def weights_of(models_dir: Path, target: Target) -> str:
 
 def _entry(
     target: Target,
-    config: str,
+    given: TargetSettings,
     parity: Parity | None,
     meters: Sequence[Meter],
     sources: Sources,
@@ -87,12 +87,15 @@ def _entry(
 ) -> Json:
     programs = {meter.name: _program(meter) for meter in meters}
     settings = _settings(target, programs, sources)
+    # The launcher holds what it serves against the build; of another's server only its answers tell what it has.
+    ours = given.configured is not None
+    known = ours or (parity is not None and not parity.bad)
     like = {
-        "weights": weights_of(sources.models_dir, target),
+        "golden_answers": golden_of(sources.models_dir, target) if known else None,
         "payload_rows": ",".join(map(str, rows)),
         "payload_bytes_out": round(parity.bytes_out) if parity else None,
         "payload_bytes_in": round(parity.bytes_in) if parity else None,
-        "config": config,
+        "config": given.config,
         **{f"{name}.cpus": program.get("cpus") for name, program in programs.items()},
         **{
             f"{name}.{fact}": program.get(fact)
@@ -112,7 +115,7 @@ def _entry(
         "server": target.server,
         "address": target.address,
         "like": like,
-        "facts": {"files": _files(sources.models_dir, target), "programs": programs},
+        "facts": {"files": _files(sources.models_dir, target) if ours else {}, "programs": programs},
     }
 
 
@@ -146,7 +149,7 @@ def _process(pid: int) -> Json:
             found: Json = {
                 "kind": "process",
                 "pid": pid,
-                "command": process.cmdline(),
+                "command": masked(process.cmdline()),
                 "threads": sum(each.num_threads() for each in (process, *process.children(recursive=True))),
                 "workers": len(process.children(recursive=True)),
                 "cpus": _ranges(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else None,
@@ -166,7 +169,7 @@ def _container(container: Container) -> Json:
         "name": container.name,
         "image": container.image,
         "digest": container.digest,
-        "command": list(container.command),
+        "command": masked(container.command),
         "cpus": container.cpuset or _ranges(list(range(os.cpu_count() or 1))),
         "cpu_limit": container.cpus,
         "memory_limit": container.memory,
@@ -180,7 +183,7 @@ def _settings(target: Target, programs: Mapping[str, Json], sources: Sources) ->
         found |= _gateway_settings(sources.run_dir / "gateway.yaml", target)
     # The management address is that of the configured TorchServe; one at an address of the user's is another.
     if target.stack == "torchserve" and "torchserve" in programs and sources.management:
-        found |= torchserve_settings(_get(sources.management, f"/models/{target.asked_for}"))
+        found |= torchserve_settings(get_json(sources.management, f"/models/{target.asked_for}"))
     if target.stack == "tfserving" or (target.path == "direct" and target.protocol.startswith("tfserving")):
         command = programs.get("tfserving", next(iter(programs.values()), {})).get("command", [])
         found |= tfserving_settings(command)
@@ -234,11 +237,31 @@ def _gateway_settings(file: Path, target: Target) -> Json:
     return {}
 
 
+def masked(command: Sequence[str]) -> list[str]:
+    """A command line without secrets: the value of any option that is named like one, as `--x=V` and as `--x V`."""
+    found: list[str] = []
+    follows = False
+    for word in command:
+        name, equals, _ = word.partition("=")
+        secret = _secret(name)
+        if follows and not word.startswith("--"):
+            found.append(_MASK)
+        elif " " in name or (" " in word and not secret):
+            # A shell's `-c`, or a path with spaces in it.
+            found.append(" ".join(masked(word.split(" "))))
+        else:
+            found.append(f"{name}={_MASK}" if secret and equals else word)
+        follows = secret and not equals and word.startswith("-")
+    return found
+
+
+def _secret(name: str) -> bool:
+    return any(word in name.upper() for word in _SECRET)
+
+
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {
-        name: value
-        for name, value in sorted(variables.items())
-        if name.startswith(_VARIABLES) and not any(word in name.upper() for word in _SECRET)
+        name: value for name, value in sorted(variables.items()) if name.startswith(_VARIABLES) and not _secret(name)
     }
 
 
@@ -251,16 +274,3 @@ def _ranges(cpus: Sequence[int]) -> str:
         else:
             parts.append([cpu])
     return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-
-
-def _get(address: str, path: str) -> object:
-    host, port = host_and_port(address)
-    connection = http.client.HTTPConnection(host, port, timeout=_ASK_S)
-    try:
-        connection.request("GET", path)
-        reply = connection.getresponse()
-        return json.loads(reply.read()) if reply.status == http.client.OK else None
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from loadtests.campaign.plan import Plan
@@ -17,14 +18,26 @@ _MEASURING = ("pyarrow", "duckdb", "hdrhistogram", "scipy", "nvidia-ml-py", "psu
 
 
 def manifest_of(
-    campaign: Campaign, plan: Plan, run_id: str, command: Sequence[str], servers: Mapping[str, str], *, launched: bool
+    campaign: Campaign,
+    plan: Plan,
+    run: Path,
+    command: Sequence[str],
+    servers: Mapping[str, str],
+    *,
+    launched: bool,
+    hosted: bool = False,
 ) -> dict[str, Any]:
-    """The manifest at the beginning of a run; `launched` says whether the run started its servers itself."""
+    """The manifest at the beginning of a run, whose folder is `run`.
+
+    `launched` says whether the run started its servers itself, `hosted` that it is part of another command, which alone
+    makes it again.
+    """
     environment = describe_environment((*PACKAGES, *_MEASURING))
     commit = environment["git_commit"] or "COMMIT"
+    again = command if hosted else ("twinserve", "bench", "run", str(run / "campaign.yaml"))
     return {
         "schema": SCHEMA,
-        "run": run_id,
+        "run": run.name,
         "campaign": campaign.name,
         "tier": campaign.tier,
         "seed": campaign.seed,
@@ -35,7 +48,7 @@ def manifest_of(
         "price_per_hour": campaign.price_per_hour,
         "utilisation": campaign.utilisation,
         "command": shlex.join(command),
-        "reproduce": f"git checkout {commit}; twinserve bench run runs/{run_id}/campaign.yaml",
+        "reproduce": f"git checkout {commit}; {shlex.join(again)}",
         "environment": environment,
         "host": _host(),
         "placement": {

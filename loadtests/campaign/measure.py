@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from loadtests.addresses import server_of
 from loadtests.analysis.search import Try, lost_rates
 from loadtests.campaign import cold
 from loadtests.campaign.fleet import Fleet, Restarted
@@ -112,7 +113,7 @@ class Measurer:
         self.folder.check_room(cell)
         cold_start, restarted = None, None
         if cell.load.kind == "cold":
-            restarted = self._restart(cell.target.stack)
+            restarted = self._restart(server_of(cell.target.stack, cell.target.variant))
         meters = self.meters[key_of(cell.target)]
         with Watch(meters, gpu_beside(meters, self.gpu)) as watch:
             if restarted is not None:

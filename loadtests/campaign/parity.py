@@ -101,7 +101,7 @@ def parity_of(target: Target, golden: Golden, rows: int, ask: Callable[[int, int
             kept.append(golden.classes_kept(question, size, reply.answer))
         if len(told) == _GIVE_UP_AFTER and all(each.outcome in _ERRORS for each in told):
             raise LoadTestError(
-                f"target '{target.name}' at {target.address} answers no golden question of model '{target.model}': "
+                f"target '{target.name}' at {target.address} answers no golden question of {_model(target)}: "
                 f"{reply.detail}; is the server behind it up, and is this its protocol? Nothing was measured"
             )
         if spent > _LONGEST_GATE_S:
@@ -191,10 +191,16 @@ def _fields(parity: Parity) -> Mapping[str, Any]:
     return {name: getattr(parity, name) for name in Parity.__slots__}
 
 
+def _model(target: Target) -> str:
+    """What is asked for, by the name that the server knows."""
+    variant = target.pins.get("x-variant")
+    return f"model '{target.asked_for}'{f', variant {variant!r}' if variant else ''}"
+
+
 def _refuse_unreachable(target: Target, reply: Told) -> None:
     if reply.status in _NO_MODEL:
         raise LoadTestError(
-            f"target '{target.name}' at {target.address} has no model '{target.model}': {reply.detail}; "
+            f"target '{target.name}' at {target.address} has no {_model(target)}: {reply.detail}; "
             "load it there, or name another model or address; nothing was measured"
         )
     if reply.outcome in (Outcome.CONN_ERROR, Outcome.TIMEOUT):

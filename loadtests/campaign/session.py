@@ -33,6 +33,7 @@ from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.resources import Meter, meters_of
 from loadtests.campaign.sameness import differences
 from loadtests.campaign.seams import Seams
+from loadtests.campaign.served import refuse_unserved
 from loadtests.campaign.settings import Campaign, TargetSettings
 from loadtests.campaign.targets import beside_default, needed_stacks, targets_of
 from loadtests.cell_spec import CellSpec, Target
@@ -311,6 +312,12 @@ def _ready(campaign: Campaign, options: Options, say: Callable[[str], None]) -> 
                 "`twinserve down` first"
             )
         variants = variants_of(options.artifacts / "models")
+        if fleet.stack is None and needed:
+            needs = {
+                model: {name: own for name, own in variants.get(model, {}).items() if own in needed}
+                for model in campaign.models
+            }
+            refuse_unserved(fleet, needs, more)
         targets = targets_of(campaign, variants, fleet.addresses, fleet.servers, endpoints=Endpoints())
         plan = plan_of(campaign, _only_targets(targets))
         pairs = [pair for of_model in targets.values() for pair in of_model]
@@ -339,7 +346,13 @@ def _open(folder: RunFolder, text: str, campaign: Campaign, ready: _Ready, optio
         folder.campaign.write_text(text, "utf-8")
     launched = ready.fleet.stack is not None
     about = manifest.manifest_of(
-        campaign, ready.plan, folder.id, options.command, ready.fleet.servers, launched=launched
+        campaign,
+        ready.plan,
+        folder.path,
+        options.command,
+        ready.fleet.servers,
+        launched=launched,
+        hosted=options.host is not None,
     )
     write_json(folder.path / "manifest.json", about)
     parities = {key: found.to_json() for key, found in ready.parities.items()}
@@ -352,8 +365,7 @@ def _ledger(ready: _Ready, options: Options) -> dict[str, Any]:
     settings = LaunchSettings(artifacts=options.artifacts)
     sources = Sources(settings.models_dir, settings.run_dir, ready.fleet.management)
     rows = sorted({cell.load.rows for cell in ready.plan.round(0)})
-    pairs = [(target, settings.config) for target, settings in ready.every()]
-    return ledger_of(pairs, ready.parities, ready.meters, sources, rows)
+    return ledger_of(ready.every(), ready.parities, ready.meters, sources, rows)
 
 
 def _refuse_another(folder: RunFolder, state: State, ready: _Ready, options: Options) -> None:

@@ -30,6 +30,11 @@ def markdown_text(content: dict[str, Any]) -> str:
     lines += [f"{validity['valid']} of {validity['cells']} cells are VALID.", ""]
     for kind in content["verdicts"]:
         lines += [f"**{kind['title']}**", ""]
+        if kind["why"]:
+            # As on the page: what holds for all of many pairs is said once.
+            words = f"No verdict on any of {len(kind['rows'])} pairs: {markdown_cell(kind['why'])}."
+            lines += [f"{words} `twinserve bench report --format json` has their ratios.", ""]
+            continue
         lines += [
             f"- *{item['word']}* ({markdown_cell(item['about'])}): {markdown_cell(item['text'])}"
             for item in kind["rows"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from loadtests.analysis.series import cpu_per_1k
 from loadtests.analysis.validity import LITTLE
+from loadtests.campaign.ledger import masked
 from loadtests.campaign_report.chart import figure, shown_lines
 from loadtests.campaign_report.data import CampaignData
 from loadtests.store.stored import target_key
@@ -146,6 +147,8 @@ def ledger_of(data: CampaignData) -> Row:
         values = [_plain((entry.get("like") or {}).get(fact)) for entry in entries]
         known = {value for value in values if value != NONE}
         rows.append({"fact": fact, "values": values, "differs": len(known) > 1})
+    served = [_files(entry) for entry in entries]
+    rows.append({"fact": "files served, SHA-256", "values": served, "differs": False})
     commands = [_commands(entry) for entry in entries]
     rows.append({"fact": "command or image", "values": commands, "differs": False})
     return {"names": names, "rows": rows}
@@ -170,12 +173,23 @@ def environment_of(data: CampaignData) -> list[tuple[str, str]]:
     return [(str(key), str(value)) for key, value in {**found, **more}.items() if value not in (None, "")]
 
 
+def _files(entry: Mapping[str, Any]) -> str:
+    """Each file with the beginning of its hash; ledger.json has the whole."""
+    files = (entry.get("facts") or {}).get("files")
+    files = files if isinstance(files, Mapping) else {}
+    return "; ".join(f"{name} {str(digest)[:12]}…" for name, digest in files.items()) or NONE
+
+
 def _commands(entry: Mapping[str, Any]) -> str:
     programs = ((entry.get("facts") or {}).get("programs")) or {}
     texts = []
     for name, program in programs.items():
         if isinstance(program, Mapping):
-            command = program.get("digest") or program.get("image") or " ".join(map(str, program.get("command") or []))
+            command = (
+                program.get("digest")
+                or program.get("image")
+                or " ".join(masked([str(word) for word in program.get("command") or []]))
+            )
             texts.append(f"{name}: {command}")
     return "; ".join(texts) or NONE
 

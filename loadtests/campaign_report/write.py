@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -72,7 +73,7 @@ def html_text(content: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, share=share, transport=transport_word)
+    environment.filters.update(number=number, share=share, transport=transport_word, typed=shlex.quote)
     style = _source(environment, "style.css")
     script = _source(environment, "page.js")
     return environment.get_template("page.html").render(

@@ -2,6 +2,8 @@
 
     python -m tests.harness.validate [--quick] [--out FILE]
 
+A quick run is not for publication: it writes artifacts/benchmarking-validation-quick.md, and never the published page.
+
 Exit code 0 where all is within its limits, 1 where something is outside, 3 where a generator was held up.
 """
 
@@ -21,7 +23,9 @@ from tests.harness.findings import Finding, table, table_of
 from tests.harness.reporting import reported
 from tests.harness.validation import Bench
 
-OUT = Path(__file__).resolve().parents[2] / "docs" / "benchmarking-validation.md"
+_ROOT = Path(__file__).resolve().parents[2]
+OUT = _ROOT / "docs" / "benchmarking-validation.md"
+QUICK_OUT = _ROOT / "artifacts" / "benchmarking-validation-quick.md"
 _LAWS: tuple[Callable[[Bench], list[Finding]], ...] = (
     validation.schedules,
     validation.fixed_delay,
@@ -78,8 +82,11 @@ def main(arguments: list[str]) -> int:
     """Measures and writes the page; returns the exit code."""
     parser = argparse.ArgumentParser(description="Measure servers whose law is known and write the validation page.")
     parser.add_argument("--quick", action="store_true", help="a quarter of the time; wider scatter, not for the page")
-    parser.add_argument("--out", type=Path, default=OUT, help="the page")
+    parser.add_argument("--out", type=Path, help=f"the page; {OUT.name} in docs, with --quick {QUICK_OUT.name}")
     options = parser.parse_args(arguments)
+    page_at: Path = options.out or (QUICK_OUT if options.quick else OUT)
+    if options.quick and page_at.resolve() == OUT:
+        parser.error(f"{OUT} is published and holds a full run; without --out, --quick writes {QUICK_OUT}")
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -102,8 +109,9 @@ def main(arguments: list[str]) -> int:
         stall=stall,
         rates=fastest,
     )
-    options.out.write_text(page, "utf-8")
-    print(f"\n{table_of(findings)}\n{stall}\n{fastest}\n{options.out} written")
+    page_at.parent.mkdir(parents=True, exist_ok=True)
+    page_at.write_text(page, "utf-8")
+    print(f"\n{table_of(findings)}\n{stall}\n{fastest}\n{page_at} written")
     if any(not finding.within and not finding.generator for finding in findings):
         return 1
     return 3 if any(finding.generator for finding in findings) else 0

@@ -266,7 +266,7 @@ def ledger_of(own: Target, changes: dict[str, Any]) -> dict[str, Any]:
     """A target's entry; `changes` are of what must be alike."""
     program = own.stack or "server"
     like = {
-        "weights": "9f2c" * 16,
+        "golden_answers": "9f2c" * 16,
         "payload_rows": "1",
         "payload_bytes_out": 210,
         "payload_bytes_in": 96,
@@ -278,7 +278,10 @@ def ledger_of(own: Target, changes: dict[str, Any]) -> dict[str, Any]:
         "server": own.server,
         "address": own.address,
         "like": {**like, f"{program}.cpus": "0-1", f"{program}.memory_limit": None, **changes},
-        "facts": {"programs": {program: {"kind": "process", "command": ["serve", program], "threads": 42}}},
+        "facts": {
+            "files": {"toy.mar": "5e1f" * 16},
+            "programs": {program: {"kind": "process", "command": ["serve", program], "threads": 42}},
+        },
     }
 
 

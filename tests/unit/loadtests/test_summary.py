@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from loadtests.analysis.validity import Check
 from loadtests.errors import LoadTestError
-from loadtests.summary import build_summary, stand_ins_of, write_summary
+from loadtests.summary import build_summary, invalid_words, stand_ins_of, write_summary
 from tests.unit.loadtests.builders import write_toy
 from tests.unit.loadtests.demo_lines import demo_lines
 
 CELL_KEYS = {
     *("model", "stack", "server", "path", "upstream", "protocol", "upstream_protocol"),
-    *("requests", "failures", "rps", "p50_ms", "p95_ms", "p99_ms"),
+    *("requests", "failures", "rps", "p50_ms", "p95_ms", "p99_ms", "valid", "reasons"),
 }
 
 
@@ -54,6 +56,23 @@ def test_real_servers_are_no_stand_in(tmp_path: Path) -> None:
     summary = build_summary(torchserve, artifacts=write_toy(tmp_path), environment={})
     assert summary["environment"]["stand_in"] is False
     assert stand_ins_of(summary) == ()
+
+
+def test_invalid_cells_say_which_checks_failed() -> None:
+    """The most frequent first, without the values, which differ from cell to cell."""
+    lag, still = (
+        Check("dispatch lag p99", "client", 1.84, 1, " ms"),
+        Check("three windows, max/min - 1", "server", 12, 9),
+    )
+    none = Check("generator workers that gave an account", "record", 0, 1, at_least=True)
+    cells = [{"valid": True, "reasons": []}]
+    for checks in ((lag, still), (replace(lag, value=4.0),), (none,)):
+        cells.append({"valid": False, "reasons": [check.reason for check in checks]})
+    assert invalid_words(cells[:1]) == ""
+    assert invalid_words(cells) == (
+        "3 of 4 INVALID: client: dispatch lag p99 (2), server: three windows, max/min - 1 (1), "
+        "record: generator workers that gave an account (1)"
+    )
 
 
 def test_a_model_without_contract_is_an_error(tmp_path: Path) -> None:

@@ -45,6 +45,18 @@ def test_it_fits_a_terminal_of_eighty_columns(summary: dict[str, Any]) -> None:
     assert any(line.rstrip().endswith("ures") for line in lines)
 
 
+def test_invalid_cells_are_marked_and_the_line_beneath_says_why(summary: dict[str, Any]) -> None:
+    """In a narrow terminal too; without one there is no such line."""
+    assert not any("INVALID" in line for line in _printed(summary, 80))
+    for cell in summary["cells"][5:7]:
+        cell |= {"valid": False, "reasons": ["client: sends over 1 ms late 3.2 %, limit at most 1 %"]}
+    lines = _printed(summary, 80)
+    assert [line.split()[0] for line in lines if line.startswith("*")] == ["*tfserving", "*tfserving", "*"]
+    assert any(line.startswith("* 2 of 10 INVALID: client: sends over 1 ms late (2).") for line in lines)
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    assert any(line.rstrip().endswith("ures") for line in lines)
+
+
 def test_markup_in_a_name_is_not_obeyed(tmp_path: Path) -> None:
     """A model called like rich's markup is printed as it is."""
     summary = build_summary(demo_lines("[red]x"), artifacts=write_toy(tmp_path, "[red]x"), environment={})

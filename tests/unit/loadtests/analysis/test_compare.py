@@ -14,7 +14,7 @@ from loadtests.analysis.compare import Findings, within_run
 from loadtests.analysis.likeness import unlike
 from loadtests.analysis.series import series_of
 
-LIKE = {"weights": "a" * 64, "payload_rows": "1", "payload_bytes_out": 200, "config": "default"}
+LIKE = {"golden_answers": "a" * 64, "payload_rows": "1", "payload_bytes_out": 200, "config": "default"}
 
 
 def _line(number: int, target: str, p99: float, **changes: Any) -> dict[str, Any]:
@@ -184,13 +184,14 @@ def test_five_rounds_and_a_quick_look_give_no_verdict() -> None:
 
 def test_unlike_ledgers_are_refused_and_named_unless_allowed() -> None:
     """The findings then list what was allowed."""
-    lines, ledger = _lines({"ts": 10.0, "tf": 8.0}), _ledger(ts={}, tf={"weights": "b" * 64})
+    lines, ledger = _lines({"ts": 10.0, "tf": 8.0}), _ledger(ts={}, tf={"golden_answers": "b" * 64})
     refused = _within(lines, ledger)
     assert refused.comparisons[0].verdict is None
-    assert refused.comparisons[0].why.startswith("the ledgers differ (weights: aaaaaaaaaaaa… against bbbbbbbbbbbb…)")
+    differ = "golden_answers: aaaaaaaaaaaa… against bbbbbbbbbbbb…"
+    assert refused.comparisons[0].why.startswith(f"the ledgers differ ({differ})")
     allowed = _within(lines, ledger, allow_unlike=True)
     assert allowed.comparisons[0].verdict is not None
-    assert allowed.allowed == ("weights: aaaaaaaaaaaa… against bbbbbbbbbbbb…",)
+    assert allowed.allowed == (differ,)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,14 @@ def test_unlike_ledgers_are_refused_and_named_unless_allowed() -> None:
         ("stacks", {"payload_bytes_out": 290}, {}, ["payload_bytes_out: 290 against 200"]),
         ("gateway", {"payload_bytes_out": 260}, {"gateway.slots": 4}, []),
         ("protocols", {"payload_bytes_out": 260}, {}, []),
-        ("stacks", {"weights": None}, {}, [f"weights: not known against {'a' * 12}…"]),
+        ("stacks", {"golden_answers": None}, {}, [f"golden_answers: not known against {'a' * 12}…"]),
+        (
+            "stacks",
+            {"golden_answers": None},
+            {"golden_answers": None},
+            ["golden_answers: not known of either"],
+        ),
+        ("gateway", {"golden_answers": None}, {"golden_answers": None}, []),
         ("runs", {"torchserve.OMP_NUM_THREADS": "1"}, {}, ["server.OMP_NUM_THREADS: 1 against default"]),
         ("stacks", {"torchserve.cpu_limit": 2.0}, {"tfserving.nice": 0}, ["server.cpu_limit: 2.0 against default"]),
         ("stacks", {"torchserve.nice": 5}, {"tfserving.memory_limit": None}, ["server.nice: 5 against 0"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +20,9 @@ from loadtests.campaign.measure import Costs, Measurer
 from loadtests.campaign.plan import plan_of
 from loadtests.campaign.processes import ProcessMeter
 from loadtests.campaign.reading import campaign_of
+from loadtests.campaign.resources import Meter
 from loadtests.cell_spec import CellSpec
+from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
 from loadtests.raw import read_rows
 from loadtests.replies import Outcome
@@ -86,33 +89,63 @@ def test_a_cold_start_leaves_a_record_like_any_other_cell(tmp_path: Path) -> Non
     assert (line["kind"], line["outcomes"]["ok"]) == ("cold", len(answers))
 
 
+class NeverBack(Fleet):
+    """Servers that are not started again: the error says which was asked for."""
+
+    def restart(self, name: str) -> Restarted:
+        """Nothing is ended."""
+        raise LoadTestError(f"{name} is not started again")
+
+
+@pytest.mark.parametrize(
+    ("stack", "variant", "server"),
+    [
+        ("torchserve", "onnx", "torchserve"),
+        ("tfserving", "xla", "tfserving"),
+        ("tfserving", "savedmodel-nograppler", "tfserving-nograppler"),
+    ],
+)
+def test_the_server_of_the_variant_is_the_one_that_is_started_again(
+    tmp_path: Path, stack: str, variant: str, server: str
+) -> None:
+    """One variant has a server of its own beside its stack's."""
+    spec = spec_at("127.0.0.1:1")
+    spec = replace(spec, target=replace(spec.target, stack=stack, variant=variant))
+    with pytest.raises(LoadTestError, match=f"^{server} is not started again"):
+        measurer_of(tmp_path, spec, NeverBack(Addresses()), []).measure(spec)
+
+
+def measurer_of(world: Path, spec: CellSpec, fleet: Fleet, meters: list[Meter]) -> Measurer:
+    """What measures one cold start; the toy is built and the run is left in `world`."""
+    return Measurer(
+        folder=RunFolder.create(world / "runs", "c"),
+        state=State((spec,)),
+        seams=FakeEngine().seams(),
+        artifacts=write_toy(world),
+        fleet=fleet,
+        meters={key_of(spec.target): meters},
+        gpu=GpuMeter(None, "none here"),
+        parities={},
+        costs={key_of(spec.target): Costs()},
+        tier="quick",
+        stop=threading.Event(),
+        say=lambda _: None,
+    )
+
+
 def test_after_a_cold_start_the_new_process_is_the_one_that_is_measured(tmp_path: Path) -> None:
     """In its own cell, which lasts from readiness on, and in every cell after it."""
-    artifacts = write_toy(tmp_path)
     port = Ports.free().gateway_rest_port
     settings = LaunchSettings(artifacts=tmp_path / "run", start_timeout_s=20, stop_grace_s=2)
     spec = spec_at(f"127.0.0.1:{port}")
-    folder = RunFolder.create(tmp_path / "runs", "c")
     with LocalStack(settings, stages=[[tiny("torchserve", port)]]) as stack:
         first = stack.children[0].pid
         meter = ProcessMeter("torchserve", first)
-        measurer = Measurer(
-            folder=folder,
-            state=State((spec,)),
-            seams=FakeEngine().seams(),
-            artifacts=artifacts,
-            fleet=Fleet(Addresses(), pids={"torchserve": first}, stack=stack),
-            meters={key_of(spec.target): [meter]},
-            gpu=GpuMeter(None, "none here"),
-            parities={},
-            costs={key_of(spec.target): Costs()},
-            tier="quick",
-            stop=threading.Event(),
-            say=lambda _: None,
-        )
+        fleet = Fleet(Addresses(), pids={"torchserve": first}, stack=stack)
+        measurer = measurer_of(tmp_path, spec, fleet, [meter])
         measurer.measure(spec)
         assert meter.pid == stack.children[0].pid != first
-    (line,) = folder.lines()
+    (line,) = measurer.folder.lines()
     (server,) = line["resources"]["servers"]
     assert (server["status"], server["restarts"]) == ("measured", 0)
     # The tiny server answers, but not the toy's questions.

@@ -107,6 +107,15 @@ def test_a_target_that_cannot_be_asked_stops_the_campaign(golden: Golden, told: 
         parity_of(target(), golden, 1, lambda *_: told)
 
 
+def test_the_name_that_the_server_knows_is_the_one_that_is_told(golden: Golden) -> None:
+    """Of a variant its own, at the gateway the model's with the variant."""
+    none = Told(Outcome.HTTP_4XX, 0.1, detail="HTTP 404: none", status="404")
+    with pytest.raises(LoadTestError, match="has no model 'toy-int8-dynamic': HTTP 404"):
+        parity_of(target(served_as="toy-int8-dynamic"), golden, 1, lambda *_: none)
+    with pytest.raises(LoadTestError, match="has no model 'toy', variant 'int8-dynamic': HTTP 404"):
+        parity_of(target(pins={"x-variant": "int8-dynamic"}), golden, 1, lambda *_: none)
+
+
 def test_a_server_that_remembers_answers_is_suspected(golden: Golden) -> None:
     """A repeated question in less than nine tenths of the time of others."""
     check = cache_check(golden, 1, answering(golden, lambda question: 0.002 if question else 0.001))

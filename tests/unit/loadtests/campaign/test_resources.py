@@ -14,10 +14,11 @@ import pytest
 
 from loadtests.campaign.containers import Container, ContainerMeter
 from loadtests.campaign.gpu import GpuMeter
-from loadtests.campaign.ledger import Sources, key_of, ledger_of, tfserving_settings, torchserve_settings
+from loadtests.campaign.ledger import Sources, key_of, ledger_of, masked, tfserving_settings, torchserve_settings
 from loadtests.campaign.parity import Parity
 from loadtests.campaign.processes import ProcessMeter, listener
 from loadtests.campaign.resources import Unmeasured, Watch, gpu_beside, meter_at, meters_of
+from loadtests.campaign.settings import TargetSettings
 from tests.unit.loadtests.builders import write_toy
 from tests.unit.loadtests.campaign.worlds import target
 
@@ -107,18 +108,19 @@ def test_the_ledger_has_what_must_be_alike_and_what_a_reader_needs(tmp_path: Pat
     """Payload, processors and settings of a process; image and digest of a container."""
     models = write_toy(tmp_path) / "models"
     (models / "toy" / "manifest.json").write_text('{"files": {"golden.npz": "abc", "torchscript/toy.mar": "def"}}')
+    ours, theirs = TargetSettings(stack="torchserve"), TargetSettings(address="x:1", protocol="predict", config="tuned")
     one = target("one", variant="torchscript")
     two = target("two")
     box = Container("1", "tf", "tensorflow/serving:2.19", "sha256:9", dict, ("--port=1",), "0-1", 2.0, 1 << 30)
     found = ledger_of(
-        [(one, "default"), (two, "tuned")],
+        [(one, ours), (two, theirs)],
         {key_of(one): Parity(1, 0, 0.0, 0.0, bytes_out=100.4, bytes_in=20.0)},
         {key_of(one): [ProcessMeter("server", os.getpid())], key_of(two): [ContainerMeter("server", box)]},
         Sources(models, tmp_path),
         [1, 16],
     )["targets"]
     like = found["toy/one"]["like"]
-    assert (like["weights"], like["payload_rows"], like["payload_bytes_out"]) == ("abc", "1,16", 100)
+    assert (like["golden_answers"], like["payload_rows"], like["payload_bytes_out"]) == ("abc", "1,16", 100)
     assert like["server.cpus"]
     assert found["toy/one"]["facts"]["files"] == {"torchscript/toy.mar": "def"}
     program = found["toy/one"]["facts"]["programs"]["server"]
@@ -126,7 +128,51 @@ def test_the_ledger_has_what_must_be_alike_and_what_a_reader_needs(tmp_path: Pat
     assert program["command"]
     boxed = found["toy/two"]
     assert (boxed["like"]["server.cpus"], boxed["like"]["config"]) == ("0-1", "tuned")
+    assert (boxed["like"]["golden_answers"], boxed["facts"]["files"]) == (None, {})
     assert boxed["facts"]["programs"]["server"]["digest"] == "sha256:9"
+
+
+@pytest.mark.parametrize(("bad", "golden"), [(0, "abc"), (1, None), (None, None)])
+def test_of_another_ones_server_only_right_answers_tell_that_it_has_the_model(
+    tmp_path: Path, bad: int | None, golden: str | None
+) -> None:
+    """Neither are the files of the build those that it serves, nor are its answers known where it was not asked."""
+    models = write_toy(tmp_path) / "models"
+    (models / "toy" / "manifest.json").write_text('{"files": {"golden.npz": "abc"}}')
+    own, settings = target(), TargetSettings(address="x:1", protocol="predict")
+    parities = {} if bad is None else {key_of(own): Parity(64, bad, 0.0, 0.0)}
+    (entry,) = ledger_of([(own, settings)], parities, {key_of(own): []}, Sources(models, tmp_path), [1])[
+        "targets"
+    ].values()
+    assert (entry["like"]["golden_answers"], entry["facts"]["files"]) == (golden, {})
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["serve", "--api-key=a=b", "--port=1"], ["serve", "--api-key=***", "--port=1"]),
+        (["serve", "--hf-token", "-abc", "--port", "1"], ["serve", "--hf-token", "***", "--port", "1"]),
+        (["env", "DB_PASSWORD=x", "serve"], ["env", "DB_PASSWORD=***", "serve"]),
+        (["serve", "--disable-token-auth", "--foreground", "--client_secret"], None),
+        (["java", "-Dkeystore.pass=x", "-jar", "monkey.jar"], ["java", "-Dkeystore.pass=***", "-jar", "monkey.jar"]),
+        (["sh", "-c", "serve --port=1  --api_key=a b"], ["sh", "-c", "serve --port=1  --api_key=*** b"]),
+        (["serve", "--password=two words", "/my models/x"], ["serve", "--password=***", "/my models/x"]),
+        ([], None),
+    ],
+)
+def test_command_lines_are_kept_without_secrets(command: list[str], shown: list[str] | None) -> None:
+    """Of a process and of a container alike; what needs no mask stays as it is."""
+    box = Container("1", "tf", "image", "sha256:9", dict, tuple(command))
+    own = target()
+    found = ledger_of(
+        [(own, TargetSettings(address="x:1", protocol="predict"))],
+        {},
+        {key_of(own): [ContainerMeter("server", box)]},
+        Sources(Path("none"), Path("none")),
+        [1],
+    )
+    programs = found["targets"]["toy/toy"]["facts"]["programs"]
+    assert programs["server"]["command"] == masked(command) == (command if shown is None else shown)
 
 
 def test_workers_and_batching_are_asked_of_torchserve() -> None:

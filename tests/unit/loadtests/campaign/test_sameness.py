@@ -22,7 +22,7 @@ from tests.unit.loadtests.builders import write_toy
 from tests.unit.loadtests.campaign.worlds import FakeEngine, campaign_text, target, toy_server
 
 CELLS = plan_of(campaign_of(campaign_text("x:1"), "c"), {"toy": [target(server="Toy 1")]}).cells
-ENTRY = {"server": "Toy 1", "like": {"weights": "abc", "server.cpus": "0-3"}}
+ENTRY = {"server": "Toy 1", "like": {"golden_answers": "abc", "server.cpus": "0-3"}}
 
 
 def _with(cell: CellSpec, **target_facts: Any) -> CellSpec:
@@ -55,8 +55,8 @@ def test_another_plan_is_told_with_what_differs(changed: list[CellSpec], words: 
     ("now", "words"),
     [
         (ENTRY | {"server": "Toy 2"}, "toy/toy: the server was Toy 1, is Toy 2"),
-        (ENTRY | {"like": {"weights": "def", "server.cpus": "0-3"}}, "toy/toy: weights: abc against def"),
-        (ENTRY | {"like": {"weights": "abc", "server.cpus": "0"}}, "toy/toy: server.cpus: 0-3 against 0"),
+        (ENTRY | {"like": {"golden_answers": "def", "server.cpus": "0-3"}}, "toy/toy: golden_answers: abc against def"),
+        (ENTRY | {"like": {"golden_answers": "abc", "server.cpus": "0"}}, "toy/toy: server.cpus: 0-3 against 0"),
     ],
 )
 def test_other_servers_are_told_by_the_ledger(now: dict[str, Any], words: str) -> None:
@@ -64,7 +64,7 @@ def test_other_servers_are_told_by_the_ledger(now: dict[str, Any], words: str) -
     assert differences((CELLS, CELLS), ({"toy/toy": ENTRY}, {"toy/toy": now})) == [words]
 
 
-def test_a_run_whose_weights_are_others_does_not_go_on(tmp_path: Path) -> None:
+def test_a_run_whose_ledger_is_another_does_not_go_on(tmp_path: Path) -> None:
     """Nothing is measured, what was measured stays, and the error says what to do."""
     artifacts = write_toy(tmp_path / "artifacts")
     options = Options(artifacts, tmp_path / "runs", ("twinserve",), tmp_path / "lock")

@@ -17,13 +17,15 @@ from rich.console import Console
 from loadtests.campaign import session
 from loadtests.campaign.folder import RunFolder
 from loadtests.campaign.lock import sole_campaign
+from loadtests.campaign.manifest import manifest_of
 from loadtests.campaign.options import Options
 from loadtests.campaign.outcome import INVALID, SLO_MISSED, VALID, Outcome
-from loadtests.campaign.reading import CampaignError
+from loadtests.campaign.plan import plan_of
+from loadtests.campaign.reading import CampaignError, campaign_of
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
 from tests.unit.loadtests.builders import toy_model, write_toy
-from tests.unit.loadtests.campaign.worlds import FakeEngine, campaign_text, toy_server
+from tests.unit.loadtests.campaign.worlds import FakeEngine, campaign_text, target, toy_server
 
 
 @pytest.fixture
@@ -71,11 +73,22 @@ def test_a_whole_campaign_leaves_everything_that_its_figures_are_made_of(address
     assert pq.read_table(outcome.run / "raw" / "1.parquet").num_rows == 1000
     manifest = document(outcome.run, "manifest.json")
     assert manifest["command"] == "twinserve bench run c.yaml"
+    assert manifest["reproduce"].endswith(f"; twinserve bench run {outcome.run / 'campaign.yaml'}")
     assert (manifest["tier"], manifest["seed"], manifest["rounds"]) == ("quick", 7, 2)
     assert list(document(outcome.run, "ledger.json")["targets"]) == ["toy/a"]
     parity = document(outcome.run, "parity.json")["targets"]["toy/a"]
     assert (parity["checked"], parity["bad"]) == (64, 0)
     assert json.loads((outcome.run / "campaign.yaml").read_text())["seed"] == 7
+
+
+def test_a_run_that_is_part_of_another_command_is_made_again_by_that(tmp_path: Path) -> None:
+    """A name with a space in it is still one word of the command."""
+    campaign = campaign_of(campaign_text("x:1"), "c")
+    words, plan = ("twinserve", "demo", "--seconds", "2"), plan_of(campaign, {"toy": [target()]})
+    hosted = manifest_of(campaign, plan, tmp_path / "runs" / "1", words, {}, launched=True, hosted=True)
+    assert hosted["reproduce"].endswith("; twinserve demo --seconds 2")
+    own = manifest_of(campaign, plan, tmp_path / "my runs" / "1", words, {}, launched=True)
+    assert (own["run"], own["reproduce"].count(f" '{tmp_path}/my runs/1/campaign.yaml'")) == ("1", 1)
 
 
 def test_the_servers_use_of_the_machine_is_in_every_line(address: str, options: Options) -> None:

@@ -14,7 +14,7 @@ from loadtests.analysis.compare import Comparison, Ratio
 from loadtests.analysis.series import METRICS, series_of
 from loadtests.analysis.statistics import Interval
 from loadtests.campaign_report.decision import GROUPS, Fact, public_facts, scores
-from loadtests.campaign_report.exports import csv_cell, markdown_cell
+from loadtests.campaign_report.exports import csv_cell, markdown_cell, markdown_text
 from loadtests.campaign_report.other_charts import forest_chart
 from loadtests.campaign_report.svg import Axis, Plot, log_axis, png, zero_axis
 from loadtests.campaign_report.words import caveat, sentence, share, times, with_interval
@@ -159,3 +159,15 @@ def test_a_rate_that_the_generator_ended_is_shown_as_at_least_that() -> None:
         tries = [{**line, "meets_slo": True, "valid": True}, {**line, "meets_slo": valid, "valid": False}]
         (own,) = series_of([tries[0], {**tries[1], "rate_offered": 105.0}])
         assert caveat(own, "lambda") == said
+
+
+def test_markdown_says_once_what_holds_for_all_pairs() -> None:
+    """A reason of each pair's own is beside it."""
+    rows = [{"word": "no verdict", "about": f"toy, {name}", "text": f"text {name}"} for name in ("one", "other")]
+    kinds = [{"title": "Stacks", "rows": rows, "why": "a quick look"}, {"title": "Variants", "rows": rows, "why": ""}]
+    validity = {"valid": 2, "cells": 2}
+    content = {"title": "t", "validity": validity, "verdicts": kinds, "groups": [], "command": "c"}
+    stacks, variants = markdown_text(content).split("**Variants**")
+    assert "No verdict on any of 2 pairs: a quick look." in stacks
+    assert "text one" not in stacks
+    assert (variants.count("*no verdict*"), variants.count("text o")) == (2, 2)

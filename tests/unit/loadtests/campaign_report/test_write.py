@@ -71,8 +71,10 @@ def test_the_page_holds_every_part(run: Path) -> None:
     parts = ("Verdict", "Percentiles", "Latency over rate", "Latency over time", "Offered, achieved, goodput")
     parts += ("Where the time went", "Distribution", "Shift:", "All comparisons", "REST and gRPC", "A/A control")
     parts += ("Resources and cost", "generator's health", "Parity", "Fairness ledger", "Decision", "SHA-256")
+    parts += ("files served, SHA-256", "toy.mar 5e1f5e1f5e1f…")
     for part in parts:
         assert part in page
+    assert f"twinserve bench report {run}</code>" in page
     parsed = _parsed(page)
     figures = parsed.tags.count("figure")
     assert figures >= 14

@@ -25,8 +25,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	 || { echo "twinserve needs Python 3.11 (TorchServe supports nothing newer). Found: $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Setting up $(VENV): PyTorch, TensorFlow, TorchServe, a Java runtime and the rest."
-	@echo "Downloads about 1.2 GB (4.5 GB where pip picks PyTorch's CUDA build; see TORCH_INDEX_URL in the README),"
-	@echo "takes 3.8 GB of disk and 2 to 6 minutes. The next time this step is skipped."
+	@echo "Downloads about 1.3 GB (4.6 GB where pip picks PyTorch's CUDA build; see TORCH_INDEX_URL in the README),"
+	@echo "takes 4.3 GB of disk and 2 to 6 minutes. The next time this step is skipped."
 	@begin=$$SECONDS; $(PYTHON) -m venv $(VENV) \
 	 && if [ -n "$$TORCH_INDEX_URL" ]; then $(PIP) -c constraints.txt --index-url "$$TORCH_INDEX_URL" torch 2> $(VENV)/pip-errors.log | $(QUIETER); fi \
 	 && $(PIP) -c constraints.txt -e '.[dev]' 2>> $(VENV)/pip-errors.log | $(QUIETER) \
@@ -40,7 +40,7 @@ demo: setup  ## The main job: train, convert, export, verify, serve, predict, lo
 models: setup  ## Train and export the two small models into artifacts/models, each in its default variants
 	@$(BIN)/twinserve models build simplenn digits --variants default
 
-variants: setup  ## All models in all variants, the two large ones too
+variants: setup  ## All models in all variants, the three large ones too; see docs/variants.md
 	@$(BIN)/twinserve models build
 
 variants-page: setup  ## docs/variants.md anew, from the registry and from what is built

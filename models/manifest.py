@@ -113,9 +113,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All that is no real folder, sorted: a link to a folder counts as a file, since a server would follow it."""
+    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+
+
 def _files(folder: Path) -> list[Path]:
-    own = (path for path in folder.rglob("*") if path.is_file() and path != folder / FILE)
-    return sorted(path for path in own if path.relative_to(folder).parts[0] != VARIANTS)
+    own = (path for path in files_below(folder) if path != folder / FILE)
+    return [path for path in own if path.relative_to(folder).parts[0] != VARIANTS]
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,11 @@ from models import manifest
 from models.variants import VARIANTS, Variant
 
 FILE = "variant.json"
+# What a build that failed leaves beside the record, for whoever looks for the reason.
+ERROR_LOG = "error.log"
 SCHEMA = 1
+# In a variant's folder, and not of its `files`: what is known of it, which no server is given.
+UNSERVED = frozenset({FILE, "contract.json", ERROR_LOG})
 # What `twinserve models list --json` tells of a variant, beside `reason` where it is not available.
 LISTED = (
     *("model", "variant", "stack", "available", "bytes", "parity_max_scaled", "argmax_agreement"),
@@ -117,13 +121,25 @@ def load_all(base: Path) -> list[Record]:
 
 
 def check_files(base: Path, record: Record) -> None:
-    """Raises RecordError where a file of an available variant is missing or has changed since it was verified."""
-    root = base if VARIANTS[record.variant].default else folder_of(base, record.variant)
+    """Raises RecordError where an available variant is not what was verified, file by file, and no file more."""
+    if not record.available:
+        return
+    again = f"`twinserve models build {record.model}` makes it anew"
+    default = VARIANTS[record.variant].default
+    root = base if default else folder_of(base, record.variant)
+    if not record.files:
+        raise RecordError(f"{folder_of(base, record.variant) / FILE}: names no files; {again}")
     for name, expected in record.files.items():
         path = root / name
         if not path.is_file() or manifest.sha256(path) != expected:
             what = "changed since it was built" if path.is_file() else "missing"
-            raise RecordError(f"{path}: {what}; `twinserve models build {record.model}` makes it anew")
+            raise RecordError(f"{path}: {what}; {again}")
+    # A second numbered folder would be served as a newer version that nobody verified.
+    unserved = frozenset() if default else UNSERVED
+    for path in manifest.files_below(root / record.variant if default else root):
+        name = str(path.relative_to(root))
+        if name not in record.files and name not in unserved:
+            raise RecordError(f"{path}: not part of the variant; remove it, or {again}")
 
 
 def _described(model: str, variant: Variant) -> Record:

@@ -24,7 +24,6 @@ from models.verify import ParityError, judge
 from models.zoo import MODELS, ModelDefinition
 from models.zoo.dataset import Dataset, Rows
 
-ERROR_LOG = "error.log"
 REASON_CHARS = 500
 
 
@@ -69,7 +68,7 @@ class Worker:
             return record.available(model, variant, proven, folder, files, digest)
         except Exception as exc:
             # Whatever a framework raises: the others go on.
-            (folder / ERROR_LOG).write_text(traceback.format_exc(), "utf-8")
+            (folder / record.ERROR_LOG).write_text(traceback.format_exc(), "utf-8")
             return record.unavailable(model, variant, last_line(exc), digest)
 
     def _job(self, variant: Variant, folder: Path) -> Job:

@@ -318,6 +318,7 @@ def main(arguments: Sequence[str] | None = None, check: Callable[[], None] = lam
     parser.add_argument(
         "--variants", default="default", help="default, all, or a list such as onnx,xla (default: %(default)s)"
     )
+    parser.add_argument("--retry", action="store_true", help="try variants again that failed when they were made")
     parser.add_argument("--events", action="store_true", help="one JSON line an event on standard output")
     options = parser.parse_args(arguments)
     quiet_frameworks()
@@ -342,7 +343,8 @@ def main(arguments: Sequence[str] | None = None, check: Callable[[], None] = lam
         failures = build_each(names, options.root, **how, report=report)
         built = [name for name in names if name not in failures]
         if built and any(not variant.default for variant in wanted):
-            make_variants(built, wanted, options.root, force=options.force, report=report)
+            again = {"force": options.force, "retry": options.retry}
+            make_variants(built, wanted, options.root, **again, report=report)
     except (UnknownVariantError, OSError) as exc:
         return fail(str(exc))
     except KeyboardInterrupt:

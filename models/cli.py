@@ -34,6 +34,9 @@ def build_models(
     framework: Annotated[str, typer.Option(help=f"Which framework trains: {' or '.join(FRAMEWORKS)}.")] = "pytorch",
     seed: Annotated[int, typer.Option(help="Seed of the data split, the first weights and the order of training.")] = 7,
     force: Annotated[bool, typer.Option("--force", help="Build even what is built already.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try variants again that failed when they were made; nothing is trained.")
+    ] = False,
     variants: Annotated[
         str, typer.Option(help="default, all, or a list such as onnx,xla; docs/variants.md tells what there is.")
     ] = "all",
@@ -48,7 +51,7 @@ def build_models(
     except UnknownVariantError as exc:
         raise typer.BadParameter(str(exc), param_hint="--variants") from exc
     arguments = ["--root", str(artifacts / "models"), "--framework", framework, "--seed", str(seed)]
-    arguments += ["--variants", variants, *(["--force"] if force else [])]
+    arguments += ["--variants", variants, *(["--force"] if force else []), *(["--retry"] if retry else [])]
     for name in _known(names):
         arguments += ["--model", name]
     raise typer.Exit(main(arguments))

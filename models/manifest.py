@@ -128,7 +128,14 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
-def _version(distribution: str) -> str:
+def packages_of(definition: ModelDefinition) -> tuple[str, ...]:
+    """The packages that shape this model beside the frameworks: its weights, and the tokenizer of its text."""
+    packages = (definition.pretrained, "tokenizers" if definition.preprocessed else "")
+    return tuple(package for package in packages if package)
+
+
+def version_of(distribution: str) -> str:
+    """The version of a distribution that need not be there."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -137,9 +144,7 @@ def _version(distribution: str) -> str:
 
 def fingerprint(definition: ModelDefinition, framework: str, seed: int, root: Path = ROOT) -> str:
     """Changes with anything that could change what is built: definition, sources below `root`, options, versions."""
-    settings = [repr(definition), framework, seed, versions()]
-    if definition.pretrained:
-        settings.append(_version(definition.pretrained))
+    settings = [repr(definition), framework, seed, versions(), *map(version_of, packages_of(definition))]
     return digest_of(settings, (*SOURCES, *definition.folders), root)
 
 

@@ -32,6 +32,7 @@ class Record:
     `reason` is None of an available one, `bytes` the size of what is served. `parity_max_scaled` is max |a-b|/(1+|b|)
     and `argmax_agreement` a share of 1, both against the eager original on the test set. `quality` is the contract's
     `Quality` where it has one. `digest` is of all that shapes the variant; `files` are sha256 by relative path.
+    `failed`: making it was tried and failed, where of another unavailable one it was known that it cannot be had.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Record:
     quality: Mapping[str, Any] | None = None
     digest: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    failed: bool = False
 
     def listed(self) -> dict[str, Any]:
         """The record as `twinserve models list --json` shows it."""
@@ -93,9 +95,9 @@ def available(
     )
 
 
-def unavailable(model: str, variant: Variant, reason: str, digest: str = "") -> Record:
-    """The record of a variant that cannot be had."""
-    return replace(_described(model, variant), reason=reason, digest=digest)
+def unavailable(model: str, variant: Variant, reason: str, digest: str = "", *, failed: bool = False) -> Record:
+    """The record of a variant that cannot be had, or that `failed` when it was made."""
+    return replace(_described(model, variant), reason=reason, digest=digest, failed=failed)
 
 
 def folder_of(base: Path, variant: str) -> Path:

@@ -69,7 +69,7 @@ class Worker:
         except Exception as exc:
             # Whatever a framework raises: the others go on.
             (folder / record.ERROR_LOG).write_text(traceback.format_exc(), "utf-8")
-            return record.unavailable(model, variant, last_line(exc), digest)
+            return record.unavailable(model, variant, last_line(exc), digest, failed=True)
 
     def _job(self, variant: Variant, folder: Path) -> Job:
         return job_of(self._definition, variant, self._base, folder, self._data)

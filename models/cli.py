@@ -13,7 +13,7 @@ from rich.table import Table
 
 from models.train import FRAMEWORKS
 from models.variants import VARIANTS, UnknownVariantError, chosen
-from models.zoo import MODELS
+from models.zoo import DEMO, MODELS
 
 if TYPE_CHECKING:
     from models.manifest import Manifest
@@ -59,7 +59,10 @@ def build_models(
 
 @app.command("verify")
 def verify_models(names: Names = None, artifacts: Artifacts = Path("artifacts")) -> None:
-    """Check every file's sha256, and run every available variant on the whole test set again, against the original."""
+    """Check every file's sha256, and run every available variant on the whole test set again, against the original.
+
+    Without names: all that are built.
+    """
     from models import workshop
     from models.build import quiet_frameworks
 
@@ -72,8 +75,15 @@ def verify_models(names: Names = None, artifacts: Artifacts = Path("artifacts"))
 
     table = Table("Model", "Variant", "Verified")
     failures = []
-    for name in _known(names):
-        folder = artifacts / "models" / name
+    asked = _known(names)
+    folders = {name: artifacts / "models" / name for name in asked}
+    missing = [] if names else [name for name, folder in folders.items() if not folder.exists()]
+    if missing == asked:
+        failures.append(f"no model is built in {artifacts / 'models'}; {_how_to_build(*DEMO)} builds the small ones")
+    for name, folder in folders.items():
+        if name in missing:
+            table.add_row(name, "", f"not built; {_how_to_build(name)} builds it")
+            continue
         try:
             built = check_files(folder)
             contract = ModelContract.load(folder / "contract.json")
@@ -158,6 +168,10 @@ def _built(manifest: Manifest, folder: Path) -> tuple[str, ...]:
         apart = "no contract"
     built = f"{manifest.created[:16]}\nby {manifest.framework}"
     return built, metric, apart, f"{size / 1e3:.0f} kB"
+
+
+def _how_to_build(*names: str) -> str:
+    return f"`twinserve models build {' '.join(names)}`"
 
 
 def _known(names: list[str] | None) -> list[str]:

@@ -69,37 +69,41 @@ class Manifest:
 
 def load(folder: Path) -> Manifest:
     """Reads a built model's manifest; raises ManifestError."""
-    path = folder / FILE
+    path, again = folder / FILE, _again(folder)
     try:
         document: Any = json.loads(path.read_text("utf-8"))
     except OSError as exc:
-        raise ManifestError(f"{path}: {exc.strerror}; `twinserve models build` writes it") from exc
+        raise ManifestError(f"{path}: {exc.strerror}; `twinserve models build {folder.name}` writes it") from exc
     except ValueError as exc:
-        raise ManifestError(f"{path}: not JSON; `twinserve models build --force` writes it anew") from exc
+        raise ManifestError(f"{path}: not JSON; {again}") from exc
     if not isinstance(document, dict) or document.pop("schema", None) != SCHEMA:
-        raise ManifestError(f"{path}: expected schema {SCHEMA}; `twinserve models build --force` writes it anew")
+        raise ManifestError(f"{path}: expected schema {SCHEMA}; {again}")
     try:
         return Manifest(**document)
     except TypeError as exc:
-        raise ManifestError(f"{path}: {exc}; `twinserve models build --force` writes it anew") from exc
+        raise ManifestError(f"{path}: {exc}; {again}") from exc
 
 
 def check_files(folder: Path) -> Manifest:
     """The manifest, where every file is there and unchanged, and no other; raises ManifestError naming the first."""
-    manifest = load(folder)
+    manifest, again = load(folder), _again(folder)
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise ManifestError(f"{path}: missing; `twinserve models build --force` writes it anew")
+            raise ManifestError(f"{path}: missing; {again}")
         if sha256(path) != expected:
-            raise ManifestError(f"{path}: changed since it was built; `twinserve models build --force` writes it anew")
+            raise ManifestError(f"{path}: changed since it was built; {again}")
     # A second numbered folder would be served as a newer version that nobody verified.
     for path in _files(folder):
         if str(path.relative_to(folder)) not in manifest.files:
             raise ManifestError(
-                f"{path}: not part of the build; remove it, or `twinserve models build --force` builds without it"
+                f"{path}: not part of the build; remove it, or `twinserve models build {folder.name}` builds without it"
             )
     return manifest
+
+
+def _again(folder: Path) -> str:
+    return f"`twinserve models build {folder.name}` writes it anew"
 
 
 def files_of(folder: Path) -> dict[str, str]:

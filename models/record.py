@@ -11,6 +11,7 @@ from typing import Any
 from gateway.core.contract import ModelContract
 from models import manifest
 from models.variants import VARIANTS, Variant
+from models.zoo import MODELS
 
 FILE = "variant.json"
 # What a build that failed leaves beside the record, for whoever looks for the reason.
@@ -118,8 +119,16 @@ def load(base: Path, variant: Variant) -> Record:
 
 
 def load_all(base: Path) -> list[Record]:
-    """The records of all variants of the model that is, or would be, built in `base`."""
-    return [load(base, variant) for variant in VARIANTS.values()]
+    """The records of all variants of the model that is, or would be, built in `base`.
+
+    Of a variant that is not offered, the reason is known before anything is built.
+    """
+    not_offered = MODELS[base.name].not_offered if base.name in MODELS else {}
+    records = [load(base, variant) for variant in VARIANTS.values()]
+    return [
+        known if known.available or known.stack not in not_offered else replace(known, reason=not_offered[known.stack])
+        for known in records
+    ]
 
 
 def check_files(base: Path, record: Record) -> None:

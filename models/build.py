@@ -45,6 +45,10 @@ class BuildError(RuntimeError):
     """Raised where a model cannot be built; the text says why and what to do."""
 
 
+# What says why a model cannot be built; whatever else is raised is a framework's, or a mistake of ours.
+REASONS = (BuildError, TrainingError, ConversionError, ParityError, OSError)
+
+
 def build(
     names: Sequence[str],
     root: Path,
@@ -74,6 +78,21 @@ def build(
                     report(_event(name, step, "cached", detail=_cached_detail(root / name, step)))
             else:
                 _build_one(models[name], root, framework, seed, mark, report)
+
+
+def build_each(names: Sequence[str], root: Path, **options: Any) -> dict[str, str]:  # noqa: ANN401 - those of `build`
+    """Builds each model whatever becomes of the others; of those that could not be built, the reason."""
+    failures: dict[str, str] = {}
+    for name in names:
+        try:
+            build([name], root, **options)
+        except REASONS as exc:
+            failures[name] = str(exc)
+        except Exception as exc:
+            # Whatever a framework raises: its last words are for whoever reads the log.
+            traceback.print_exc()
+            failures[name] = f"{type(exc).__name__}: {exc}"
+    return failures
 
 
 def reference_outputs(definition: ModelDefinition, folder: Path, rows: Rows) -> tuple[Array, Array | None]:
@@ -299,6 +318,7 @@ def main(arguments: Sequence[str] | None = None, check: Callable[[], None] = lam
     parser.add_argument(
         "--variants", default="default", help="default, all, or a list such as onnx,xla (default: %(default)s)"
     )
+    parser.add_argument("--retry", action="store_true", help="try variants again that failed when they were made")
     parser.add_argument("--events", action="store_true", help="one JSON line an event on standard output")
     options = parser.parse_args(arguments)
     quiet_frameworks()
@@ -318,25 +338,24 @@ def main(arguments: Sequence[str] | None = None, check: Callable[[], None] = lam
         return status
 
     try:
-        wanted = chosen(options.variants)
-        build(
-            options.model or list(DEMO),
-            options.root,
-            framework=options.framework,
-            seed=options.seed,
-            force=options.force,
-            report=report,
-        )
-        if any(not variant.default for variant in wanted):
-            make_variants(options.model or DEMO, wanted, options.root, force=options.force, report=report)
-    except (BuildError, TrainingError, ConversionError, ParityError, UnknownVariantError, OSError) as exc:
+        wanted, names = chosen(options.variants), options.model or DEMO
+        how = {"framework": options.framework, "seed": options.seed, "force": options.force}
+        failures = build_each(names, options.root, **how, report=report)
+        built = [name for name in names if name not in failures]
+        if built and any(not variant.default for variant in wanted):
+            again = {"force": options.force, "retry": options.retry}
+            make_variants(built, wanted, options.root, **again, report=report)
+    except (UnknownVariantError, OSError) as exc:
         return fail(str(exc))
     except KeyboardInterrupt:
         return fail("interrupted; nothing was left half built", INTERRUPTED)
     except Exception as exc:
-        # Whatever a framework raises: its last words are for whoever reads the log.
         traceback.print_exc()
         return fail(f"{type(exc).__name__}: {exc}")
+    if failures:
+        building = next(iter(failures))
+        told = [why if why.startswith(f"{name}:") else f"{name}: {why}" for name, why in failures.items()]
+        return fail("; ".join(told))
     return 0
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from models.train import FRAMEWORKS
 from models.variants import VARIANTS, UnknownVariantError, chosen
-from models.zoo import MODELS
+from models.zoo import DEMO, MODELS
 
 if TYPE_CHECKING:
     from models.manifest import Manifest
@@ -34,6 +34,9 @@ def build_models(
     framework: Annotated[str, typer.Option(help=f"Which framework trains: {' or '.join(FRAMEWORKS)}.")] = "pytorch",
     seed: Annotated[int, typer.Option(help="Seed of the data split, the first weights and the order of training.")] = 7,
     force: Annotated[bool, typer.Option("--force", help="Build even what is built already.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try variants again that failed when they were made; nothing is trained.")
+    ] = False,
     variants: Annotated[
         str, typer.Option(help="default, all, or a list such as onnx,xla; docs/variants.md tells what there is.")
     ] = "all",
@@ -48,7 +51,7 @@ def build_models(
     except UnknownVariantError as exc:
         raise typer.BadParameter(str(exc), param_hint="--variants") from exc
     arguments = ["--root", str(artifacts / "models"), "--framework", framework, "--seed", str(seed)]
-    arguments += ["--variants", variants, *(["--force"] if force else [])]
+    arguments += ["--variants", variants, *(["--force"] if force else []), *(["--retry"] if retry else [])]
     for name in _known(names):
         arguments += ["--model", name]
     raise typer.Exit(main(arguments))
@@ -56,7 +59,10 @@ def build_models(
 
 @app.command("verify")
 def verify_models(names: Names = None, artifacts: Artifacts = Path("artifacts")) -> None:
-    """Check every file's sha256, and run every available variant on the whole test set again, against the original."""
+    """Check every file's sha256, and run every available variant on the whole test set again, against the original.
+
+    Without names: all that are built.
+    """
     from models import workshop
     from models.build import quiet_frameworks
 
@@ -69,8 +75,15 @@ def verify_models(names: Names = None, artifacts: Artifacts = Path("artifacts"))
 
     table = Table("Model", "Variant", "Verified")
     failures = []
-    for name in _known(names):
-        folder = artifacts / "models" / name
+    asked = _known(names)
+    folders = {name: artifacts / "models" / name for name in asked}
+    missing = [] if names else [name for name, folder in folders.items() if not folder.exists()]
+    if missing == asked:
+        failures.append(f"no model is built in {artifacts / 'models'}; {_how_to_build(*DEMO)} builds the small ones")
+    for name, folder in folders.items():
+        if name in missing:
+            table.add_row(name, "", f"not built; {_how_to_build(name)} builds it")
+            continue
         try:
             built = check_files(folder)
             contract = ModelContract.load(folder / "contract.json")
@@ -155,6 +168,10 @@ def _built(manifest: Manifest, folder: Path) -> tuple[str, ...]:
         apart = "no contract"
     built = f"{manifest.created[:16]}\nby {manifest.framework}"
     return built, metric, apart, f"{size / 1e3:.0f} kB"
+
+
+def _how_to_build(*names: str) -> str:
+    return f"`twinserve models build {' '.join(names)}`"
 
 
 def _known(names: list[str] | None) -> list[str]:

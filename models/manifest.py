@@ -69,37 +69,41 @@ class Manifest:
 
 def load(folder: Path) -> Manifest:
     """Reads a built model's manifest; raises ManifestError."""
-    path = folder / FILE
+    path, again = folder / FILE, _again(folder)
     try:
         document: Any = json.loads(path.read_text("utf-8"))
     except OSError as exc:
-        raise ManifestError(f"{path}: {exc.strerror}; `twinserve models build` writes it") from exc
+        raise ManifestError(f"{path}: {exc.strerror}; `twinserve models build {folder.name}` writes it") from exc
     except ValueError as exc:
-        raise ManifestError(f"{path}: not JSON; `twinserve models build --force` writes it anew") from exc
+        raise ManifestError(f"{path}: not JSON; {again}") from exc
     if not isinstance(document, dict) or document.pop("schema", None) != SCHEMA:
-        raise ManifestError(f"{path}: expected schema {SCHEMA}; `twinserve models build --force` writes it anew")
+        raise ManifestError(f"{path}: expected schema {SCHEMA}; {again}")
     try:
         return Manifest(**document)
     except TypeError as exc:
-        raise ManifestError(f"{path}: {exc}; `twinserve models build --force` writes it anew") from exc
+        raise ManifestError(f"{path}: {exc}; {again}") from exc
 
 
 def check_files(folder: Path) -> Manifest:
     """The manifest, where every file is there and unchanged, and no other; raises ManifestError naming the first."""
-    manifest = load(folder)
+    manifest, again = load(folder), _again(folder)
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise ManifestError(f"{path}: missing; `twinserve models build --force` writes it anew")
+            raise ManifestError(f"{path}: missing; {again}")
         if sha256(path) != expected:
-            raise ManifestError(f"{path}: changed since it was built; `twinserve models build --force` writes it anew")
+            raise ManifestError(f"{path}: changed since it was built; {again}")
     # A second numbered folder would be served as a newer version that nobody verified.
     for path in _files(folder):
         if str(path.relative_to(folder)) not in manifest.files:
             raise ManifestError(
-                f"{path}: not part of the build; remove it, or `twinserve models build --force` builds without it"
+                f"{path}: not part of the build; remove it, or `twinserve models build {folder.name}` builds without it"
             )
     return manifest
+
+
+def _again(folder: Path) -> str:
+    return f"`twinserve models build {folder.name}` writes it anew"
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -113,9 +117,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All that is no real folder, sorted: a link to a folder counts as a file, since a server would follow it."""
+    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+
+
 def _files(folder: Path) -> list[Path]:
-    own = (path for path in folder.rglob("*") if path.is_file() and path != folder / FILE)
-    return sorted(path for path in own if path.relative_to(folder).parts[0] != VARIANTS)
+    own = (path for path in files_below(folder) if path != folder / FILE)
+    return [path for path in own if path.relative_to(folder).parts[0] != VARIANTS]
 
 
 def versions() -> dict[str, str]:
@@ -123,7 +132,14 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
-def _version(distribution: str) -> str:
+def packages_of(definition: ModelDefinition) -> tuple[str, ...]:
+    """The packages that shape this model beside the frameworks: its weights, and the tokenizer of its text."""
+    packages = (definition.pretrained, "tokenizers" if definition.preprocessed else "")
+    return tuple(package for package in packages if package)
+
+
+def version_of(distribution: str) -> str:
+    """The version of a distribution that need not be there."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -132,9 +148,7 @@ def _version(distribution: str) -> str:
 
 def fingerprint(definition: ModelDefinition, framework: str, seed: int, root: Path = ROOT) -> str:
     """Changes with anything that could change what is built: definition, sources below `root`, options, versions."""
-    settings = [repr(definition), framework, seed, versions()]
-    if definition.pretrained:
-        settings.append(_version(definition.pretrained))
+    settings = [repr(definition), framework, seed, versions(), *map(version_of, packages_of(definition))]
     return digest_of(settings, (*SOURCES, *definition.folders), root)
 
 

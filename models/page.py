@@ -30,8 +30,8 @@ One trained model, in every form that a stack can serve. This page is generated 
 A variant is made in a process of its own, from the weights of the model's build (`weights.npz`), and is proven there
 before it counts: its outputs for the whole test set against those of the eager PyTorch network. One that fails, or
 crashes, is not available and tells why; the others go on. `models build` makes again what its digest says is out of
-date (weights, sources, package versions; of compiled ones the CPU's instructions). What failed is tried again with
-`--force`.
+date (weights, sources, package versions; of compiled ones the CPU's instructions), and asks again for what was known
+not to be had. What was tried and failed is tried again with `--retry`, which trains nothing.
 
 `artifacts/models/<model>/variants/<variant>/` holds `contract.json`, `variant.json` (what `list --json` shows, and the
 sha256 of every file) and what is served. The default variants, `torchscript` and `savedmodel`, are the model's own

@@ -11,9 +11,14 @@ from typing import Any
 from gateway.core.contract import ModelContract
 from models import manifest
 from models.variants import VARIANTS, Variant
+from models.zoo import MODELS
 
 FILE = "variant.json"
+# What a build that failed leaves beside the record, for whoever looks for the reason.
+ERROR_LOG = "error.log"
 SCHEMA = 1
+# In a variant's folder, and not of its `files`: what is known of it, which no server is given.
+UNSERVED = frozenset({FILE, "contract.json", ERROR_LOG})
 # What `twinserve models list --json` tells of a variant, beside `reason` where it is not available.
 LISTED = (
     *("model", "variant", "stack", "available", "bytes", "parity_max_scaled", "argmax_agreement"),
@@ -28,6 +33,7 @@ class Record:
     `reason` is None of an available one, `bytes` the size of what is served. `parity_max_scaled` is max |a-b|/(1+|b|)
     and `argmax_agreement` a share of 1, both against the eager original on the test set. `quality` is the contract's
     `Quality` where it has one. `digest` is of all that shapes the variant; `files` are sha256 by relative path.
+    `failed`: making it was tried and failed, where of another unavailable one it was known that it cannot be had.
     """
 
     model: str
@@ -44,6 +50,7 @@ class Record:
     quality: Mapping[str, Any] | None = None
     digest: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    failed: bool = False
 
     def listed(self) -> dict[str, Any]:
         """The record as `twinserve models list --json` shows it."""
@@ -89,9 +96,9 @@ def available(
     )
 
 
-def unavailable(model: str, variant: Variant, reason: str, digest: str = "") -> Record:
-    """The record of a variant that cannot be had."""
-    return replace(_described(model, variant), reason=reason, digest=digest)
+def unavailable(model: str, variant: Variant, reason: str, digest: str = "", *, failed: bool = False) -> Record:
+    """The record of a variant that cannot be had, or that `failed` when it was made."""
+    return replace(_described(model, variant), reason=reason, digest=digest, failed=failed)
 
 
 def folder_of(base: Path, variant: str) -> Path:
@@ -112,18 +119,38 @@ def load(base: Path, variant: Variant) -> Record:
 
 
 def load_all(base: Path) -> list[Record]:
-    """The records of all variants of the model that is, or would be, built in `base`."""
-    return [load(base, variant) for variant in VARIANTS.values()]
+    """The records of all variants of the model that is, or would be, built in `base`.
+
+    Of a variant that is not offered, the reason is known before anything is built.
+    """
+    not_offered = MODELS[base.name].not_offered if base.name in MODELS else {}
+    records = [load(base, variant) for variant in VARIANTS.values()]
+    return [
+        known if known.available or known.stack not in not_offered else replace(known, reason=not_offered[known.stack])
+        for known in records
+    ]
 
 
 def check_files(base: Path, record: Record) -> None:
-    """Raises RecordError where a file of an available variant is missing or has changed since it was verified."""
-    root = base if VARIANTS[record.variant].default else folder_of(base, record.variant)
+    """Raises RecordError where an available variant is not what was verified, file by file, and no file more."""
+    if not record.available:
+        return
+    again = f"`twinserve models build {record.model}` makes it anew"
+    default = VARIANTS[record.variant].default
+    root = base if default else folder_of(base, record.variant)
+    if not record.files:
+        raise RecordError(f"{folder_of(base, record.variant) / FILE}: names no files; {again}")
     for name, expected in record.files.items():
         path = root / name
         if not path.is_file() or manifest.sha256(path) != expected:
             what = "changed since it was built" if path.is_file() else "missing"
-            raise RecordError(f"{path}: {what}; `twinserve models build {record.model}` makes it anew")
+            raise RecordError(f"{path}: {what}; {again}")
+    # A second numbered folder would be served as a newer version that nobody verified.
+    unserved = frozenset() if default else UNSERVED
+    for path in manifest.files_below(root / record.variant if default else root):
+        name = str(path.relative_to(root))
+        if name not in record.files and name not in unserved:
+            raise RecordError(f"{path}: not part of the variant; remove it, or {again}")
 
 
 def _described(model: str, variant: Variant) -> Record:

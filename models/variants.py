@@ -232,6 +232,7 @@ _TFSERVING = (
         exact=True,
         exporter="xla",
         summary="A signature compiled by XLA; rows are padded to a few batch sizes, all compiled before it is ready.",
+        packages=("tensorflow-serving-api",),
     ),
     Variant(
         "tflite-fp32",

@@ -24,7 +24,6 @@ from models.verify import ParityError, judge
 from models.zoo import MODELS, ModelDefinition
 from models.zoo.dataset import Dataset, Rows
 
-ERROR_LOG = "error.log"
 REASON_CHARS = 500
 
 
@@ -69,8 +68,8 @@ class Worker:
             return record.available(model, variant, proven, folder, files, digest)
         except Exception as exc:
             # Whatever a framework raises: the others go on.
-            (folder / ERROR_LOG).write_text(traceback.format_exc(), "utf-8")
-            return record.unavailable(model, variant, last_line(exc), digest)
+            (folder / record.ERROR_LOG).write_text(traceback.format_exc(), "utf-8")
+            return record.unavailable(model, variant, last_line(exc), digest, failed=True)
 
     def _job(self, variant: Variant, folder: Path) -> Job:
         return job_of(self._definition, variant, self._base, folder, self._data)

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,10 +37,18 @@ PACKAGES: Mapping[Stack, tuple[str, ...]] = {
     "torchserve": ("numpy", "torch", "torch-model-archiver"),
     "tfserving": ("numpy", "tensorflow", "keras"),
 }
-# What shapes every variant of a stack beside its exporter and the network.
+# What shapes every variant beside its exporter and the network's own folders, and how it is proven.
+COMMON = (
+    "gateway/core/contract.py",
+    "models/job.py",
+    "models/train.py",
+    "models/verify.py",
+    "models/zoo/dataset.py",
+    "models/zoo/torch_layers.py",
+)
 SOURCES: Mapping[Stack, tuple[str, ...]] = {
-    "torchserve": ("models/job.py", "models/verify.py", "serving/torchserve"),
-    "tfserving": ("models/job.py", "models/verify.py", "models/convert.py"),
+    "torchserve": (*COMMON, "serving/torchserve"),
+    "tfserving": (*COMMON, "models/convert.py", "models/zoo/keras_layers.py"),
 }
 
 
@@ -69,14 +76,17 @@ def make(
     root: Path,
     *,
     force: bool = False,
+    retry: bool = False,
     report: Report = lambda _: None,
     command: Command = worker_command,
     limit_s: float = LIMIT_S,
 ) -> None:
     """Makes the variants of the models that are built below `root`; those that are made already are left.
 
-    `report` is told of each; one that takes longer than `limit_s` is given up. The default variants are the build
-    itself, and not made here. No variant's failure is raised: its record says why it is not available.
+    Whether one that was not available can be had by now is asked again; one that was tried and failed is left, unless
+    `retry` says to try it again, or `force` to make all anew. `report` is told of each; one that takes longer than
+    `limit_s` is given up. The default variants are the build itself, and not made here. No variant's failure is
+    raised: its record says why it is not available.
     """
     with sole_builder(root):
         orders = []
@@ -85,21 +95,25 @@ def make(
             clean(root / name / manifest.VARIANTS)
             for variant in variants:
                 if not variant.default:
-                    orders += _to_make(MODELS[name], variant, root / name, report, force=force)
+                    orders += _to_make(MODELS[name], variant, root / name, report, force=force, retry=retry)
         _run(orders, root, report, partial(command, verify=False), limit_s, made=True)
 
 
-def _to_make(definition: ModelDefinition, variant: Variant, base: Path, report: Report, *, force: bool) -> list[Order]:
+def _to_make(
+    definition: ModelDefinition, variant: Variant, base: Path, report: Report, *, force: bool, retry: bool
+) -> list[Order]:
     """The order for one variant; none, and what is known is told, where it is made already or not offered."""
     order = Order(definition.name, variant, digest_of(definition, variant, base))
     reason = definition.not_offered.get(variant.stack)
     if reason is not None:
         record.unavailable(order.model, variant, reason, order.digest).save(record.folder_of(base, variant.name))
     known = record.load(base, variant)
-    if (force and reason is None) or not _holds(base, known, order.digest):
+    again = force or not (known.available or (known.failed and not retry))
+    if (again and reason is None) or not _holds(base, known, order.digest):
         return [order]
+    said = f"not available: {known.reason}" + ("; --retry tries it again" if known.failed else "")
     report(_event(order, "start"))
-    report(_event(order, "cached", detail="made before" if known.available else f"not available: {known.reason}"))
+    report(_event(order, "cached", detail="made before" if known.available else said))
     return []
 
 
@@ -116,7 +130,8 @@ def verify(names: Sequence[str], variants: Sequence[Variant], root: Path, report
 
 def digest_of(definition: ModelDefinition, variant: Variant, base: Path) -> str:
     """Changes with all that could change the variant, or whether it can be had: weights, sources, versions, machine."""
-    versions = {name: _version(name) for name in (*PACKAGES[variant.stack], *variant.packages)}
+    packages = (*PACKAGES[variant.stack], *variant.packages, *manifest.packages_of(definition))
+    versions = {name: manifest.version_of(name) for name in packages}
     machine = [platform.machine(), Path("/dev/nvidia0").exists()]
     if variant.cpu_bound:
         machine += [cpu_flags(), os.environ.get("TWINSERVE_AOT_CPU", "")]
@@ -153,13 +168,6 @@ def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> list[str]:
     except OSError:
         return []
     return sorted(flag for flag in (found[1].split() if found else []) if flag.startswith(("avx", "amx", "fma")))
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _holds(base: Path, known: record.Record, digest: str) -> bool:

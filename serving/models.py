@@ -92,7 +92,7 @@ def find_models(models_dir: Path) -> tuple[BuiltModel, ...]:
         if missing := model.missing():
             raise LaunchError(
                 f"model '{model.name}' in {model.folder} is incomplete: {', '.join(missing)} is missing; "
-                "`twinserve models build` builds it again"
+                f"`twinserve models build {model.name}` builds it again"
             )
         built.append(model)
     return tuple(built)

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from models.zoo import DEMO
 from serving import probes
 from serving.java import Java, JavaMissing, find_java
 from serving.models import BuiltModel
@@ -46,7 +47,8 @@ def all_servers(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltMo
     Grappler.
     """
     if not models:
-        raise LaunchError(f"no built model in {settings.models_dir}; `twinserve models build` builds them")
+        small = f"`twinserve models build {' '.join(DEMO)} --variants default` builds the small ones"
+        raise LaunchError(f"no built model in {settings.models_dir}; {small}")
     first = []
     if archives(models):
         first.append(torchserve(settings, ports, models))

@@ -36,10 +36,10 @@ def pack(job: Job, files: Sequence[Path], section: Mapping[str, Any], *, timeout
     `timeout_s` is how long TorchServe waits for the worker to start, and for an answer; None for our usual time.
     """
     more, options = preprocessing(job.definition)
-    options["variant"] = dict(section)
     with tempfile.TemporaryDirectory() as work:
         contract = Path(work) / CONTRACT
         contract.write_text(job.contract.to_json(), "utf-8")
+        options["variant"] = {**section, "files": {**section["files"], **digests([contract, *more])}}
         config = write_config(Path(work) / CONFIG, options, timeout_s=timeout_s)
         extra = [contract, *files[1:], *more]
         return write(job.served_name, job.contract.version, files[0], extra, config, job.folder, SERVING / HANDLER)
@@ -68,9 +68,13 @@ def section_of(
     **more: Any,  # noqa: ANN401 - values of YAML
 ) -> dict[str, Any]:
     """The `variant` section of a model's files, the first of which is the model."""
-    digests = {path.name: sha256(path) for path in files}
     warm = {"device": device, "warm_up": list(warm_up)}
-    return {"name": name, "runtime": runtime, "file": files[0].name, "files": digests, **warm, **more}
+    return {"name": name, "runtime": runtime, "file": files[0].name, "files": digests(files), **warm, **more}
+
+
+def digests(files: Sequence[Path]) -> dict[str, str]:
+    """The sha256 of files by name, which the handler checks before it reads any of them."""
+    return {path.name: sha256(path) for path in files}
 
 
 def write_config(

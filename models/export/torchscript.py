@@ -12,7 +12,6 @@ import torch
 
 from models.export import archive
 from models.export.archive import SERVING, without_deprecation
-from models.manifest import sha256
 from models.zoo.dataset import Array, Rows, batches
 
 if TYPE_CHECKING:
@@ -41,8 +40,9 @@ def export(
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as work:
         graph = trace(net, example, Path(work) / GRAPH)
-        section = {"name": "torchscript", "runtime": "torchscript", "file": GRAPH, "files": {GRAPH: sha256(graph)}}
         files, options = preprocessing
+        checked = archive.digests([graph, contract, *files])
+        section = {"name": "torchscript", "runtime": "torchscript", "file": GRAPH, "files": checked}
         own = archive.write_config(Path(work) / config.name, {**options, "variant": section}, base=config)
         return archive.write(name, version, graph, [contract, *files], own, folder, handler)
 

@@ -295,8 +295,9 @@ class Service:
         folder, gpu, config = Path(properties["model_dir"]), properties.get("gpu_id"), context.model_yaml_config or {}
         runtimes.set_up_torch(config.get("torch") or {})
         self.name, self.version = str(context.model_name), str(manifest["modelVersion"])
-        self.contract = Contract(json.loads((folder / "contract.json").read_text()))
         self.variant: dict[str, Any] = config.get("variant") or {"name": "torchscript"}
+        runtimes.check_files(folder, self.variant.get("files") or {})
+        self.contract = Contract(json.loads((folder / "contract.json").read_text()))
         outputs = {name: spec.datatype for name, spec in self.contract.outputs.items()}
         self.runtime = runtimes.load(folder, manifest.get("serializedFile", ""), self.variant, outputs, gpu)
         self.text = runtimes.text(folder, config["preprocess"]) if "preprocess" in config else None

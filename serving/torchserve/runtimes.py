@@ -8,7 +8,7 @@ variant:
   runtime: aotinductor      # torchscript, eager, compile, aotinductor or onnx
   file: model.pt2           # the model
   source: source.zip        # eager, compile: the network's Python modules
-  files: {model.pt2: sha256}  # every file that is loaded, checked before
+  files: {model.pt2: sha256}  # the model, contract.json and all else that is read, checked before
   device: cpu               # cpu or cuda; without it a GPU where TorchServe assigns one
   warm_up: [1, 2]           # batch sizes that are run before the worker is ready
   must_warm_up: true        # a warm-up that fails is a model that does not load
@@ -117,9 +117,8 @@ def load(
     """The model in an archive's `folder`; raises Unloadable.
 
     `variant` is that of model-config.yaml; where it names no file the model is a TorchScript graph in `serialized`.
-    `outputs` are the contract's datatypes by name, `gpu` is what TorchServe assigned.
+    `outputs` are the contract's datatypes by name, `gpu` is what TorchServe assigned. Its files were checked before.
     """
-    check_files(folder, variant.get("files") or {})
     kind, file = variant.get("runtime", "torchscript"), folder / variant.get("file", serialized)
     if kind not in LOADERS:
         raise Unloadable(f"model-config.yaml: variant.runtime is '{kind}'; expected one of {', '.join(LOADERS)}")

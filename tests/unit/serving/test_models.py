@@ -48,7 +48,7 @@ def test_where_nothing_was_built_there_is_nothing(tmp_path: Path) -> None:
 def test_an_incomplete_model_is_an_error_that_names_the_part(tmp_path: Path, part: str) -> None:
     """A server could not serve it; the error says what is missing and how to get it."""
     (_build(tmp_path, "m") / part).unlink()
-    with pytest.raises(LaunchError, match=r"model 'm' .* is missing; `twinserve models build`"):
+    with pytest.raises(LaunchError, match=r"model 'm' .* is missing; `twinserve models build m` builds"):
         find_models(tmp_path)
 
 

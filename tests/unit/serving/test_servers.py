@@ -171,7 +171,7 @@ def test_the_gateway_is_asked_about_every_model_on_every_endpoint(models: list[B
 
 def test_without_models_nothing_is_planned(settings: LaunchSettings) -> None:
     """There is nothing to be ready."""
-    with pytest.raises(LaunchError, match="twinserve models build"):
+    with pytest.raises(LaunchError, match="`twinserve models build simplenn digits --variants default` builds"):
         servers.all_servers(settings, PORTS, [])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -72,7 +73,10 @@ def test_an_archive_is_run_by_its_own_handler(built: Path, variant: str, tmp_pat
     with zipfile.ZipFile(path) as packed:
         assert {"handler.py", "runtimes.py", "text.py", "contract.json"} <= set(packed.namelist())
         assert json.loads(packed.read("contract.json"))["name"] == f"simplenn-{variant}"
-        assert set(section["files"]) <= set(packed.namelist())  # type: ignore[index]
+        files = section["files"]  # type: ignore[index]
+        assert {"model.pt", "contract.json"} <= set(files) <= set(packed.namelist())
+        for name, expected in files.items():
+            assert hashlib.sha256(packed.read(name)).hexdigest() == expected
     answer = exporter.predict(job, job.test_rows)["progression"]
     with torch.inference_mode():
         own = job.torch_net()(torch.from_numpy(job.data.test_inputs)).numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,16 @@ def test_a_corrupt_file_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
     files[1].unlink()
     with pytest.raises(runtimes.Unloadable, match=r"source.zip is missing from the archive"):
         runtimes.check_files(tmp_path, {"source.zip": section["files"]["source.zip"]})
+
+
+def test_a_corrupt_contract_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """As is whatever else the section lists, a tokenizer for instance."""
+    _, section = eager.write("eager", _simple(), tmp_path)
+    (tmp_path / "contract.json").write_text(SIMPLE.to_json())
+    section["files"] |= archive.digests([tmp_path / "contract.json"])
+    assert _load(tmp_path, section).contract.batch_cap == 256
+    with pytest.raises(runtimes.Unloadable, match=r"contract\.json is corrupt: its sha256 is"):
+        _load(tmp_path, section, replace(SIMPLE, batch_cap=512))
 
 
 def test_an_unknown_runtime_is_refused_with_the_known_ones(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from models.variants import VARIANTS
 from models.zoo import DEMO
 from serving import probes
 from serving.java import Java, JavaMissing, find_java
@@ -268,8 +269,10 @@ def targets(model: BuiltModel, endpoints: Iterable[str]) -> list[dict[str, Any]]
     found: list[dict[str, Any]] = [{"endpoint": name} for name in endpoints if _serves(model, name)]
     for variant in model.variants:
         where = NOGRAPPLER_ENDPOINTS if variant.name == WITHOUT_GRAPPLER else STACK_ENDPOINTS[variant.stack]
+        alone = {"batching": False} if VARIANTS[variant.name].mixes_rows else {}
         found += [
-            {"endpoint": name, "model": variant.served_name, "variant": variant.name, "by_name": True} for name in where
+            {"endpoint": name, "model": variant.served_name, "variant": variant.name, "by_name": True, **alone}
+            for name in where
         ]
     return found
 

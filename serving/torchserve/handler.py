@@ -374,9 +374,10 @@ class Service:
         if self.text is None:
             return self.runtime.run([(tensor.datatype, tensor.array) for tensor in inputs])
         try:
-            return self.runtime.run([("INT64", array) for array in self.text(inputs[0].array)])
-        except UnicodeDecodeError as exc:
-            raise _invalid(f"input '{inputs[0].name}' is not UTF-8: {exc.reason} at byte {exc.start}") from exc
+            arrays = self.text(inputs[0].array)
+        except ValueError as exc:
+            raise _invalid(f"input '{inputs[0].name}' {exc}") from exc
+        return self.runtime.run([("INT64", array) for array in arrays])
 
     def _output(self, name: str, array: np.ndarray[Any, Any] | None) -> Tensor:
         spec = self.contract.outputs[name]

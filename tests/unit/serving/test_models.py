@@ -141,6 +141,18 @@ def test_a_corrupt_variant_is_left_out(tmp_path: Path) -> None:
     assert f"left out: m as onnx: {expected}" in said
 
 
+def test_a_variant_with_a_damaged_record_is_left_out(tmp_path: Path) -> None:
+    """It is said, and the others are served."""
+    base = _build(tmp_path, "m")
+    write_variant(base, "xla")
+    damaged = write_variant(base, "onnx").parent / "variant.json"
+    damaged.write_text(damaged.read_text().replace('"onnx"', '"nope"'))
+    said: list[str] = []
+    (model,) = to_serve(find_models(tmp_path), "", "onnx,xla", said.append)
+    assert [one.name for one in model.variants] == ["xla"]
+    assert said == [f"left out: m as onnx: {damaged} cannot be used; `twinserve models build m` makes it anew"]
+
+
 def test_a_corrupt_model_is_not_served(tmp_path: Path) -> None:
     """There is nothing to answer in its place."""
     base = _build(tmp_path, "m")

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-# The tokenizer works through a whole text before it cuts it to its first tokens: up to a second and 240 MB for each MiB.
-# 256 tokens of prose are some 1.5 KiB.
+# The tokenizer works through a whole text before it cuts it to its first tokens: up to a second and 240 MB for each
+# MiB. 256 tokens of prose are some 1.5 KiB.
 MOST_BYTES = 65_536
 
 

@@ -109,6 +109,7 @@ class Contract:
             {item["name"]: Spec(item["name"], item["datatype"], tuple(item["shape"])) for item in document[side]}
             for side in ("inputs", "outputs")
         )
+        self.bounds: dict[str, Any] = {item["name"]: item["bounds"] for item in document["inputs"] if "bounds" in item}
         self.batch_cap: int | None = document.get("batch_cap")
         self.must_be_finite = document.get("finite", "required") == "required"
 
@@ -144,6 +145,8 @@ class Contract:
             raise _invalid(f"input '{spec.name}' has shape {list(tensor.array.shape)}; expected {list(spec.shape)}")
         if self.must_be_finite and not tensor.finite():
             raise _invalid(f"input '{spec.name}' holds NaN or infinity; expected finite values")
+        if spec.name in self.bounds and (wrong := runtimes.beyond(tensor.array, **self.bounds[spec.name])):
+            raise _invalid(f"input '{spec.name}' {wrong}")
         return tensor
 
 

@@ -132,6 +132,17 @@ def text(folder: Path, options: Mapping[str, Any]) -> Callable[[Array], Sequence
     return made
 
 
+def beyond(array: Array, least: float | None = None, most: float | None = None, largest: Sequence[int] = ()) -> str:
+    """How an array passes the bounds that the contract sets for an input, in words; empty where it does not."""
+    if any(size > top != -1 for size, top in zip(array.shape, largest, strict=False)):
+        return f"has shape {list(array.shape)}; its largest is {list(largest)} (-1: any size)"
+    if array.size and least is not None and array.min() < least:
+        return f"holds {array.min()}; its least value is {least}"
+    if array.size and most is not None and array.max() > most:
+        return f"holds {array.max()}; its greatest value is {most}"
+    return ""
+
+
 def check_files(folder: Path, files: Mapping[str, str]) -> None:
     """Raises Unloadable where a file is missing, or is not the one that was verified."""
     for name, expected in files.items():

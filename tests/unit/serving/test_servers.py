@@ -241,6 +241,18 @@ def test_the_gateway_answers_with_variants_only_by_name(settings: LaunchSettings
     assert (asked["endpoint"], asked["variant"]) == ("tf", "xla")
 
 
+def test_the_gateway_starts_without_what_did_not_load(settings: LaunchSettings, varied: list[BuiltModel]) -> None:
+    """Known only when it starts: its configuration is written again then."""
+    dropped: dict[str, str] = {}
+    server = servers.gateway(settings, PORTS, varied, dropped)
+    dropped["digits-onnx"] = "it ends while TorchServe loads it"
+    server.prepare()
+    digits = load(settings.run_dir / "gateway.yaml").models["digits"]
+    assert "onnx" not in {target.variant for target in digits.targets}
+    assert digits.unavailable["onnx"] == "it ends while TorchServe loads it"
+    assert digits.unavailable["tensorrt"] == "needs an NVIDIA GPU"
+
+
 def test_a_server_without_models_is_not_started(settings: LaunchSettings, models: list[BuiltModel]) -> None:
     """A model that only TorchServe has needs no TensorFlow server, nor has the gateway an endpoint for one."""
     models[0].contract.write_text(contract("digits", variants={"torchscript": "torchserve"}).to_json())

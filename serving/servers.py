@@ -55,17 +55,15 @@ def all_servers(
         small = f"`twinserve models build {' '.join(DEMO)} --variants default` builds the small ones"
         raise LaunchError(f"no built model in {settings.models_dir}; {small}")
     first = []
-    dropped: Mapping[str, str] = {}
-    if served := archives(models):
-        variants = [one.served_name for model in models for one in model.on("torchserve")]
-        loading = Loading(settings, ports, served, variants, report)
+    variants = [one.served_name for model in models for one in model.on("torchserve")]
+    loading = Loading(settings, ports, archives(models), variants, report)
+    if archives(models):
         first.append(torchserve(settings, ports, models, loading=loading))
-        dropped = loading.dropped
     if saved_models(models):
         first.append(tfserving(settings, ports, models))
     if saved_models(models, without_grappler=True):
         first.append(tfserving_nograppler(settings, ports, models))
-    return [first, [gateway(settings, ports, models, dropped)]]
+    return [first, [gateway(settings, ports, models, loading.dropped)]]
 
 
 def torchserve(

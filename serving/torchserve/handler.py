@@ -57,8 +57,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         self.cause = cause
 
 
-_malformed = partial(Refused, "unparseable")
-_invalid = partial(Refused, "invalid_input")
+_malformed, _invalid = partial(Refused, "unparseable"), partial(Refused, "invalid_input")
 
 
 @dataclass(frozen=True)

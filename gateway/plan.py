@@ -145,6 +145,7 @@ def _targets(name: str, model: ModelSettings) -> tuple[Target, ...]:
             target.weight,
             label=target.label,
             by_name=target.by_name,
+            batching=target.batching,
         )
         for target in model.targets
     )

@@ -126,6 +126,8 @@ class TargetSettings(HandlerSettings):
     """The export that this server runs, where the contract does not say it."""
     by_name: bool = False
     """Whether it answers only requests that name its variant or its endpoint: never by policy, failover or retry."""
+    batching: bool = True
+    """Whether its requests may travel together where the model's may; false where rows of a run change each other."""
     versions: dict[str, PositiveInt] = Field(default_factory=dict)
     """Numbers for a TorchServe's versions that are none, such as `2024-05a: 3`; `N` and `N.0` are N without."""
 

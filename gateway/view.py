@@ -117,6 +117,7 @@ def _target(fleet: Fleet, model: str, target: Target) -> Document:
         "label": target.label,
         "variant": target.variant,
         "by_name": target.by_name,
+        "batching": target.batching,
         "weight": target.weight,
         "status": verdict.status.value,
         "reason": verdict.reason,

@@ -38,6 +38,7 @@ SOURCES = (
     "serving/torchserve/handler.py",
     "serving/torchserve/model-config.yaml",
     "serving/torchserve/runtimes.py",
+    "serving/torchserve/instructions.py",
     "serving/torchserve/text.py",
     "gateway/core/contract.py",
 )

@@ -60,6 +60,9 @@ NOTES = """
   those of the tensors in the file, which is what TensorFlow Serving makes a signature of. The ranges of
   `tflite-int8` come from up to 200 training rows. What the converter would silently leave in FP32 is not called
   quantized: it is not available.
+- `int8-dynamic` takes one scale for the activations of a whole run, so that an outlier in one row changes the answers
+  of the others. The gateway therefore batches no request for it with another's (`batching: false` on its
+  target); the rows of one request still share a scale.
 - `tf-trt`: TensorFlow's packages are built without TensorRT since 2.18.
 """
 RESULTS = """

@@ -107,15 +107,17 @@ def folder_of(base: Path, variant: str) -> Path:
 
 
 def load(base: Path, variant: Variant) -> Record:
-    """A variant's record; where there is none, or none that can be read, one that says how to make it."""
+    """A variant's record; where there is none, or none that can be used, one that says how to make it."""
     path = folder_of(base, variant.name) / FILE
     try:
         document: Any = json.loads(path.read_text("utf-8"))
         if document.pop("schema") == SCHEMA:
-            return Record(**document)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+            return _checked(Record(**document), variant)
+    except FileNotFoundError:
+        return unavailable(base.name, variant, f"not built; `twinserve models build {base.name}` makes it")
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         pass
-    return unavailable(base.name, variant, f"not built; `twinserve models build {base.name}` makes it")
+    return unavailable(base.name, variant, f"{path} cannot be used; `twinserve models build {base.name}` makes it anew")
 
 
 def load_all(base: Path) -> list[Record]:
@@ -151,6 +153,20 @@ def check_files(base: Path, record: Record) -> None:
         name = str(path.relative_to(root))
         if name not in record.files and name not in unserved:
             raise RecordError(f"{path}: not part of the variant; remove it, or {again}")
+
+
+def _checked(found: Record, variant: Variant) -> Record:
+    """The record, where it is the variant's and can be worked with; raises ValueError."""
+    files = found.files
+    if (found.variant, found.stack) != (variant.name, variant.stack) or not isinstance(found.available, bool):
+        raise ValueError("it is another variant's, or does not say whether it is available")
+    if not isinstance(files, dict) or not all(isinstance(text, str) for text in (*files, *files.values())):
+        raise ValueError("files is no object of sha256 by name")
+    if found.available and not files:
+        raise ValueError("it is available, and has no files")
+    if not isinstance(found.reason, str | None) or not isinstance(found.digest, str):
+        raise ValueError("reason or digest is no text")
+    return found
 
 
 def _described(model: str, variant: Variant) -> Record:

@@ -47,7 +47,8 @@ class Variant:
     must be within the model's own tolerance of the eager original's. Elsewhere it has a contract of its own: the
     model's metric may fall by `drop`, and of a classification `agreement` is the least share of rows with the same
     class. `packages` shape the servable beside the stack's own framework; `cpu_bound` says that the servable only runs
-    on a CPU with the instructions of the one that it was made on.
+    on a CPU with the instructions of the one that it was made on; `mixes_rows` that a row's answer depends on the other
+    rows of a run, so that requests of different clients must not travel together.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Variant:
     agreement: float = 1.0
     packages: tuple[str, ...] = ()
     cpu_bound: bool = False
+    mixes_rows: bool = False
 
     @property
     def default(self) -> bool:
@@ -141,6 +143,7 @@ _TORCHSERVE = (
         summary="Dense layers with INT8 weights; activations are quantized batch by batch.",
         drop=0.02,
         agreement=0.97,
+        mixes_rows=True,
     ),
     Variant(
         "int8-static",

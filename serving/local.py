@@ -113,7 +113,7 @@ class LocalStack:
             settings = self.settings
             built = find_models(settings.models_dir)
             models = to_serve(built, settings.models, settings.variants, self._report) if built else ()
-            stages = servers.all_servers(settings, self.ports, models)
+            stages = servers.all_servers(settings, self.ports, models, self._report)
             cleanup.callback(servers.remove_temporary, self.run_dir)
         check_ports((port for stage in stages for server in stage for port in server.ports), self.settings.host)
         cleanup.enter_context(self._processes)
@@ -190,6 +190,7 @@ class LocalStack:
         began = time.monotonic()
         waiting: dict[str, Child] = {}
         for server in stage:
+            server.prepare()
             waiting[server.name] = self._processes.start(server)
             self._servers[server.name] = server
             self._report(" ".join(filter(None, (f"starting {server.name}", server.note))))

@@ -13,6 +13,7 @@ from typing import Any
 
 from models import manifest, record
 from models.variants import DEFAULT, VARIANTS, UnknownVariantError, Variant, chosen
+from serving.loadable import Machine, why_not
 from serving.processes import TAIL_LINES, LaunchError
 
 Event = dict[str, Any]
@@ -99,13 +100,17 @@ def find_models(models_dir: Path) -> tuple[BuiltModel, ...]:
 
 
 def to_serve(
-    found: Iterable[BuiltModel], names: str, variants: str, report: Callable[[str], None] = lambda _: None
+    found: Iterable[BuiltModel],
+    names: str,
+    variants: str,
+    report: Callable[[str], None] = lambda _: None,
+    here: Machine | None = None,
 ) -> tuple[BuiltModel, ...]:
     """Those of the built models that `names` lists, all where it is empty, each with its variants of `variants`.
 
     `variants` is `default`, `all` or a list such as `onnx,xla`. Every file is held against the sha256 that it was built
     with before a server is given it: raises LaunchError where the model's own have changed, and for unknown names. A
-    variant that cannot be had is left out, and `report` is told why.
+    variant that cannot be had, or not be loaded on the machine `here` (this one), is left out; `report` is told why.
     """
     models = {model.name: model for model in found}
     asked = [name.strip() for name in names.split(",") if name.strip()] or list(models)
@@ -119,20 +124,24 @@ def to_serve(
         wanted = chosen(variants)
     except UnknownVariantError as exc:
         raise LaunchError(str(exc)) from exc
-    return tuple(_with_variants(models[name], wanted, report) for name in asked)
+    machine = here or Machine.this()
+    return tuple(_with_variants(models[name], wanted, report, machine) for name in asked)
 
 
-def _with_variants(model: BuiltModel, wanted: Iterable[Variant], report: Callable[[str], None]) -> BuiltModel:
+def _with_variants(
+    model: BuiltModel, wanted: Iterable[Variant], report: Callable[[str], None], here: Machine
+) -> BuiltModel:
     _check_own_files(model)
     names = {variant.name for variant in wanted}
     served, unavailable, left_out = [], dict[str, str](), dict[str, list[str]]()
     for variant in VARIANTS.values():
         if variant.default and variant.stack in model.stacks:
             continue
-        reason = _why_not(model, variant, asked=variant.name in names)
+        folder = record.folder_of(model.folder, variant.name)
+        built = BuiltVariant(variant.name, variant.stack, variant.served_name(model.name), folder)
+        reason = _why_not(model, variant, asked=variant.name in names) or why_not(variant, built.archive, here)
         if reason is None:
-            folder = record.folder_of(model.folder, variant.name)
-            served.append(BuiltVariant(variant.name, variant.stack, variant.served_name(model.name), folder))
+            served.append(built)
             continue
         unavailable[variant.name] = reason
         if variant.name in names and not variant.default:

@@ -57,14 +57,19 @@ def torchserve_waits_for(host: str, rest: int, management: int, models: Iterable
         if answer is None or answer.status != http.client.OK:
             return "an answer to /ping"
         for model in models:
-            described = ask(host, management, f"/models/{model}")
-            versions = described.json() if described else None
-            workers = versions[0].get("workers", []) if isinstance(versions, list) and versions else []
-            if not any(worker.get("status") == "READY" for worker in workers):
+            if not torchserve_has_worker(host, management, model):
                 return f"a READY worker of model '{model}'"
         return None
 
     return waiting_for
+
+
+def torchserve_has_worker(host: str, management: int, model: str) -> bool:
+    """Whether TorchServe has a READY worker of a model."""
+    described = ask(host, management, f"/models/{model}")
+    versions = described.json() if described else None
+    workers = versions[0].get("workers", []) if isinstance(versions, list) and versions else []
+    return any(worker.get("status") == "READY" for worker in workers)
 
 
 def torchserve_name(host: str, rest: int) -> str:
@@ -103,14 +108,16 @@ def gateway_waits_for(host: str, rest: int, questions: Mapping[str, bytes]) -> C
     Its own readiness means that *some* endpoint can answer for each model; here every endpoint must. Any answer but
     "unavailable" counts: zeros need not be valid input.
     """
-    open_questions = dict(questions)
+    answered = set[str]()
 
     def waiting_for() -> str | None:
-        for what, body in list(open_questions.items()):
+        for what, body in questions.items():
+            if what in answered:
+                continue
             answer = ask(host, rest, "/predict", "POST", body=body, timeout_s=FIRST_INFERENCE_S)
             if answer is None or answer.status in UNAVAILABLE:
                 return f"an answer of {what}"
-            del open_questions[what]
+            answered.add(what)
         return None
 
     return waiting_for

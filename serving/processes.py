@@ -74,7 +74,7 @@ class Server:
 
     `waiting_for` returns None once it is ready, else what is still missing; then `describe` names the program that
     answers, with its version, and the path `health` under `url` answers 200. `note` tells the user what is started.
-    `allowance_s` is how much longer than usual its start may take.
+    `allowance_s` is how much longer than usual its start may take. `prepare` is called just before it is started.
     """
 
     name: str
@@ -87,6 +87,7 @@ class Server:
     health: str = ""
     note: str = ""
     allowance_s: float = 0.0
+    prepare: Callable[[], None] = lambda: None
 
 
 @dataclass(slots=True)

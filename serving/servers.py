@@ -15,9 +15,11 @@ from typing import Any
 
 import yaml
 
+from models.variants import VARIANTS
 from models.zoo import DEMO
 from serving import probes
 from serving.java import Java, JavaMissing, find_java
+from serving.loading import Loading, without
 from serving.models import BuiltModel
 from serving.processes import LaunchError, Port, Server
 from serving.settings import PREFIX, LaunchSettings, Ports
@@ -28,8 +30,6 @@ TFSERVING_PROGRAM = "tensorflow_model_server"
 STAND_IN = "serving.tfserving.savedmodel_server"
 # A Unix socket's path holds 107 bytes and a final zero; TorchServe adds `/.ts.sock.` and a number.
 LONGEST_SOCKET_FOLDER = 107 - len("/.ts.sock.65535")
-# A worker that ends while it loads is started again, for five minutes: the second time it is no accident.
-LOAD_FAILURES = 2
 # What a variant may take longer than a default one: torch.compile and XLA compile before they are ready.
 ALLOWANCE_S = 30.0
 WITHOUT_GRAPPLER = "savedmodel-nograppler"
@@ -40,32 +40,44 @@ SLOTS = {"torchserve": 2, "tfserving": 4}
 QUEUE = 256
 
 
-def all_servers(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel]) -> list[list[Server]]:
+def all_servers(
+    settings: LaunchSettings,
+    ports: Ports,
+    models: Sequence[BuiltModel],
+    report: Callable[[str], None] = lambda _: None,
+) -> list[list[Server]]:
     """The model servers, which start together, then the gateway. Writes their files into the run folder.
 
     A server that has nothing to serve is left out; TensorFlow's comes a second time where a variant needs one without
-    Grappler.
+    Grappler. A variant that ends while TorchServe loads it costs the others nothing, and `report` is told.
     """
     if not models:
         small = f"`twinserve models build {' '.join(DEMO)} --variants default` builds the small ones"
         raise LaunchError(f"no built model in {settings.models_dir}; {small}")
     first = []
+    variants = [one.served_name for model in models for one in model.on("torchserve")]
+    loading = Loading(settings, ports, archives(models), variants, report)
     if archives(models):
-        first.append(torchserve(settings, ports, models))
+        first.append(torchserve(settings, ports, models, loading=loading))
     if saved_models(models):
         first.append(tfserving(settings, ports, models))
     if saved_models(models, without_grappler=True):
         first.append(tfserving_nograppler(settings, ports, models))
-    return [first, [gateway(settings, ports, models)]]
+    return [first, [gateway(settings, ports, models, loading.dropped)]]
 
 
 def torchserve(
-    settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel], java: Java | None = None
+    settings: LaunchSettings,
+    ports: Ports,
+    models: Sequence[BuiltModel],
+    java: Java | None = None,
+    *,
+    loading: Loading | None = None,
 ) -> Server:
     """TorchServe from its pip package, on `java` or on what `find_java` finds; raises LaunchError without either.
 
     Java is run directly, as the `torchserve` command would: that command keeps one pid file for the whole machine,
-    and ends without ending the server.
+    and ends without ending the server. `loading` says what it is waited for, by default for all models.
     """
     try:
         java = java or find_java()
@@ -102,11 +114,10 @@ def torchserve(
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(settings.run_dir / "inductor-cache")),
     }
     host, rest = settings.host, ports.torchserve_rest_port
-    waits_for = probes.torchserve_waits_for(host, rest, ports.torchserve_management_port, served)
     return Server(
         name="torchserve",
         command=command,
-        waiting_for=_unless_loading_fails(waits_for, settings.run_dir / "logs" / "torchserve.log"),
+        waiting_for=(loading or Loading(settings, ports, served)).waiting_for,
         describe=lambda: probes.torchserve_name(host, rest),
         ports=_ports(ports, names),
         environment=environment,
@@ -192,21 +203,35 @@ def saved_models(models: Iterable[BuiltModel], *, without_grappler: bool = False
     return found
 
 
-def gateway(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel]) -> Server:
-    """Our gateway, in front of both, over both protocols of each."""
+def gateway(
+    settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel], dropped: Mapping[str, str] | None = None
+) -> Server:
+    """Our gateway, in front of both, over both protocols of each.
+
+    `dropped` are variants that turned out not to load, by their names on the server: looked at again when it starts.
+    """
     file = settings.run_dir / "gateway.yaml"
-    config = gateway_config(settings, ports, models)
-    head = "# Written by the launcher at every start; `twinserve gateway --config FILE` runs a gateway of your own.\n"
-    file.write_text(head + yaml.safe_dump(config, sort_keys=False))
     host, rest = settings.host, ports.gateway_rest_port
+    head = "# Written by the launcher at every start; `twinserve gateway --config FILE` runs a gateway of your own.\n"
+    bodies: dict[str, bytes] = {}
+
+    def prepare() -> None:
+        left = without(models, dropped or {})
+        config = gateway_config(settings, ports, left)
+        file.write_text(head + yaml.safe_dump(config, sort_keys=False))
+        bodies.clear()
+        bodies.update(questions(left, config["endpoints"]))
+
+    prepare()
     return Server(
         name="gateway",
         command=[sys.executable, "-m", "gateway", "--config", str(file)],
-        waiting_for=probes.gateway_waits_for(host, rest, questions(models, config["endpoints"])),
+        waiting_for=probes.gateway_waits_for(host, rest, bodies),
         describe=lambda: probes.gateway_name(host, rest),
         ports=_ports(ports, ["gateway_rest_port", "gateway_grpc_port", "gateway_admin_port"]),
         url=f"http://{host}:{rest}",
         health="/v2/health/ready",
+        prepare=prepare,
     )
 
 
@@ -268,8 +293,10 @@ def targets(model: BuiltModel, endpoints: Iterable[str]) -> list[dict[str, Any]]
     found: list[dict[str, Any]] = [{"endpoint": name} for name in endpoints if _serves(model, name)]
     for variant in model.variants:
         where = NOGRAPPLER_ENDPOINTS if variant.name == WITHOUT_GRAPPLER else STACK_ENDPOINTS[variant.stack]
+        alone = {"batching": False} if VARIANTS[variant.name].mixes_rows else {}
         found += [
-            {"endpoint": name, "model": variant.served_name, "variant": variant.name, "by_name": True} for name in where
+            {"endpoint": name, "model": variant.served_name, "variant": variant.name, "by_name": True, **alone}
+            for name in where
         ]
     return found
 
@@ -320,16 +347,6 @@ def tfserving_title() -> str:
     ).stdout
     lines = [line for line in told.splitlines() if line.startswith("TensorFlow ModelServer:")]
     return f"TensorFlow Serving {lines[0].partition(':')[2].strip()}" if lines else "TensorFlow Serving"
-
-
-def _unless_loading_fails(waits_for: Callable[[], str | None], log: Path) -> Callable[[], str | None]:
-    def waiting_for() -> str | None:
-        missing = waits_for()
-        if missing and log.is_file() and log.read_bytes().count(b"Backend worker process died.") >= LOAD_FAILURES:
-            raise LaunchError(f"TorchServe waits for {missing}, which ends while it loads. The reason is in {log}")
-        return missing
-
-    return waiting_for
 
 
 def every_port(ports: Ports) -> tuple[Port, ...]:

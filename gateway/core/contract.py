@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, TensorSpec
+from gateway.core.messages import Bounds, InferenceRequest, InferenceResponse, ModelMetadata, TensorSpec
 from gateway.core.tensor import DATATYPES, MAX_RANK, Tensor, all_finite
 
 SCHEMA = 1
 # Of a contract that was synthesised: what its server takes at once is not known, and not ours to limit.
 UNCAPPED = 2**31 - 1
+# What numpy orders by value; of BF16 an array holds the bits.
+BOUNDED = frozenset(DATATYPES) - {"BOOL", "BYTES", "BF16"}
 
 
 class ContractError(ValueError):
@@ -105,7 +107,7 @@ class ModelContract:
         if self.quality is None:
             del document["quality"]
         for side in ("inputs", "outputs"):
-            document[side] = [spec.as_json() for spec in getattr(self, side)]
+            document[side] = [{**spec.as_json(), **_bounds_json(spec)} for spec in getattr(self, side)]
         return json.dumps(document, indent=2) + "\n"
 
     @classmethod
@@ -276,6 +278,8 @@ class ModelContract:
                 Cause.INVALID_INPUT,
                 f"input '{name}' has shape {shown}; expected {list(spec.shape)} (-1: any size)",
             )
+        if spec.bounds is not None:
+            _check_sizes(spec.name, spec.bounds, shape)
         if self.batch_cap is not None and shape and shape[0] > self.batch_cap:
             raise GatewayError(
                 Cause.INVALID_INPUT, f"{shape[0]} rows; model '{self.name}' takes at most {self.batch_cap} a request"
@@ -289,6 +293,8 @@ class ModelContract:
                 Cause.INVALID_INPUT,
                 f"input '{spec.name}' holds NaN or infinity; model '{self.name}' takes finite values",
             )
+        if spec.bounds is not None:
+            _check_values(spec.bounds, tensor)
 
     @property
     def _counts_rows(self) -> bool:
@@ -315,10 +321,57 @@ def _specs(document: Mapping[str, Any], side: str) -> tuple[TensorSpec, ...]:
     for item in document[side]:
         if item["datatype"] not in DATATYPES:
             raise ContractError(f"{side}: unknown datatype '{item['datatype']}'")
-        specs.append(TensorSpec(str(item["name"]), item["datatype"], tuple(int(dim) for dim in item["shape"])))
+        shape = tuple(int(dim) for dim in item["shape"])
+        bounds = _bounds(item, len(shape)) if "bounds" in item else None
+        specs.append(TensorSpec(str(item["name"]), item["datatype"], shape, bounds=bounds))
     if not specs:
         raise ContractError(f"{side}: at least one tensor is expected")
     return tuple(specs)
+
+
+def _bounds(item: Mapping[str, Any], rank: int) -> Bounds:
+    """The bounds of an input in `contract.json`; raises ContractError, and TypeError for a field that is none."""
+    bounds = Bounds(**item["bounds"])
+    values = [value for value in (bounds.least, bounds.most) if value is not None]
+    if any(type(value) not in (int, float) for value in values) or values != sorted(values):
+        raise ContractError(f"bounds of '{item['name']}': least and most are no numbers in order")
+    if values and item["datatype"] not in BOUNDED:
+        raise ContractError(f"bounds of '{item['name']}': {item['datatype']} has no least and most")
+    if bounds.largest is None:
+        return bounds
+    largest = tuple(bounds.largest)
+    if len(largest) != rank or any(type(size) is not int or size < -1 for size in largest):
+        raise ContractError(f"bounds of '{item['name']}': largest is not one size for each of {rank} dimensions")
+    return replace(bounds, largest=largest)
+
+
+def _bounds_json(spec: TensorSpec) -> dict[str, Any]:
+    if spec.bounds is None:
+        return {}
+    return {"bounds": {name: value for name, value in asdict(spec.bounds).items() if value is not None}}
+
+
+def _check_sizes(name: str, bounds: Bounds, shape: Sequence[int]) -> None:
+    for size, most in zip(shape, bounds.largest or (), strict=False):
+        if most != -1 and size > most:
+            largest = list(bounds.largest or ())
+            raise GatewayError(
+                Cause.INVALID_INPUT, f"input '{name}' has shape {list(shape)}; its largest is {largest} (-1: any size)"
+            )
+
+
+def _check_values(bounds: Bounds, tensor: Tensor) -> None:
+    array = tensor.array
+    if array.size == 0:
+        return
+    if bounds.least is not None and array.min() < bounds.least:
+        raise GatewayError(
+            Cause.INVALID_INPUT, f"input '{tensor.name}' holds {array.min()}; its least value is {bounds.least}"
+        )
+    if bounds.most is not None and array.max() > bounds.most:
+        raise GatewayError(
+            Cause.INVALID_INPUT, f"input '{tensor.name}' holds {array.max()}; its greatest value is {bounds.most}"
+        )
 
 
 def _described(spec: TensorSpec) -> str:

@@ -117,17 +117,30 @@ class IndexEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """What an input may hold beyond its datatype, such as the ids of a vocabulary; None where nothing is said.
+
+    `least` and `most` are values, both allowed; `largest` is the largest size of each dimension, -1 for any.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    largest: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TensorSpec:
     """Name, datatype and shape of an input or output; -1 marks a variable dimension.
 
     Not `ranked`: TensorFlow knows not even the number of dimensions. Such a tensor may have any shape; told is [-1],
-    since the Open Inference Protocol has no form for it.
+    since the Open Inference Protocol has no form for it. Only a contract's inputs may have `bounds`.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     ranked: bool = True
+    bounds: Bounds | None = None
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether a tensor of this shape is one of these."""

@@ -48,9 +48,9 @@ def upstream_call(endpoint: Endpoint, target: Target, route: Route) -> Handler:
     return call
 
 
-def coalescing(route: Route) -> Coalescing:
-    """How much a request of `route` may travel with: as configured, capped by the contract of its signature."""
-    batching = route.traffic.batching
+def coalescing(route: Route, target: Target) -> Coalescing:
+    """How much a request to a target of `route` may travel with: as configured, capped by its signature's contract."""
+    batching = route.traffic.batching if target.batching else None
 
     def limits_of(contract: ModelContract) -> tuple[int, int] | None:
         if batching is None or contract.batch_cap is None:

@@ -60,6 +60,8 @@ class Target:
     """What the configuration calls its version, where it does."""
     by_name: bool = False
     """Whether it answers only requests that name its variant or its endpoint: never by policy, failover or retry."""
+    batching: bool = True
+    """Whether requests may travel together where its route batches: not where the rows of a run change each other."""
 
     key: TargetKey = field(init=False, compare=False)
     """What tells it from the other targets of its route: looked up for every request, so made once."""

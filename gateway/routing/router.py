@@ -354,7 +354,7 @@ class Router:
         for target in route.targets:
             endpoint = self._endpoints[target.endpoint]
             load = loads.get(target.key) or Load(self._clock)
-            around = endpoint.surroundings.around(target.circuit(name), coalescing(route))
+            around = endpoint.surroundings.around(target.circuit(name), coalescing(route, target))
             handler = compose(upstream_call(endpoint, target, route), load, *around)
             variant = variant_of(target, endpoint.stack, route.main)
             paths.append(_Path(target, endpoint, handler, load, self._health, variant))

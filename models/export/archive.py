@@ -25,7 +25,7 @@ from models.zoo.dataset import Rows, batches, joined, named, part
 SERVING = Path(__file__).resolve().parents[2] / "serving" / "torchserve"
 HANDLER, CONFIG, CONTRACT = "handler.py", "model-config.yaml", "contract.json"
 # What the handler imports, packed beside it.
-SIBLINGS = ("runtimes.py", "text.py")
+SIBLINGS = ("runtimes.py", "instructions.py", "text.py")
 # Rows that a prediction takes at once, so that a large model's activations fit into memory.
 BATCH = 64
 

@@ -9,8 +9,9 @@ from types import ModuleType
 from typing import Any, Literal
 
 from gateway.core.contract import Tolerance
-from gateway.core.messages import TensorSpec
+from gateway.core.messages import Bounds, TensorSpec
 from models.zoo.dataset import Rows
+from models.zoo.minilm_ids.sizes import POSITIONS, VOCABULARY
 from models.zoo.resnet50.sizes import CLASSES as TEXTURES
 
 BATCH_CAP = 256
@@ -125,7 +126,10 @@ MODELS: dict[str, ModelDefinition] = {
         name="minilm-ids",
         version=1,
         package="minilm_ids",
-        inputs=(TensorSpec("input_ids", "INT64", (-1, -1)), TensorSpec("attention_mask", "INT64", (-1, -1))),
+        inputs=(
+            TensorSpec("input_ids", "INT64", (-1, -1), bounds=Bounds(0, VOCABULARY - 1, (-1, POSITIONS))),
+            TensorSpec("attention_mask", "INT64", (-1, -1), bounds=Bounds(0, 1, (-1, POSITIONS))),
+        ),
         uses=("minilm",),
         **MINILM,
     ),

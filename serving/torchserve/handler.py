@@ -57,8 +57,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         self.cause = cause
 
 
-_malformed = partial(Refused, "unparseable")
-_invalid = partial(Refused, "invalid_input")
+_malformed, _invalid = partial(Refused, "unparseable"), partial(Refused, "invalid_input")
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,7 @@ class Contract:
             {item["name"]: Spec(item["name"], item["datatype"], tuple(item["shape"])) for item in document[side]}
             for side in ("inputs", "outputs")
         )
+        self.bounds: dict[str, Any] = {item["name"]: item["bounds"] for item in document["inputs"] if "bounds" in item}
         self.batch_cap: int | None = document.get("batch_cap")
         self.must_be_finite = document.get("finite", "required") == "required"
 
@@ -144,6 +144,8 @@ class Contract:
             raise _invalid(f"input '{spec.name}' has shape {list(tensor.array.shape)}; expected {list(spec.shape)}")
         if self.must_be_finite and not tensor.finite():
             raise _invalid(f"input '{spec.name}' holds NaN or infinity; expected finite values")
+        if spec.name in self.bounds and (wrong := runtimes.beyond(tensor.array, **self.bounds[spec.name])):
+            raise _invalid(f"input '{spec.name}' {wrong}")
         return tensor
 
 
@@ -374,9 +376,10 @@ class Service:
         if self.text is None:
             return self.runtime.run([(tensor.datatype, tensor.array) for tensor in inputs])
         try:
-            return self.runtime.run([("INT64", array) for array in self.text(inputs[0].array)])
-        except UnicodeDecodeError as exc:
-            raise _invalid(f"input '{inputs[0].name}' is not UTF-8: {exc.reason} at byte {exc.start}") from exc
+            arrays = self.text(inputs[0].array)
+        except ValueError as exc:
+            raise _invalid(f"input '{inputs[0].name}' {exc}") from exc
+        return self.runtime.run([("INT64", array) for array in arrays])
 
     def _output(self, name: str, array: np.ndarray[Any, Any] | None) -> Tensor:
         spec = self.contract.outputs[name]

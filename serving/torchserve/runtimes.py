@@ -1,7 +1,8 @@
 """What runs a model inside the TorchServe handler: TorchScript, torch eager, torch.compile, AOTInductor, ONNX Runtime.
 
-Packed into every `.mar` beside handler.py; it imports only torch, numpy, the standard library and, for an ONNX model,
-onnxruntime. `variant` of model-config.yaml chooses; without one the archive's serialized file is a TorchScript graph:
+Packed into every `.mar` beside handler.py; it imports only torch, numpy, the standard library,
+instructions.py and, for an ONNX model, onnxruntime. `variant` of model-config.yaml chooses; without one the archive's
+serialized file is a TorchScript graph:
 
 variant:
   name: aotinductor         # what requests ask for
@@ -18,19 +19,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import logging
 import platform
-import re
 import sys
-import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+if __package__:
+    from serving.torchserve.instructions import Unloadable, check_cpu, cpu_flags, metadata
+else:  # in an archive the files lie side by side
+    from instructions import Unloadable, check_cpu, cpu_flags, metadata
 
 Array = np.ndarray[Any, Any]
 # A datatype of the Open Inference Protocol and the array, of the dtype in NUMPY.
@@ -44,20 +47,8 @@ NUMPY = {
 }
 TORCH = {name: (getattr(torch, np.dtype(code).name),) for name, code in NUMPY.items() if code != "O"}
 TORCH |= {"BF16": (torch.bfloat16,), "BYTES": (torch.uint8, torch.int64)}
-# The instructions, by the kernel's names, that AOTInductor's names of instruction sets stand for.
-INSTRUCTIONS = {
-    "AVX2": {"avx2", "fma", "f16c"},
-    "AVX512": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
-    "AMX_TILE": {"amx_tile"},
-    "AMX_FP16": {"amx_fp16"},
-}
 # Of a network's pickle: its own modules from source.zip, and torch's; nothing else may be named in it.
 TRUSTED = ("torch.nn.", "models.")
-CPUINFO = Path("/proc/cpuinfo")
-
-
-class Unloadable(RuntimeError):  # noqa: N818 - an answer, not a fault
-    """Raised where a variant cannot be loaded here; says why, and what to do."""
 
 
 class TorchRuntime:
@@ -132,6 +123,17 @@ def text(folder: Path, options: Mapping[str, Any]) -> Callable[[Array], Sequence
     return made
 
 
+def beyond(array: Array, least: float | None = None, most: float | None = None, largest: Sequence[int] = ()) -> str:
+    """How an array passes the bounds that the contract sets for an input, in words; empty where it does not."""
+    if any(size > top != -1 for size, top in zip(array.shape, largest, strict=False)):
+        return f"has shape {list(array.shape)}; its largest is {list(largest)} (-1: any size)"
+    if array.size and least is not None and array.min() < least:
+        return f"holds {array.min()}; its least value is {least}"
+    if array.size and most is not None and array.max() > most:
+        return f"holds {array.max()}; its greatest value is {most}"
+    return ""
+
+
 def check_files(folder: Path, files: Mapping[str, str]) -> None:
     """Raises Unloadable where a file is missing, or is not the one that was verified."""
     for name, expected in files.items():
@@ -202,38 +204,6 @@ def _aotinductor(file: Path, _: object, device: torch.device, outputs: Mapping[s
     index = device.index if device.index is not None else -1
     loader = torch._C._aoti.AOTIModelPackageLoader(str(file), "model", False, 1, index)
     return TorchRuntime("AOTInductor", lambda *inputs: loader.boxed_run(list(inputs)), device, outputs)
-
-
-def metadata(package: Path) -> dict[str, str]:
-    """What AOTInductor noted of the machine that a .pt2 package was built for; raises Unloadable."""
-    try:
-        with zipfile.ZipFile(package) as archive:
-            name = next(name for name in archive.namelist() if name.endswith("_metadata.json"))
-            found: dict[str, str] = json.loads(archive.read(name))
-            return found
-    except (OSError, zipfile.BadZipFile, StopIteration, ValueError) as exc:
-        raise Unloadable(f"{package.name} is no AOTInductor package: {exc or 'it has no metadata'}") from exc
-
-
-def check_cpu(file: str, built: Mapping[str, str], machine: str, flags: Iterable[str]) -> None:
-    """Raises Unloadable where a package needs instructions that a CPU with these `flags` has not."""
-    if built.get("AOTI_MACHINE", machine) != machine:
-        raise Unloadable(f"{file} was built for {built['AOTI_MACHINE']}, and this machine is {machine}; build it here")
-    have = set(flags)
-    for name in built.get("AOTI_CPU_ISA", "").split():
-        missing = INSTRUCTIONS.get(name, {name.lower()}) - have
-        if have and missing:
-            best = max((known for known, needs in INSTRUCTIONS.items() if needs <= have), default="neither", key=len)
-            raise Unloadable(
-                f"{file} was built for a CPU with {name}, and this one lacks {', '.join(sorted(missing))} (it has"
-                f" {best}): build the variant on this machine, or anywhere with TWINSERVE_AOT_CPU=avx2"
-            )
-
-
-def cpu_flags() -> set[str]:
-    """What the kernel says of the CPU's instructions; empty where it says nothing."""
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", CPUINFO.read_text() if CPUINFO.exists() else "", re.MULTILINE)
-    return set(found[1].split()) if found else set()
 
 
 def _onnx(file: Path, variant: Mapping[str, Any], device: torch.device, outputs: Mapping[str, str]) -> Runtime:

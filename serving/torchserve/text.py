@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+# The tokenizer works through a whole text before it cuts it to its first tokens: up to a second and 240 MB for each
+# MiB. 256 tokens of prose are some 1.5 KiB.
+MOST_BYTES = 65_536
 
 
 class Text:
@@ -32,9 +35,16 @@ class Text:
     def __call__(self, texts: Array) -> tuple[Array, Array]:
         """Ids and mask of UTF-8 `texts`, an object array of `bytes` with rows in dimension 0.
 
-        Raises UnicodeDecodeError where one is not UTF-8.
+        Raises ValueError where one is not UTF-8, or is longer than MOST_BYTES; its text follows the input's name.
         """
-        rows = [str(item, "utf-8") for item in texts.reshape(-1).tolist()]
+        items: list[bytes] = texts.reshape(-1).tolist()
+        longest = max(map(len, items), default=0)
+        if longest > MOST_BYTES:
+            raise ValueError(f"has a text of {longest} bytes; a text has at most {MOST_BYTES}")
+        try:
+            rows = [str(item, "utf-8") for item in items]
+        except UnicodeDecodeError as exc:
+            raise ValueError(f"is not UTF-8: {exc.reason} at byte {exc.start}") from exc
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(rows)]
         longest = max(map(len, ids), default=1)
         padded = np.zeros((len(ids), longest), np.int64)

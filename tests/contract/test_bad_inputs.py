@@ -13,8 +13,10 @@ import pytest
 
 from gateway._generated import oip_pb2, tensorflow_pb2, tfserving_pb2, torchserve_pb2
 from gateway.core.errors import Cause
+from gateway.core.messages import Bounds, TensorSpec
 from gateway.frontends.edge import Limits
-from tests.contract.frontend_doors import DOORS, Asked, Door
+from tests.builders import contract
+from tests.contract.frontend_doors import DOORS, Asked, Door, Input
 from tests.contract.test_frontends import ROW, answering, in_front_of, reported
 from tests.unit.gateway.frontends.world import World
 
@@ -298,6 +300,24 @@ async def test_odd_headers_are_refused_or_of_no_effect(door: str, headers: dict[
     assert outcome.status == status
     assert outcome.request_id.isalnum()
     assert world.sent == (status == 200)
+
+
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name)
+async def test_what_passes_the_contracts_bounds_is_refused_at_every_door(door: Door) -> None:
+    """Below, above, or too large: no model server is asked, and no breaker counts it. The bounds themselves pass."""
+    its = contract(inputs=(TensorSpec("x", "FP32", (-1, 2), bounds=Bounds(-5, 2.0, (3, -1))),))
+    world = await World.started(LIMITS, its)
+    for backend in world.backends.values():
+        backend.answer = answering
+    for rows in ([[-5.5, 1.0]], [[2.5, 1.0]], [[1.0, 2.0]] * 4):
+        asked = replace(ROW, inputs=(Input("x", rows, (len(rows), 2)),))
+        assert (await door.send(world, asked)).status == door.status(BAD)
+        await reported(world)
+        assert world.last.cause == BAD
+    assert world.sent == 0
+    assert (await door.send(world, replace(ROW, inputs=(Input("x", [[-5.0, 2.0]] * 3, (3, 2)),)))).status == (
+        door.status(None)
+    )
 
 
 @pytest.mark.parametrize(

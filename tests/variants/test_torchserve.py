@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from models import record
 from models.export import archive
-from serving import servers
+from models.manifest import sha256
+from models.variants import VARIANTS
+from serving import probes, servers
 from serving.local import LocalStack
 from serving.models import find_models
 from serving.settings import LaunchSettings, Ports
 from tests.builders import contract
 from tests.unit.serving.toys import FILES, PACKED, Doubler, manifest, write_artifacts, write_model
+from tests.unit.serving.variants import write_variant
 
 pytestmark = [pytest.mark.variants, pytest.mark.servers]
 
@@ -44,9 +48,9 @@ def _ask(stack: LocalStack, method: str, path: str, body: bytes = b"", *, manage
         return reply.status, reply.read().decode()
 
 
-def _archive(folder: Path, version: int, model: Path, section: dict[str, object]) -> Path:
+def _archive(folder: Path, version: int, model: Path, section: dict[str, object], name: str = "doubler") -> Path:
     """A .mar of the doubler whose model-config.yaml has `section`."""
-    its = replace(contract(), version=version)
+    its = replace(contract(name), version=version)
     config = archive.write_config(folder / "model-config.yaml", {"variant": section}, timeout_s=20)
     with zipfile.ZipFile(folder / "next.mar", "w") as packed:
         for file in (model, *(FILES / name for name in PACKED if name != config.name), config):
@@ -90,3 +94,29 @@ def test_a_package_for_another_cpu_is_refused_by_its_instruction_set(stack: Loca
     assert _ask(stack, "POST", "/predictions/doubler", ROWS) == (200, '{"outputs":{"y":[[2.0,4.0]]}}')
     told = json.loads(_ask(stack, "GET", "/models/doubler?customized=true", management=True)[1])
     assert "TorchScript" in json.dumps(told)
+
+
+def test_a_variant_that_does_not_load_costs_the_others_nothing(tmp_path: Path) -> None:
+    """A package that is for this CPU and holds no library: it is left out while TorchServe starts, with its error."""
+    artifacts = write_artifacts(tmp_path / "artifacts", "doubler")
+    base = artifacts / "models" / "doubler"
+    (base / "contract.json").write_text(contract(variants={"torchscript": "torchserve"}).to_json())
+    package = tmp_path / "model.pt2"
+    with zipfile.ZipFile(package, "w") as packed:
+        packed.writestr("model/data/aotinductor/model/a.wrapper_metadata.json", '{"AOTI_DEVICE_KEY": "cpu"}')
+    file = write_variant(base, "aotinductor")
+    section = archive.section_of("aotinductor", "aotinductor", [package])
+    file.write_bytes(_archive(tmp_path, 1, package, section, "doubler-aotinductor").read_bytes())
+    variant = VARIANTS["aotinductor"]
+    files = {file.name: sha256(file)}
+    replace(record.load(base, variant), files=files).save(record.folder_of(base, variant.name))
+    settings = LaunchSettings(artifacts=artifacts, variants="aotinductor", start_timeout_s=120)
+    said: list[str] = []
+    with LocalStack(settings, Ports.free(), report=said.append) as running:
+        for name, status in (("torchscript", 200), ("aotinductor", 404)):
+            body = json.dumps({"model": "doubler", "variant": name, "inputs": {"x": [[1, 2]]}}).encode()
+            answer = probes.ask("127.0.0.1", running.ports.gateway_rest_port, "/predict", "POST", body=body)
+            assert answer is not None
+            assert answer.status == status, answer.body
+        assert b"it ends while TorchServe loads it: RuntimeError: " in answer.body
+    assert any(line.startswith("left out: doubler-aotinductor: it ends while") for line in said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,12 +57,29 @@ def test_an_unavailable_variant_is_listed_with_its_reason() -> None:
 
 
 def test_what_was_never_built_says_how_to_build_it(tmp_path: Path) -> None:
-    """All variants are listed, also where there is no folder at all, or a file that is no record."""
+    """All variants are listed, also where there is no folder at all."""
     (record.folder_of(tmp_path / "digits", "xla")).mkdir(parents=True)
-    (record.folder_of(tmp_path / "digits", "xla") / record.FILE).write_text("[]")
     records = record.load_all(tmp_path / "digits")
     assert [known.variant for known in records] == list(VARIANTS)
     assert {known.reason for known in records} == {"not built; `twinserve models build digits` makes it"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("variant", "nope"), ("variant", "xla"), ("stack", "torchserve"), ("available", "yes"), ("reason", 1)),
+        *(("files", None), ("files", {}), ("files", {"model.tflite": 1}), ("files", ["model.tflite"]), ("more", 1)),
+    ],
+)
+def test_a_damaged_record_cannot_be_used(made: record.Record, tmp_path: Path, field: str, value: object) -> None:
+    """It is as if the variant were not there, with the file's name and what to do."""
+    file = record.folder_of(tmp_path / "simplenn", made.variant) / record.FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    found = record.load(tmp_path / "simplenn", INT8)
+    assert not found.available
+    assert found.reason == f"{file} cannot be used; `twinserve models build simplenn` makes it anew"
+    file.write_text("[]")
+    assert record.load(tmp_path / "simplenn", INT8) == found
 
 
 @pytest.mark.parametrize("spoil", ["changed", "missing"])

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
+import platform
 import subprocess
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from models import manifest, record
 from models.manifest import Manifest, files_of
+from models.variants import VARIANTS
+from serving.loadable import Machine
 from serving.models import Event, build_models, find_models, finished_step, to_serve
 from serving.processes import LaunchError
 from tests.unit.serving.variants import write_reason, write_variant
@@ -139,6 +149,75 @@ def test_a_corrupt_variant_is_left_out(tmp_path: Path) -> None:
     expected = f"{file}: changed since it was built; `twinserve models build m` makes it anew"
     assert model.unavailable["onnx"] == expected
     assert f"left out: m as onnx: {expected}" in said
+
+
+HERE = Machine("x86_64", frozenset({"avx2", "fma", "f16c"}))
+LACKING = [
+    ("compile", {"runtime": "compile"}, {"no_compiler": "needs a C++ compiler"}, "needs a C++ compiler"),
+    ("onnx", {"runtime": "onnx", "file": "model.onnx"}, {"no_onnx": "needs ONNX Runtime"}, "needs ONNX Runtime"),
+    ("cuda", {"runtime": "eager", "device": "cuda"}, {"no_cuda": "needs an NVIDIA GPU"}, "needs an NVIDIA GPU"),
+    ("tensorrt", {"runtime": "onnx", "device": "cuda"}, {"no_cuda": "needs an NVIDIA GPU"}, "needs an NVIDIA GPU"),
+    (
+        *(
+            "aotinductor",
+            {"runtime": "aotinductor", "file": "model.pt2", "device": "cpu"},
+            {"flags": frozenset({"sse"})},
+        ),
+        "model.pt2 was built for a CPU with AVX2, and this one lacks avx2, f16c, fma",
+    ),
+    (
+        *("int8-static", {"runtime": "aotinductor", "file": "model.pt2"}, {"kind": "aarch64"}),
+        "model.pt2 was built for x86_64, and this machine is aarch64",
+    ),
+]
+
+
+def _archive(file: Path, section: dict[str, Any]) -> None:
+    """A variant's .mar as far as the launcher reads it; a package in it was built for an x86_64 with AVX2."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("model-config.yaml", yaml.safe_dump({"variant": section}))
+        with zipfile.ZipFile(package := io.BytesIO(), "w") as inner:
+            built = {"AOTI_DEVICE_KEY": "cpu", "AOTI_MACHINE": "x86_64", "AOTI_CPU_ISA": "AVX2"}
+            inner.writestr("model/data/aotinductor/model/a.wrapper_metadata.json", json.dumps(built))
+        packed.writestr("model.pt2", package.getvalue())
+
+
+@pytest.mark.parametrize(("name", "section", "lacks", "reason"), LACKING, ids=[name for name, *_ in LACKING])
+def test_what_cannot_be_loaded_here_is_left_out_before_a_server_starts(
+    tmp_path: Path, name: str, section: dict[str, Any], lacks: dict[str, Any], reason: str
+) -> None:
+    """By what its archive asks for and the machine has; a machine that has it serves it."""
+    base = _build(tmp_path, "m")
+    _archive(write_variant(base, name), section)
+    files = {f"m-{name}.mar": manifest.sha256(record.folder_of(base, name) / f"m-{name}.mar")}
+    replace(record.load(base, VARIANTS[name]), files=files).save(record.folder_of(base, name))
+    write_variant(base, "xla")
+    said: list[str] = []
+    (model,) = to_serve(find_models(tmp_path), "", f"{name},xla", said.append, replace(HERE, **lacks))
+    assert [one.name for one in model.variants] == ["xla"]
+    assert model.unavailable[name].startswith(reason)
+    assert said == [f"left out: m as {name}: {model.unavailable[name]}"]
+    (model,) = to_serve(find_models(tmp_path), "", f"{name},xla", here=HERE)
+    assert [one.name for one in model.variants] == [name, "xla"]
+
+
+def test_this_machine_is_looked_at_without_a_framework() -> None:
+    """The launcher needs neither torch nor TensorFlow to know what is here."""
+    script = "import sys; from serving.models import Machine; print(Machine.this().kind, 'torch' in sys.modules)"
+    told = subprocess.run(_command(script), capture_output=True, text=True, check=True).stdout.split()
+    assert told == [platform.machine(), "False"]
+
+
+def test_a_variant_with_a_damaged_record_is_left_out(tmp_path: Path) -> None:
+    """It is said, and the others are served."""
+    base = _build(tmp_path, "m")
+    write_variant(base, "xla")
+    damaged = write_variant(base, "onnx").parent / "variant.json"
+    damaged.write_text(damaged.read_text().replace('"onnx"', '"nope"'))
+    said: list[str] = []
+    (model,) = to_serve(find_models(tmp_path), "", "onnx,xla", said.append)
+    assert [one.name for one in model.variants] == ["xla"]
+    assert said == [f"left out: m as onnx: {damaged} cannot be used; `twinserve models build m` makes it anew"]
 
 
 def test_a_corrupt_model_is_not_served(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_the_model_servers_start_before_the_gateway(settings: LaunchSettings, mo
 @pytest.fixture
 def varied(models: list[BuiltModel]) -> list[BuiltModel]:
     """Both models with all variants to be served: of digits there are some, of simplenn none."""
-    for name in ("onnx", "savedmodel-nograppler", "xla", "tflite-int8"):
+    for name in ("onnx", "int8-dynamic", "savedmodel-nograppler", "xla", "tflite-int8"):
         write_variant(models[0].folder, name)
     write_reason(models[0].folder, "tensorrt", "needs an NVIDIA GPU")
     return list(to_serve(models, "", "all"))
@@ -195,7 +195,9 @@ def test_variants_stand_beside_the_models_on_their_servers(settings: LaunchSetti
     (first, (gateway,)) = servers.all_servers(settings, PORTS, varied)
     torchserve, tensorflow, plain = first
     store = settings.run_dir / "torchserve" / "model-store"
-    assert sorted(path.name for path in store.iterdir()) == ["digits-onnx.mar", "digits.mar", "simplenn.mar"]
+    assert sorted(path.name for path in store.iterdir()) == [
+        *("digits-int8-dynamic.mar", "digits-onnx.mar", "digits.mar", "simplenn.mar")
+    ]
     served = (settings.run_dir / "tfserving" / "models.config").read_text()
     assert [line.split('"')[1] for line in served.splitlines() if "name:" in line] == [
         *("digits", "digits-xla", "digits-tflite-int8", "simplenn")
@@ -219,6 +221,8 @@ def test_the_gateway_answers_with_variants_only_by_name(settings: LaunchSettings
     assert [(target.endpoint, target.variant, target.model) for target in digits.targets if target.by_name] == [
         ("ts", "onnx", "digits-onnx"),
         ("ts-grpc", "onnx", "digits-onnx"),
+        ("ts", "int8-dynamic", "digits-int8-dynamic"),
+        ("ts-grpc", "int8-dynamic", "digits-int8-dynamic"),
         ("tf-nograppler", "savedmodel-nograppler", "digits-savedmodel-nograppler"),
         ("tf-nograppler-rest", "savedmodel-nograppler", "digits-savedmodel-nograppler"),
         ("tf", "xla", "digits-xla"),
@@ -226,13 +230,27 @@ def test_the_gateway_answers_with_variants_only_by_name(settings: LaunchSettings
         ("tf", "tflite-int8", "digits-tflite-int8"),
         ("tf-rest", "tflite-int8", "digits-tflite-int8"),
     ]
+    # The rows of a run share a scale there: strangers' must not travel together.
+    assert {target.variant for target in digits.targets if not target.batching} == {"int8-dynamic"}
     assert digits.unavailable["tensorrt"] == "needs an NVIDIA GPU"
     assert not any(target.by_name for target in simplenn.targets)
     assert all(endpoint.models == () for endpoint in read.endpoints.values())
     questions = servers.questions(varied, read.endpoints)
-    assert len(questions) == 4 + 8 + 4
+    assert len(questions) == 4 + 10 + 4
     asked = json.loads(questions["model 'digits' as xla through endpoint 'tf'"])
     assert (asked["endpoint"], asked["variant"]) == ("tf", "xla")
+
+
+def test_the_gateway_starts_without_what_did_not_load(settings: LaunchSettings, varied: list[BuiltModel]) -> None:
+    """Known only when it starts: its configuration is written again then."""
+    dropped: dict[str, str] = {}
+    server = servers.gateway(settings, PORTS, varied, dropped)
+    dropped["digits-onnx"] = "it ends while TorchServe loads it"
+    server.prepare()
+    digits = load(settings.run_dir / "gateway.yaml").models["digits"]
+    assert "onnx" not in {target.variant for target in digits.targets}
+    assert digits.unavailable["onnx"] == "it ends while TorchServe loads it"
+    assert digits.unavailable["tensorrt"] == "needs an NVIDIA GPU"
 
 
 def test_a_server_without_models_is_not_started(settings: LaunchSettings, models: list[BuiltModel]) -> None:

@@ -20,7 +20,7 @@ from tests.builders import contract
 FILES = Path(__file__).parents[3] / "serving" / "torchserve"
 UNLUCKY = 13.0
 # What every archive holds beside the model and its contract.
-PACKED = ("handler.py", "runtimes.py", "model-config.yaml")
+PACKED = ("handler.py", "runtimes.py", "instructions.py", "model-config.yaml")
 
 
 class Doubler(torch.nn.Module):

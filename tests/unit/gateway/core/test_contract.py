@@ -10,8 +10,39 @@ import pytest
 
 from gateway.core.contract import ContractError, ModelContract, Parity
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, InferenceResponse, TensorSpec
+from gateway.core.messages import Bounds, InferenceRequest, InferenceResponse, TensorSpec
 from tests.builders import contract, doubled, request, tensor
+
+
+def _bounded(bounds: Bounds) -> str:
+    return contract(inputs=(TensorSpec("x", "FP32", (-1, 2), bounds=bounds),)).to_json()
+
+
+@pytest.mark.parametrize("bounds", [Bounds(0, 30521, (-1, 512)), Bounds(most=0.5), Bounds(largest=(4, -1))])
+def test_bounds_survive_the_file_of_a_contract(bounds: Bounds) -> None:
+    """And are none of the metadata that servers tell."""
+    read = ModelContract.from_json(_bounded(bounds))
+    assert read.inputs[0].bounds == bounds
+    assert read.inputs[0].as_json() == contract().inputs[0].as_json()
+    assert "bounds" not in contract().to_json()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[1, 5], [-1, 0]], "input 'ids' holds -1; its least value is 0"),
+        ([[1, 9]], "input 'ids' holds 9; its greatest value is 8"),
+        ([[1] * 4], r"input 'ids' has shape \[1, 4\]; its largest is \[-1, 3\]"),
+    ],
+)
+def test_a_value_or_size_beyond_its_bounds_is_refused(values: list[list[int]], expected: str) -> None:
+    """The bounds themselves pass, and so does an input without values."""
+    its = contract(inputs=(TensorSpec("ids", "INT64", (-1, -1), bounds=Bounds(0, 8, (-1, 3))),))
+    with pytest.raises(GatewayError, match=expected) as caught:
+        its.check_request(replace(request(), inputs=(tensor("ids", values, "INT64"),)))
+    assert caught.value.cause is Cause.INVALID_INPUT
+    its.check_request(replace(request(), inputs=(tensor("ids", [[0, 8, 8]], "INT64"),)))
+    its.check_request(replace(request(), inputs=(tensor("ids", np.zeros((2, 0)), "INT64"),)))
 
 
 def test_a_contract_survives_its_file() -> None:
@@ -32,6 +63,10 @@ def test_a_contract_survives_its_file() -> None:
         ('{"schema": 1, "name": "m", "version": 1, "inputs": [], "outputs": []}', "at least one tensor"),
         (contract().to_json().replace("FP32", "FLOAT"), "unknown datatype 'FLOAT'"),
         (contract().to_json().replace("required", "maybe"), "finite is 'maybe'"),
+        (_bounded(Bounds(2, 1)), "bounds of 'x': least and most are no numbers in order"),
+        (_bounded(Bounds(largest=(4,))), "bounds of 'x': largest is not one size for each of 2 dimensions"),
+        (_bounded(Bounds(0, 1)).replace("FP32", "BF16"), "bounds of 'x': BF16 has no least and most"),
+        (_bounded(Bounds(0, 1)).replace('"least"', '"lest"'), "lest"),
     ],
 )
 def test_a_wrong_contract_file_is_named_with_its_fault(text: str, expected: str) -> None:

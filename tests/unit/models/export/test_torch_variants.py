@@ -71,7 +71,7 @@ def test_an_archive_is_run_by_its_own_handler(built: Path, variant: str, tmp_pat
     path = tmp_path / f"simplenn-{variant}.mar"
     section = _config(path)["variant"]
     with zipfile.ZipFile(path) as packed:
-        assert {"handler.py", "runtimes.py", "text.py", "contract.json"} <= set(packed.namelist())
+        assert {"handler.py", "runtimes.py", "instructions.py", "text.py", "contract.json"} <= set(packed.namelist())
         assert json.loads(packed.read("contract.json"))["name"] == f"simplenn-{variant}"
         files = section["files"]  # type: ignore[index]
         assert {"model.pt", "contract.json"} <= set(files) <= set(packed.namelist())

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from gateway.core.messages import Bounds
 from models.convert import copy_to_keras
 from models.train import predict_keras, predict_torch
+from models.zoo import MODELS
 from models.zoo.dataset import Array, Rows, WeightsError
 from models.zoo.minilm import data, preprocess
 from models.zoo.minilm_ids import keras_net, torch_net, weights
@@ -85,6 +87,12 @@ def test_too_many_tokens_are_refused(net: torch.nn.Module) -> None:
     """The network has 512 positions."""
     with pytest.raises((IndexError, RuntimeError), match="out of range|out of bounds"):
         predict_torch(net, {name: np.ones((1, 513), np.int64) for name in ("input_ids", "attention_mask")})
+
+
+def test_what_the_network_could_not_take_passes_the_contracts_bounds() -> None:
+    """A vocabulary's ids, a mask of zeros and ones, and as many positions as there are."""
+    bounds = {spec.name: spec.bounds for spec in MODELS["minilm-ids"].inputs}
+    assert bounds == {"input_ids": Bounds(0, 30521, (-1, 512)), "attention_mask": Bounds(0, 1, (-1, 512))}
 
 
 def test_what_the_handler_needs_is_in_the_package() -> None:

@@ -16,7 +16,7 @@ import torch
 
 from gateway.core import tensor as core
 from gateway.core.errors import Cause
-from gateway.core.messages import TensorSpec
+from gateway.core.messages import Bounds, TensorSpec
 from serving.torchserve import handler
 from tests.builders import contract, tensor
 from tests.unit.serving.toys import MIXER, Doubler, FakeContext, Mixer, frame, packed, unpacked, write_model
@@ -203,6 +203,29 @@ def test_a_frame_that_breaks_the_contract_is_invalid_input(ask: Any, data: bytes
     cause, text = _error(reply)
     assert cause == Cause.INVALID_INPUT
     assert words in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([[0.0, -0.5]], "input 'x' holds -0.5; its least value is 0"),
+        ([[9.0, 0.0]], "input 'x' holds 9.0; its greatest value is 8"),
+        ([[1.0, 2.0]] * 4, "input 'x' has shape [4, 2]; its largest is [3, -1]"),
+        ([[0.0, 8.0]] * 3, ""),
+        (np.zeros((0, 2)), ""),
+    ],
+)
+def test_what_passes_the_contracts_bounds_is_invalid_input(tmp_path: Path, rows: Any, words: str) -> None:
+    """Not a failure of the model, which may not even notice; the bounds themselves pass."""
+    its = contract(inputs=(TensorSpec("x", "FP32", (-1, 2), bounds=Bounds(0, 8, (3, -1))),))
+    context = FakeContext(write_model(tmp_path, Doubler(), its), its, ())
+    handler.handle(None, context)  # type: ignore[arg-type]
+    (reply,) = handler.handle([{"frame": frame([tensor("x", rows)])}], context) or ()  # type: ignore[arg-type]
+    if words:
+        assert _error(reply)[0] == Cause.INVALID_INPUT
+        assert words in _error(reply)[1]
+    else:
+        assert _outputs(reply)
 
 
 WRONG_JSON = {

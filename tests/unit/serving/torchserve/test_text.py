@@ -59,6 +59,15 @@ def test_bytes_that_are_no_text_are_refused(service: handler.Service) -> None:
     assert refused.value.cause == Cause.INVALID_INPUT
 
 
+def test_a_text_that_would_keep_the_tokenizer_busy_is_refused_before(service: handler.Service) -> None:
+    """It would be worked through whole to be cut to four tokens; the longest that is taken is answered."""
+    assert _asked(service, b"two " * 16_384) == [[8, 4]]
+    expected = "input 'text' has a text of 65537 bytes; a text has at most 65536"
+    with pytest.raises(handler.Refused, match=expected) as refused:
+        _asked(service, b"one", b"two " * 16_384 + b"x")
+    assert refused.value.cause == Cause.INVALID_INPUT
+
+
 def test_the_warm_up_of_text_is_text(service: handler.Service, caplog: pytest.LogCaptureFixture) -> None:
     """It runs without a warning."""
     service.warm_up()

@@ -67,7 +67,7 @@ class Loading:
 
 def failed(log: Path) -> Iterator[tuple[str, str]]:
     """The models whose worker has ended LOAD_FAILURES times while it loaded, each with the error that it told."""
-    deaths, errors = dict[str, int](), dict[str, str]()
+    deaths, errors, last_words = dict[str, int](), dict[str, str](), dict[str, str]()
     for line in log.read_text(errors="replace").splitlines() if log.is_file() else ():
         found = LINE.search(line)
         if found is None:
@@ -75,10 +75,14 @@ def failed(log: Path) -> Iterator[tuple[str, str]]:
         name, text = found.groups()
         if text == DIED:
             deaths[name] = deaths.get(name, 0) + 1
-        elif name not in deaths and ERROR.match(text):
-            # Behind its end come errors of the worker's own.
+        elif ERROR.match(text) and name not in deaths:
             errors[name] = text.strip(" .")
-    yield from ((name, errors.get(name, "no error")) for name, count in deaths.items() if count >= LOAD_FAILURES)
+        elif ERROR.match(text):
+            # Without an error before it, the first one behind its end is the traceback of what ended it.
+            last_words.setdefault(name, text.strip(" ."))
+    for name, count in deaths.items():
+        if count >= LOAD_FAILURES:
+            yield name, errors.get(name) or last_words.get(name) or "no error is in its log"
 
 
 def without(models: Iterable[BuiltModel], dropped: Mapping[str, str]) -> list[BuiltModel]:

@@ -103,7 +103,7 @@ def test_the_locustfile_works_by_hand(user: str, transport: str, artifacts: Path
     with SERVERS[transport](Behaviour()) as address:
         command = [*(sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "locustfile.py"))]
         done = subprocess.run(
-            [*command, user, "--headless", "-u", "2", "-r", "2", "-t", "1s", "--only-summary"],
+            [*command, user, "--headless", "-u", "2", "-r", "2", "-t", "3s", "--only-summary"],
             cwd=tmp_path,
             env=_by_hand(artifacts, address),
             capture_output=True,

@@ -173,7 +173,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_start(tmp_path: Path) -> None:
     (model / "parts" / "contract.json").write_text("{}")
     write_archive(model / "torchscript" / "doubler.mar", contract("doubler"), model / "parts")
     stack = torchserve_alone(tmp_path)
-    with pytest.raises(LaunchError, match="a READY worker of model 'doubler', which ends while it loads"):
+    with pytest.raises(LaunchError, match="'doubler' ends while it loads: KeyError: 'inputs'"):
         stack.__enter__()
     assert stack.children == ()
 

@@ -16,7 +16,7 @@ from models.verify import judge
 from models.zoo import MODELS
 from serving.local import LocalStack
 from serving.settings import LaunchSettings, Ports
-from tests.variants.conftest import REAL, Served, build
+from tests.variants.conftest import Served
 from twinserve.client import PredictError, Question, predict_grpc, predict_rest
 
 pytestmark = [pytest.mark.variants, pytest.mark.servers]
@@ -114,23 +114,3 @@ def test_a_corrupt_variant_is_refused_and_the_others_are_served(artifacts: Path,
         answer = predict_rest(stack.gateway_rest, Question(name, inputs))
         assert golden.fault(0, 1, answer.outputs) is None
         assert f"variant={good}" in predict_grpc(stack.gateway_grpc, Question(name, inputs, variant=good)).served_by
-
-
-def test_the_real_models_answer_as_they_are_served_by_default(artifacts: Path) -> None:
-    """Golden rows on every stack that has them, over both doors."""
-    build(REAL, "default")
-    settings = LaunchSettings(artifacts=artifacts, models=",".join(REAL))
-    faults = []
-    with LocalStack(settings, Ports.free(), report=print) as stack:
-        for name in REAL:
-            golden = load_golden(artifacts, name)
-            inputs = {key: array[:2] for key, array in golden.inputs.items()}
-            for variant in golden.contract.variants or {}:
-                question = Question(name, inputs, variant=variant)
-                for door, answer in (
-                    ("rest", predict_rest(stack.gateway_rest, question)),
-                    ("grpc", predict_grpc(stack.gateway_grpc, question)),
-                ):
-                    fault = golden.fault(0, 2, answer.outputs)
-                    faults += [f"{name} as {variant} over {door}: {fault}"] if fault else []
-    assert faults == []

@@ -75,11 +75,13 @@ def failed(log: Path) -> Iterator[tuple[str, str]]:
         name, text = found.groups()
         if text == DIED:
             deaths[name] = deaths.get(name, 0) + 1
-        elif ERROR.match(text) and name not in deaths:
-            errors[name] = text.strip(" .")
         elif ERROR.match(text):
-            # Without an error before it, the first one behind its end is the traceback of what ended it.
-            last_words.setdefault(name, text.strip(" ."))
+            words = text.strip(" .")
+            if name not in deaths:
+                errors[name] = words
+            else:
+                # Without an error before it, the first one behind its end is the traceback of what ended it.
+                last_words.setdefault(name, words)
     for name, count in deaths.items():
         if count >= LOAD_FAILURES:
             yield name, errors.get(name) or last_words.get(name) or "no error is in its log"

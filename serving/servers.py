@@ -56,8 +56,9 @@ def all_servers(
         raise LaunchError(f"no built model in {settings.models_dir}; {small}")
     first = []
     variants = [one.served_name for model in models for one in model.on("torchserve")]
-    loading = Loading(settings, ports, archives(models), variants, report)
-    if archives(models):
+    archived = archives(models)
+    loading = Loading(settings, ports, archived, variants, report)
+    if archived:
         first.append(torchserve(settings, ports, models, loading=loading))
     if saved_models(models):
         first.append(tfserving(settings, ports, models))

@@ -260,8 +260,9 @@ class ClosedLoop:
         # Every client draws for itself, so that what is asked does not depend on how quickly others are answered.
         rng = generator(share.spec, WARM_UP, share.worker + share.spec.load.workers * user)
         try:
-            while not share.stopped and time.perf_counter() < self._ends:
-                self._one(*share.picked(int(rng.integers(0, 2**32))))
+            # The instant that lets a client ask is the one its request counts from, so none counts after the end.
+            while not share.stopped and (due := time.perf_counter()) < self._ends:
+                self._one(due, *share.picked(int(rng.integers(0, 2**32))))
         except StoppedError:
             return
 
@@ -271,12 +272,11 @@ class ClosedLoop:
         for runner in self._runners:
             runner.kill(StoppedError, block=False)
 
-    def _one(self, target: Asked, question: int) -> None:
+    def _one(self, due: float, target: Asked, question: int) -> None:
         share = self.share
         number, self._asked = self._asked, self._asked + 1
         sent, reply = share.ask(target, question)
-        step = self._step(sent)
-        row = share.row(step, number, sent, target, question, sent, reply)
+        row = share.row(self._step(due), number, due, target, question, sent, reply)
         if self._known.is_set():
             share.keep(row)
         else:
@@ -284,9 +284,9 @@ class ClosedLoop:
         if reply.outcome is Outcome.CONN_ERROR:
             gevent.sleep(_PAUSE_AFTER_LOSS_S)
 
-    def _step(self, sent: float) -> int:
-        """The step in which a request was sent."""
-        after = sent - self.share.t0
+    def _step(self, due: float) -> int:
+        """The step in which a client was free to ask."""
+        after = due - self.share.t0
         if not after >= 0:  # T0 may be unknown still
             return WARM_UP
         ends = itertools.accumulate(step.seconds for step in self.share.spec.load.steps)

@@ -21,8 +21,8 @@ from gateway.codecs import (
     torchserve,
     torchserve_json,
 )
-from gateway.codecs.json_document import read_value
-from gateway.codecs.json_tensors import tensor_from_json, to_json_array
+from gateway.codecs.json_document import JsonValue, read_value
+from gateway.codecs.json_tensors import dumped, tensor_from_json, written
 from gateway.codecs.oip_proto_raw import RawRequests
 from gateway.codecs.tfserving_proto import encode_request as encode_tfserving_request
 from gateway.core.contract import ModelContract
@@ -68,8 +68,13 @@ def json_cases(shape: tuple[int, ...]) -> list[Case]:
     described = {"name": "x", "shape": list(shape), "datatype": "FP32", "data": flat}
     inputs = torchserve_json.Decoded(InferenceRequest(SPEC, ()), torchserve_json.Form.INPUTS, batched=True)
 
+    (spec,) = model.inputs
+
     def of(_: str) -> ModelContract:
         return model
+
+    def taken(value: JsonValue) -> Tensor:
+        return tensor_from_json(value, spec)
 
     def case(
         door: str,
@@ -123,9 +128,9 @@ def json_cases(shape: tuple[int, ...]) -> list[Case]:
         case(
             "the tensor alone",
             nested,
-            lambda body: read_value(body, lambda value: tensor_from_json(value, model.inputs[0])),
+            lambda body: read_value(body, taken),
             lambda found: found,
-            lambda answer: orjson.dumps(to_json_array(answer.outputs[0]), option=orjson.OPT_SERIALIZE_NUMPY),
+            lambda answer: dumped(written(answer.outputs[0]), answer.outputs),
             lambda data: data,
         ),
         case(

@@ -46,24 +46,11 @@ _MAX_LAYOUTS = 512
 _BACKSLASH, _BRACE, _BRACKET, _COLON, _E = b"\\{[:e"
 
 
-class _Layouts(dict[tuple[str, tuple[int, ...]], tuple[Callable[..., bytes], np.dtype[Any]]]):
-    """Datatype and shape -> what packs that many numbers, and the dtype as which the bytes are read back in shape.
-
-    The packer raises struct.error or OverflowError for what is no number of the datatype, or does not fit.
-    """
-
-    def __missing__(self, key: tuple[str, tuple[int, ...]]) -> tuple[Callable[..., bytes], np.dtype[Any]]:
-        datatype, shape = key
-        packer = struct.Struct(f"<{math.prod(shape)}{_CODES[datatype]}").pack
-        # An array of rows: numpy finds the number of them.
-        layout = packer, np.dtype((NUMPY_DTYPE[datatype], shape[1:]))
-        if len(self) >= _MAX_LAYOUTS:
-            self.clear()
-        self[key] = layout
-        return layout
-
-
-_LAYOUTS = _Layouts()
+# Datatype and dimensions -> what packs that many numbers, and the dtype as which the bytes are read back in shape. The
+# packer raises struct.error or OverflowError for what is no number of the datatype, or does not fit.
+LAYOUTS: dict[tuple[Any, ...], tuple[Callable[..., bytes], np.dtype[Any]]] = {}
+# Lists of no or of other lengths, no layout, what is no JSON or no list; and what a packer raises.
+NO_NUMBERS = (IndexError, KeyError, OverflowError, TypeError, ValueError, struct.error)
 
 
 class SmallArray(JsonArray):
@@ -121,11 +108,11 @@ class SmallArray(JsonArray):
                 shape = (1, len(row))
             else:
                 row, shape = _flattened(items)
-            packer, dtype = _LAYOUTS[datatype, shape]
+            packer, dtype = LAYOUTS.get((datatype, *shape)) or _layout(datatype, shape)
             # Refused are strings, null, lists and objects among the numbers; fractions and exponents for integers; and
             # what is out of range. What is infinite as a double, which would pass, orjson has refused.
             return frombuffer(packer(*row), dtype)
-        except (IndexError, KeyError, OverflowError, TypeError, ValueError, struct.error):
+        except NO_NUMBERS:
             return None
 
     def as_list(self) -> list[Any]:
@@ -148,8 +135,7 @@ def small_value(body: bytes) -> Any:  # noqa: ANN401 - whatever JSON holds
         value = loads(body)
     except JSONDecodeError:
         return None
-    # The letter that both have is in few texts that are numbers only.
-    words = _E in body and (body.find(b"true") >= 0 or body.find(b"false") >= 0)
+    words = has_words(body)
     if type(value) is list:
         if not objects:
             return None if _COLON in body else SmallArray(value, words)
@@ -159,6 +145,23 @@ def small_value(body: bytes) -> Any:  # noqa: ANN401 - whatever JSON holds
     # A key given twice leaves one member for two colons. Colons in strings, and what was not looked into, only make
     # the text's count larger: where both are equal, every object was seen with all of its members.
     return value if type(value) is dict and _counted(value, words) == objects + body.count(b":") else None
+
+
+def has_words(body: bytes) -> bool:
+    """Whether true or false is somewhere in a text, be it in a string."""
+    # The letter that both have is in few texts that are numbers only.
+    return _E in body and (body.find(b"true") >= 0 or body.find(b"false") >= 0)
+
+
+def _layout(datatype: str, shape: tuple[int, ...]) -> tuple[Callable[..., bytes], np.dtype[Any]]:
+    """What LAYOUTS has from now on; raises KeyError for a datatype that struct does not know."""
+    packer = struct.Struct(f"<{math.prod(shape)}{_CODES[datatype]}").pack
+    # An array of rows: numpy finds the number of them.
+    layout = packer, np.dtype((NUMPY_DTYPE[datatype], shape[1:]))
+    if len(LAYOUTS) >= _MAX_LAYOUTS:
+        LAYOUTS.clear()
+    LAYOUTS[datatype, *shape] = layout
+    return layout
 
 
 def _flattened(level: list[Any]) -> tuple[list[Any], tuple[int, ...]]:

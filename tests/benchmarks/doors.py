@@ -21,8 +21,7 @@ from gateway.codecs import (
     torchserve,
     torchserve_json,
 )
-from gateway.codecs.json_document import JsonValue, read_value
-from gateway.codecs.json_tensors import dumped, tensor_from_json, written
+from gateway.codecs.json_tensors import tensor_from_text, tensor_to_text
 from gateway.codecs.oip_proto_raw import RawRequests
 from gateway.codecs.tfserving_proto import encode_request as encode_tfserving_request
 from gateway.core.contract import ModelContract
@@ -72,9 +71,6 @@ def json_cases(shape: tuple[int, ...]) -> list[Case]:
 
     def of(_: str) -> ModelContract:
         return model
-
-    def taken(value: JsonValue) -> Tensor:
-        return tensor_from_json(value, spec)
 
     def case(
         door: str,
@@ -128,9 +124,9 @@ def json_cases(shape: tuple[int, ...]) -> list[Case]:
         case(
             "the tensor alone",
             nested,
-            lambda body: read_value(body, taken),
+            lambda body: tensor_from_text(body, spec),
             lambda found: found,
-            lambda answer: dumped(written(answer.outputs[0]), answer.outputs),
+            lambda answer: tensor_to_text(answer.outputs[0]),
             lambda data: data,
         ),
         case(

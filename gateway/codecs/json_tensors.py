@@ -11,11 +11,12 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy import frombuffer
 from orjson import OPT_SERIALIZE_NUMPY, JSONEncodeError, dumps, loads
 
 from gateway.codecs.json_array import JsonArray
 from gateway.codecs.json_document import MAX_DEPTH, JsonValue, plain, read_value
-from gateway.codecs.json_small import LAYOUTS, MAX_BYTES, NO_NUMBERS, SmallArray, has_words
+from gateway.codecs.json_small import LAYOUTS, LETTER, MAX_BYTES, NO_NUMBERS, SmallArray, has_words
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import TensorSpec
 from gateway.core.tensor import DATATYPES, FLOAT_DATATYPES, NUMPY_DTYPE, NDArray, Tensor, all_finite, numpy_dtype
@@ -35,7 +36,6 @@ _N = ord("n")
 
 # The floats that JSON text and numpy's own printing have no form for.
 SHORT_FLOATS = frozenset({"FP16", "BF16"})
-_CODED = SHORT_FLOATS | {"BYTES"}
 
 _KINDS: dict[type, str] = {
     bool: "booleans",
@@ -78,13 +78,13 @@ def tensor_from_text(body: bytes, spec: TensorSpec) -> Tensor:
     Of a short text that is one row, of a length seen before, nothing else has to be asked than that all its values are
     packed as numbers: then there is no object or string in it, and no third list.
     """
-    if len(body) <= MAX_BYTES and not has_words(body):
+    if len(body) <= MAX_BYTES and not (LETTER in body and has_words(body)):
         try:
             rows = loads(body)
             if len(rows) == 1:
                 row = rows[0]
-                packer, dtype = LAYOUTS[spec.datatype, 1, len(row)]
-                return Tensor(spec.name, spec.datatype, np.frombuffer(packer(*row), dtype))
+                packer, dtype = LAYOUTS[spec.datatype][len(row)]
+                return Tensor(spec.name, spec.datatype, frombuffer(packer(*row), dtype))
         except NO_NUMBERS:
             pass
     return read_value(body, lambda value: tensor_from_json(value, spec))
@@ -178,12 +178,10 @@ def written(tensor: Tensor, *, flat: bool = False) -> object:
 
 def tensor_to_text(tensor: Tensor) -> bytes:
     """The nested list of a tensor as a text of its own; raises UNSUPPORTED_DATATYPE as `to_json_array` does."""
-    if tensor.datatype in _CODED:
-        return dumped(written(tensor), (tensor,))
     try:
         text = dumps(tensor.array, None, OPT_SERIALIZE_NUMPY)
     except JSONEncodeError:
-        # A scalar, or in another order.
+        # BF16, BYTES, a scalar, or in another order.
         return dumped(written(tensor), (tensor,))
     # Without names in it, only null has that letter.
     if _N in text:

@@ -20,7 +20,15 @@ from gateway.codecs import oip_json
 from gateway.codecs.fields import parameter, refuse_unknown, request_id, shown, wanted_outputs
 from gateway.codecs.json_array import JsonArray
 from gateway.codecs.json_document import JsonObject, JsonValue, plain, read_value
-from gateway.codecs.json_tensors import dumped, tensor_from_json, to_json_array, written
+from gateway.codecs.json_small import MAX_BYTES
+from gateway.codecs.json_tensors import (
+    dumped,
+    tensor_from_json,
+    tensor_from_text,
+    tensor_to_text,
+    to_json_array,
+    written,
+)
 from gateway.codecs.selection import split_parameters
 from gateway.core.contract import ContractOf, ModelContract
 from gateway.core.errors import Cause, GatewayError
@@ -118,6 +126,12 @@ def decode_json(body: bytes, model: ModelSpec, contract_of: ContractOf) -> Decod
     in an Open Inference Protocol request, and MODEL_NOT_FOUND from `contract_of`.
     """
     contract = contract_of(model.name)
+    if len(contract.inputs) == 1 and len(body) <= MAX_BYTES and body.startswith(b"[["):
+        try:
+            return _listed((tensor_from_text(body, contract.inputs[0]),), model, contract)
+        except GatewayError:
+            # Whatever it is refused for is for the reading of every form to say.
+            pass
     return read_value(body, lambda document: _decoded(document, body, model, contract, contract_of))
 
 
@@ -136,7 +150,8 @@ def encode_response(response: InferenceResponse, decoded: Decoded) -> Encoded:
         one = orjson.dumps(_prediction(outputs, decoded.batched), option=orjson.OPT_SERIALIZE_NUMPY)
         return Encoded(one, JSON)
     if decoded.form is Form.LIST:
-        return Encoded(dumped(_predictions(outputs), outputs), JSON)
+        alone = len(outputs) == 1
+        return Encoded(tensor_to_text(outputs[0]) if alone else dumped(_predictions(outputs), outputs), JSON)
     document: dict[str, Any] = {"id": response.id} if response.id else {}
     if decoded.form is Form.INSTANCES:
         document["predictions"] = _predictions(outputs)
@@ -150,9 +165,7 @@ def _decoded(
 ) -> Decoded:
     batched = contract.batch_cap is not None
     if isinstance(document, (JsonArray, list)):
-        request = InferenceRequest(model, _instances(document, contract, "the list"))
-        _check_rows(request, contract)
-        return Decoded(request, Form.LIST, batched)
+        return _listed(_instances(document, contract, "the list"), model, contract)
     if not isinstance(document, dict) or ("inputs" in document) is ("instances" in document):
         raise GatewayError(Cause.INVALID_INPUT, f"the body is in none of the known forms; expected {_FORMS}")
     if "instances" in document:
@@ -166,6 +179,12 @@ def _decoded(
         return Decoded(oip_json.decode_request(body, model, contract_of), Form.OIP, batched)
     request = _request(document, "inputs", model, _inputs(document["inputs"], contract))
     return Decoded(request, Form.INPUTS, batched)
+
+
+def _listed(inputs: tuple[Tensor, ...], model: ModelSpec, contract: ModelContract) -> Decoded:
+    request = InferenceRequest(model, inputs)
+    _check_rows(request, contract)
+    return Decoded(request, Form.LIST, contract.batch_cap is not None)
 
 
 def _request(document: JsonObject, form: str, model: ModelSpec, inputs: tuple[Tensor, ...]) -> InferenceRequest:

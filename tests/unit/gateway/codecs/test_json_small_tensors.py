@@ -13,8 +13,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.codecs.json_document import parse_value, read_value
-from gateway.codecs.json_small import MAX_BYTES, SmallArray, small_value
-from gateway.codecs.json_tensors import dumped, elements, finite_in, tensor_from_json, to_json_array, written
+from gateway.codecs.json_small import LAYOUTS, MAX_BYTES, SmallArray, small_value
+from gateway.codecs.json_tensors import (
+    dumped,
+    elements,
+    finite_in,
+    tensor_from_json,
+    tensor_from_text,
+    tensor_to_text,
+    to_json_array,
+    written,
+)
 from gateway.core.errors import GatewayError
 from gateway.core.messages import TensorSpec
 from gateway.core.tensor import NUMPY_DTYPE, Tensor, all_finite
@@ -29,6 +38,7 @@ EDGES = [
     *("3.4028235677973362e38", "3.4028235677973366e38", "-3.4028235677973366e38", "1e39", "1.7976931348623157e308"),
     *("1e400", "-1e400"),
 ]
+SPEC = {datatype: TensorSpec("x", datatype, (-1, 2)) for datatype in NUMPY_DTYPE}
 OTHERS = ["true", "false", "null", '"1"', '""', '"true"', '"a:b"', '"{"', "{}", '{"a":1}', '{"a":1,"a":2}', "NaN", "[]"]
 NUMBERS = (
     st.sampled_from(EDGES)
@@ -76,16 +86,26 @@ def outcome(tensor_of: Callable[[], Tensor]) -> Any:
 @example("[16777217, 9007199254740993]", "FP32")
 @example("[true, 1e0]", "FP64")
 @example("[[[[]]]]", "INT8")
+@example('[["1"]]', "FP32")
+@example('["1"]', "FP32")
+@example('[{"1": 2}]', "FP32")
+@example("[[true]]", "FP64")
+@example("[[[1]]]", "FP64")
 def test_a_short_text_becomes_the_tensor_of_the_strict_reading_or_its_refusal(text: str, datatype: str) -> None:
     """The same bits, datatype and shape, or the same cause and words; so as an object's member too."""
 
     def take(value: Any) -> Tensor:
         value = value.get("x") if isinstance(value, dict) else value
-        return tensor_from_json(value, TensorSpec("x", datatype, (-1, 2)))
+        return tensor_from_json(value, SPEC[datatype])
 
     for body in (text.encode(), f'{{"x":{text}}}'.encode()):
         short = outcome(lambda body=body: read_value(body, take))
-        assert short == outcome(lambda body=body: take(parse_value(body)))
+        strict = outcome(lambda body=body: take(parse_value(body)))
+        assert short == strict
+        if body.startswith(b"["):
+            # Twice: a row's length is known from then on.
+            for _ in range(2):
+                assert outcome(lambda body=body: tensor_from_text(body, SPEC[datatype])) == strict
 
 
 @untimed
@@ -116,6 +136,13 @@ def test_the_parser_of_short_texts_leaves_numbers_beyond_a_double_to_the_strict_
         assert small_value(text) is None
 
 
+def test_what_is_known_of_shapes_is_bounded() -> None:
+    """However many lengths clients send."""
+    for count in range(1, 1000):
+        assert tensor_from_text(b"[[" + b",".join([b"1"] * count) + b"]]", SPEC["INT8"]).shape == (1, count)
+    assert 0 < len(LAYOUTS["INT8"]) < 1000
+
+
 @untimed
 @given(pairs(text=True), st.sampled_from(["y", "null", "a null, or two: nullnull"]), st.integers(0, 2))
 def test_a_document_is_written_as_its_tensors_are_one_by_one_or_refused_like_them(
@@ -128,6 +155,9 @@ def test_a_document_is_written_as_its_tensors_are_one_by_one_or_refused_like_the
     assert finite_in(text, outputs, nulls) is all(map(all_finite, outputs))
     one_by_one = written_text(lambda: own | {tensor.name: to_json_array(tensor) for tensor in outputs})
     assert written_text(lambda: dumped(document, outputs, nulls)) == one_by_one
+    for tensor in outputs:
+        alone = written_text(lambda tensor=tensor: to_json_array(tensor))
+        assert written_text(lambda tensor=tensor: tensor_to_text(tensor)) == alone
 
 
 def written_text(made: Callable[[], Any]) -> Any:
@@ -150,3 +180,5 @@ def test_a_single_number_without_json_refuses_a_text_of_any_length(datatype: str
         tensor = Tensor("y", datatype, shaped)
         with pytest.raises(GatewayError, match="NaN or infinity"):
             dumped(written(tensor), (tensor,))
+        with pytest.raises(GatewayError, match="NaN or infinity"):
+            tensor_to_text(tensor)

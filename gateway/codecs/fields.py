@@ -63,16 +63,17 @@ def parameter(name: str, value: object) -> Parameter:
     )
 
 
-def refuse_unknown(what: str, names: Iterable[str], known: Collection[str]) -> None:
+def refuse_unknown(what: str, names: Collection[str], known: frozenset[str]) -> None:
     """Raises INVALID_INPUT where `what` has a field besides the known ones."""
+    if known.issuperset(names):
+        return
     unknown = [name for name in names if name not in known]
-    if unknown:
-        unknown.sort()
-        listed = ", ".join(f"'{shown(name)}'" for name in unknown[:_MAX_LISTED])
-        more = f" and {len(unknown) - _MAX_LISTED} more" if len(unknown) > _MAX_LISTED else ""
-        raise GatewayError(
-            Cause.INVALID_INPUT, f"{what}: unknown field {listed}{more}; expected {', '.join(sorted(known))}"
-        )
+    unknown.sort()
+    listed = ", ".join(f"'{shown(name)}'" for name in unknown[:_MAX_LISTED])
+    more = f" and {len(unknown) - _MAX_LISTED} more" if len(unknown) > _MAX_LISTED else ""
+    raise GatewayError(
+        Cause.INVALID_INPUT, f"{what}: unknown field {listed}{more}; expected {', '.join(sorted(known))}"
+    )
 
 
 def shown(name: str) -> str:

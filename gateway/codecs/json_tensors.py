@@ -6,13 +6,17 @@ inside its range; nothing is rounded into it or wrapped around.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy import frombuffer
+from orjson import OPT_SERIALIZE_NUMPY, JSONEncodeError, dumps, loads
 
 from gateway.codecs.json_array import JsonArray
-from gateway.codecs.json_document import MAX_DEPTH, JsonValue, plain
+from gateway.codecs.json_document import MAX_DEPTH, JsonValue, plain, read_value
+from gateway.codecs.json_small import LAYOUTS, LETTER, MAX_BYTES, NO_NUMBERS, SmallArray, has_words
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import TensorSpec
 from gateway.core.tensor import DATATYPES, FLOAT_DATATYPES, NUMPY_DTYPE, NDArray, Tensor, all_finite, numpy_dtype
@@ -25,6 +29,10 @@ _WIDE: dict[str, np.dtype[Any]] = {
 }
 # The first double that rounds to no FP32: half a last place beyond the largest.
 _END_OF_FP32 = 2.0**128 - 2.0**103
+
+# A word is found in a text of so many bytes sooner than an array is looked through.
+_SHORT_TEXT = 1024
+_N = ord("n")
 
 # The floats that JSON text and numpy's own printing have no form for.
 SHORT_FLOATS = frozenset({"FP16", "BF16"})
@@ -51,6 +59,10 @@ def tensor_from_json(value: JsonValue, spec: TensorSpec) -> Tensor:
     Whether the shape fits `spec` is the contract's question. Raises INVALID_INPUT naming the input where lists are
     ragged or an element is of the wrong kind or out of range.
     """
+    if type(value) is SmallArray:
+        packed = value.packed(spec.datatype)
+        if packed is not None:
+            return Tensor(spec.name, spec.datatype, packed)
     numbers = _numbers(value, spec.name, spec.datatype, finite=True)
     if numbers is not None and numbers.size:
         return Tensor(spec.name, spec.datatype, numbers)
@@ -60,13 +72,33 @@ def tensor_from_json(value: JsonValue, spec: TensorSpec) -> Tensor:
     return Tensor(spec.name, spec.datatype, flat.reshape(shape))
 
 
+def tensor_from_text(body: bytes, spec: TensorSpec) -> Tensor:
+    """The tensor that a body is which is nothing else; raises what `read_value` and `tensor_from_json` raise.
+
+    Of a short text that is one row, of a length seen before, nothing else has to be asked than that all its values are
+    packed as numbers: then there is no object or string in it, and no third list.
+    """
+    if len(body) <= MAX_BYTES and not (LETTER in body and has_words(body)):
+        try:
+            rows = loads(body)
+            if len(rows) == 1:
+                row = rows[0]
+                packer, dtype = LAYOUTS[spec.datatype][len(row)]
+                return Tensor(spec.name, spec.datatype, frombuffer(packer(*row), dtype))
+        except NO_NUMBERS:
+            pass
+    return read_value(body, lambda value: tensor_from_json(value, spec))
+
+
 def elements(value: JsonValue, name: str, datatype: str, *, finite: bool = True) -> tuple[NDArray, tuple[int, ...]]:
     """The elements of a nested list in row-major order, in `datatype`'s dtype, and the list's own shape.
 
     A bare value has shape (). `finite` refuses infinities, which only numbers beyond a double's range become. Raises
     INVALID_INPUT as `tensor_from_json` does.
     """
-    numbers = _numbers(value, name, datatype, finite=finite)
+    numbers = value.packed(datatype) if type(value) is SmallArray else None
+    if numbers is None:
+        numbers = _numbers(value, name, datatype, finite=finite)
     if numbers is not None:
         return numbers.reshape(-1), numbers.shape
     dtype = numpy_dtype(datatype, name)
@@ -126,17 +158,55 @@ def to_json_array(tensor: Tensor, *, flat: bool = False) -> object:
 
 
 def written(tensor: Tensor, *, flat: bool = False) -> object:
-    """The same of a tensor that is known to be finite; raises UNSUPPORTED_DATATYPE for BYTES that are not UTF-8."""
+    """The same of a tensor that is known to be finite, or looked through by `finite_in` once it is written.
+
+    Raises UNSUPPORTED_DATATYPE for BYTES that are not UTF-8.
+    """
     if tensor.datatype == "BYTES":
         texts = _decoded(tensor)
         return (texts.reshape(-1) if flat else texts).tolist()
     array = tensor.array.reshape(-1) if flat else tensor.array
     if tensor.datatype in SHORT_FLOATS:
-        array = array.astype(np.float32)
+        # Of a signalling NaN the cast would warn.
+        with np.errstate(invalid="ignore"):
+            array = array.astype(np.float32)
     if not array.flags.c_contiguous:
         array = array.copy(order="C")
     # orjson writes arrays of one dimension and more, and numpy's scalars.
     return array if array.ndim else array[()]
+
+
+def tensor_to_text(tensor: Tensor) -> bytes:
+    """The nested list of a tensor as a text of its own; raises UNSUPPORTED_DATATYPE as `to_json_array` does."""
+    try:
+        text = dumps(tensor.array, None, OPT_SERIALIZE_NUMPY)
+    except JSONEncodeError:
+        # BF16, BYTES, a scalar, or in another order.
+        return dumped(written(tensor), (tensor,))
+    # Without names in it, only null has that letter.
+    if _N in text:
+        _check_finite(tensor)
+    return text
+
+
+def dumped(document: object, outputs: Iterable[Tensor], nulls: int = 0) -> bytes:
+    """The text of a document that holds what `written` makes of `outputs`, and so many nulls of its own.
+
+    Raises UNSUPPORTED_DATATYPE where an output holds NaN or infinity, which JSON has no form for.
+    """
+    text = dumps(document, None, OPT_SERIALIZE_NUMPY)
+    if (len(text) > _SHORT_TEXT or _N in text) and not finite_in(text, outputs, nulls):
+        for tensor in outputs:
+            _check_finite(tensor)
+    return text
+
+
+def finite_in(text: bytes, outputs: Iterable[Tensor], nulls: int = 0) -> bool:
+    """Whether orjson's text of a document, which has so many nulls of its own, holds no NaN or infinity of `outputs`.
+
+    orjson writes null for them. The word may be in a string too; then, and in a long text, the outputs themselves tell.
+    """
+    return (len(text) <= _SHORT_TEXT and text.count(b"null") <= nulls) or all(map(all_finite, outputs))
 
 
 def _check_finite(tensor: Tensor) -> None:

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
-from gateway.codecs.json_document import JsonObject, parse_object
+from gateway.codecs.json_document import JsonObject, parse_object, read_object
+from gateway.codecs.json_tensors import dumped
 from gateway.codecs.oip_json import (
     BINARY_DATA,
     BINARY_OUTPUT,
@@ -99,10 +98,10 @@ def decode_request(body: bytes, length: int | None, model: ModelSpec, contract_o
             Cause.UNPARSEABLE,
             f"{LENGTH_HEADER} is {length}, but the body has {len(body)} bytes; expected at most those",
         )
-    document = parse_object(body if length is None else body[:length])
-    contract = contract_named(document, model, contract_of)
     if length is None:
-        return OipRestRequest(request_from(document, model, from_data), _wishes(document))
+        return read_object(body, lambda document: _all_json(document, model, contract_of))
+    document = parse_object(body[:length])
+    contract = contract_named(document, model, contract_of)
     buffers = _Buffers(memoryview(body)[length:], contract)
     request = request_from(document, model, buffers.tensor)
     buffers.finish()
@@ -115,10 +114,12 @@ def encode_response(response: InferenceResponse, wishes: BinaryWishes) -> OipRes
     Raises UNSUPPORTED_DATATYPE where JSON cannot carry an output that is not wished for as binary.
     """
     outputs: list[dict[str, Any]] = []
+    as_json: list[Tensor] = []
     buffers: list[bytes | memoryview] = []
     for tensor in response.outputs:
         if not wishes.wants(tensor.name):
             outputs.append(encoded(tensor))
+            as_json.append(tensor)
             continue
         raw = to_raw(tensor)
         buffers.append(raw)
@@ -130,10 +131,15 @@ def encode_response(response: InferenceResponse, wishes: BinaryWishes) -> OipRes
                 "parameters": {BINARY_SIZE: len(raw)},
             }
         )
-    header = orjson.dumps(answer_to(response, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
+    header = dumped(answer_to(response, outputs), as_json)
     if not buffers:
         return OipRestAnswer(header, None)
     return OipRestAnswer(b"".join([header, *buffers]), len(header))
+
+
+def _all_json(document: JsonObject, model: ModelSpec, contract_of: ContractOf) -> OipRestRequest:
+    contract_named(document, model, contract_of)
+    return OipRestRequest(request_from(document, model, from_data), _wishes(document))
 
 
 class _Buffers:

@@ -15,7 +15,7 @@ import orjson
 from gateway.codecs.fields import input_name, parameter, refuse_unknown, request_id, shown, wanted_outputs
 from gateway.codecs.json_array import JsonArray
 from gateway.codecs.json_document import JsonObject, JsonValue, plain, read_object
-from gateway.codecs.json_tensors import SHORT_FLOATS, elements, to_json_array
+from gateway.codecs.json_tensors import SHORT_FLOATS, dumped, elements, written
 from gateway.codecs.oip_parameters import refuse_reserved
 from gateway.codecs.selection import split_parameters
 from gateway.core.contract import ContractOf, ModelContract
@@ -23,9 +23,9 @@ from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, ModelSpec, Parameter
 from gateway.core.tensor import Tensor, element_count, numpy_dtype
 
-_FIELDS = ("id", "inputs", "model_name", "outputs", "parameters")
-_INPUT_FIELDS = ("data", "datatype", "name", "parameters", "shape")
-_OUTPUT_FIELDS = ("name", "parameters")
+_FIELDS = frozenset({"id", "inputs", "model_name", "outputs", "parameters"})
+_INPUT_FIELDS = frozenset({"data", "datatype", "name", "parameters", "shape"})
+_OUTPUT_FIELDS = frozenset({"name", "parameters"})
 
 # Request parameter, output parameter and input parameter of the binary tensor data extension.
 BINARY_OUTPUT = "binary_data_output"
@@ -67,10 +67,12 @@ def request_from(document: JsonObject, model: ModelSpec, tensor_of: Callable[[De
     spec, selection, parameters = split_parameters(model, parameters_of(document, "the body"))
     # How the answer travels is no business of the model's.
     parameters.pop(BINARY_OUTPUT, None)
+    inputs = tuple([tensor_of(_described(item)) for item in _objects(document["inputs"], "inputs")])
+    outputs = outputs_of(document)
     return InferenceRequest(
         model=spec,
-        inputs=tuple(tensor_of(_described(item)) for item in _objects(document["inputs"], "inputs")),
-        wanted=wanted_outputs(item.get("name") for item, _ in outputs_of(document)),
+        inputs=inputs,
+        wanted=wanted_outputs(item.get("name") for item, _ in outputs) if outputs else (),
         parameters=parameters,
         id=request_id(document.get("id")),
         selection=selection,
@@ -89,9 +91,7 @@ def encode_response(response: InferenceResponse) -> bytes:
 
     Raises UNSUPPORTED_DATATYPE where an output holds what JSON cannot carry.
     """
-    return orjson.dumps(
-        answer_to(response, [encoded(tensor) for tensor in response.outputs]), option=orjson.OPT_SERIALIZE_NUMPY
-    )
+    return dumped(answer_to(response, [encoded(tensor) for tensor in response.outputs]), response.outputs)
 
 
 def answer_to(response: InferenceResponse, outputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def from_data(described: Described) -> Tensor:
 
 def _shape(value: JsonValue, what: str) -> tuple[int, ...]:
     dims = plain(value)
-    if not isinstance(dims, list) or any(type(dim) is not int for dim in dims):
+    if not isinstance(dims, list) or not {int}.issuperset(map(type, dims)):
         raise GatewayError(Cause.INVALID_INPUT, f"{what}: expected a shape, a list of integers")
     return tuple(dims)
 
@@ -225,7 +225,7 @@ def parameters_of(item: JsonObject, what: str) -> dict[str, Parameter]:
 
 
 def encoded(tensor: Tensor) -> dict[str, Any]:
-    """An output with its `data`; raises UNSUPPORTED_DATATYPE where it holds what JSON cannot carry."""
+    """An output with its `data`, for `dumped`; raises UNSUPPORTED_DATATYPE where JSON cannot carry its datatype."""
     if tensor.datatype in SHORT_FLOATS:
         raise GatewayError(
             Cause.UNSUPPORTED_DATATYPE,
@@ -236,5 +236,5 @@ def encoded(tensor: Tensor) -> dict[str, Any]:
         "name": tensor.name,
         "shape": list(tensor.shape),
         "datatype": tensor.datatype,
-        "data": to_json_array(tensor, flat=True),
+        "data": written(tensor, flat=True),
     }

@@ -28,7 +28,7 @@ def decode_request(body: bytes) -> bool:
     if not body.strip():
         return False
     document = parse_object(body)
-    refuse_unknown("the body", document, ("ready",))
+    refuse_unknown("the body", document, frozenset({"ready"}))
     ready = document.get("ready", False)
     if not isinstance(ready, bool):
         raise GatewayError(Cause.INVALID_INPUT, "field 'ready': expected true or false")

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import isfinite
 
-import orjson
-
 from gateway.codecs.fields import choice, refuse_unknown, request_id, shown, wanted_outputs
 from gateway.codecs.json_array import JsonArray
 from gateway.codecs.json_document import JsonObject, JsonValue, plain, read_object
-from gateway.codecs.json_tensors import tensor_from_json, to_json_array
+from gateway.codecs.json_tensors import dumped, tensor_from_json, to_json_array, written
 from gateway.codecs.selection import version_number
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
@@ -25,7 +23,7 @@ from gateway.core.messages import (
 )
 from gateway.core.tensor import Tensor
 
-FIELDS = ("endpoint", "id", "inputs", "label", "model", "outputs", "stack", "variant", "version")
+FIELDS = frozenset({"endpoint", "id", "inputs", "label", "model", "outputs", "stack", "variant", "version"})
 
 
 def decode_request(
@@ -53,12 +51,13 @@ def encode_response(response: InferenceResponse) -> bytes:
         "version": version,
         "stack": None if served_by is None else served_by.stack,
         "variant": None if served_by is None else served_by.variant,
-        "outputs": _outputs(response),
+        "outputs": {tensor.name: written(tensor) for tensor in response.outputs},
         "id": response.id or None,
     }
+    nulls = list(document.values()).count(None)
     if response.comparison:
         document["comparison"] = [_compared(each) for each in response.comparison]
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return dumped(document, response.outputs, nulls)
 
 
 def _request(
@@ -78,10 +77,6 @@ def _request(
     )
 
 
-def _outputs(response: InferenceResponse) -> dict[str, object]:
-    return {tensor.name: to_json_array(tensor) for tensor in response.outputs}
-
-
 def _compared(target: Compared) -> dict[str, object]:
     """One target's answer, its time in milliseconds and its distance from the primary's; or its error."""
     served_by = target.served_by
@@ -96,7 +91,7 @@ def _compared(target: Compared) -> dict[str, object]:
         cause = None if target.cause is None else target.cause.value
         return {**told, "error": {"cause": cause, "detail": target.detail}}
     try:
-        outputs = _outputs(target.response)
+        outputs = {tensor.name: to_json_array(tensor) for tensor in target.response.outputs}
     except GatewayError as exc:
         # What JSON cannot carry costs this target's outputs, not the primary's answer.
         return {**told, "error": {"cause": exc.cause.value, "detail": exc.detail}}

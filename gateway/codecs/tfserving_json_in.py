@@ -31,7 +31,7 @@ from gateway.codecs.json_document import (
     unique_members,
 )
 from gateway.codecs.json_small import small_value
-from gateway.codecs.json_tensors import elements, flatten, written
+from gateway.codecs.json_tensors import elements, finite_in, flatten, written
 from gateway.codecs.tfserving_words import NOT_IN_JSON, is_base64, unlike_value, unlike_values
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
@@ -186,19 +186,23 @@ def encode_response(response: InferenceResponse, *, row: bool) -> bytes:
     """
     if row:
         _check_rows(response.outputs)
-    finite = {tensor.name: all_finite(tensor) for tensor in response.outputs}
-    values = {tensor.name: _written(tensor, finite[tensor.name]) for tensor in response.outputs}
-    if len(values) == 1:
-        ((_, answer),) = values.items()
-    elif row:
-        answer = [dict(zip(values, items, strict=True)) for items in zip(*values.values(), strict=True)]
-    else:
-        answer = values
-    document = {"predictions" if row else "outputs": answer}
-    if all(finite.values()):
-        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    name = "predictions" if row else "outputs"
+    outputs = response.outputs
+    text = orjson.dumps(
+        {name: _answer({tensor.name: _written(tensor) for tensor in outputs}, row)}, option=orjson.OPT_SERIALIZE_NUMPY
+    )
+    if finite_in(text, outputs):
+        return text
     # orjson writes null for NaN; Python's json has TF Serving's own spelling.
-    return json.dumps(document, default=_as_list).encode()
+    values = {tensor.name: _written(tensor) if all_finite(tensor) else tensor.array for tensor in outputs}
+    return json.dumps({name: _answer(values, row)}, default=_as_list).encode()
+
+
+def _answer(values: dict[str, Any], row: bool) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """One output's bare value; of several an object by name, for each row where rows are asked for."""
+    if len(values) == 1:
+        return next(iter(values.values()))
+    return [dict(zip(values, items, strict=True)) for items in zip(*values.values(), strict=True)] if row else values
 
 
 def _lenient(body: bytes) -> JsonObject:
@@ -341,7 +345,7 @@ def _check_rows(outputs: Sequence[Tensor]) -> None:
         size = tensor.shape[0]
 
 
-def _written(tensor: Tensor, finite: bool) -> Any:  # noqa: ANN401 - whatever orjson writes
+def _written(tensor: Tensor) -> Any:  # noqa: ANN401 - whatever orjson writes
     if tensor.datatype in NOT_IN_JSON and tensor.array.size:
         raise UnsupportedOutputError(
             f"Failed to write JSON value for tensor type: {NOT_IN_JSON[tensor.datatype]} "
@@ -351,8 +355,6 @@ def _written(tensor: Tensor, finite: bool) -> Any:  # noqa: ANN401 - whatever or
         coded = np.empty(tensor.array.size, dtype=object)
         coded[:] = [{"b64": base64.b64encode(item).decode()} for item in tensor.array.flat]
         return coded.reshape(tensor.shape).tolist()
-    if not finite:
-        return tensor.array
     try:
         return written(tensor)
     except GatewayError as exc:

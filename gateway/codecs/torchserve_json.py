@@ -20,7 +20,15 @@ from gateway.codecs import oip_json
 from gateway.codecs.fields import parameter, refuse_unknown, request_id, shown, wanted_outputs
 from gateway.codecs.json_array import JsonArray
 from gateway.codecs.json_document import JsonObject, JsonValue, plain, read_value
-from gateway.codecs.json_tensors import tensor_from_json, to_json_array
+from gateway.codecs.json_small import MAX_BYTES
+from gateway.codecs.json_tensors import (
+    dumped,
+    tensor_from_json,
+    tensor_from_text,
+    tensor_to_text,
+    to_json_array,
+    written,
+)
 from gateway.codecs.selection import split_parameters
 from gateway.core.contract import ContractOf, ModelContract
 from gateway.core.errors import Cause, GatewayError
@@ -35,7 +43,8 @@ KEYS = ("data", "body")
 
 # TorchServe's archiver writes 1.0 where nothing else is said; to the gateway both are version 1.
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,17})(\.0)?")
-_FIELDS = ("id", "outputs", "parameters")
+# Form -> the fields of its object.
+_FIELDS = {form: frozenset({form, "id", "outputs", "parameters"}) for form in ("inputs", "instances")}
 _FORMS = '{"inputs": ..}, {"instances": [..]}, a list of instances, or an Open Inference Protocol request'
 
 
@@ -117,6 +126,12 @@ def decode_json(body: bytes, model: ModelSpec, contract_of: ContractOf) -> Decod
     in an Open Inference Protocol request, and MODEL_NOT_FOUND from `contract_of`.
     """
     contract = contract_of(model.name)
+    if len(contract.inputs) == 1 and len(body) <= MAX_BYTES and body.startswith(b"[["):
+        try:
+            return _listed((tensor_from_text(body, contract.inputs[0]),), model, contract)
+        except GatewayError:
+            # Whatever it is refused for is for the reading of every form to say.
+            pass
     return read_value(body, lambda document: _decoded(document, body, model, contract, contract_of))
 
 
@@ -132,15 +147,17 @@ def encode_response(response: InferenceResponse, decoded: Decoded) -> Encoded:
     if decoded.form is Form.RAW:
         if len(outputs) == 1 and outputs[0].datatype == "BYTES" and outputs[0].array.size == 1:
             return Encoded(outputs[0].array.flat[0], OCTET_STREAM)
-        return Encoded(_dumped(_prediction(outputs, decoded.batched)), JSON)
+        one = orjson.dumps(_prediction(outputs, decoded.batched), option=orjson.OPT_SERIALIZE_NUMPY)
+        return Encoded(one, JSON)
     if decoded.form is Form.LIST:
-        return Encoded(_dumped(_predictions(outputs)), JSON)
+        alone = len(outputs) == 1
+        return Encoded(tensor_to_text(outputs[0]) if alone else dumped(_predictions(outputs), outputs), JSON)
     document: dict[str, Any] = {"id": response.id} if response.id else {}
     if decoded.form is Form.INSTANCES:
         document["predictions"] = _predictions(outputs)
     else:
-        document["outputs"] = {tensor.name: to_json_array(tensor) for tensor in outputs}
-    return Encoded(_dumped(document), JSON)
+        document["outputs"] = {tensor.name: written(tensor) for tensor in outputs}
+    return Encoded(dumped(document, outputs), JSON)
 
 
 def _decoded(
@@ -148,9 +165,7 @@ def _decoded(
 ) -> Decoded:
     batched = contract.batch_cap is not None
     if isinstance(document, (JsonArray, list)):
-        request = InferenceRequest(model, _instances(document, contract, "the list"))
-        _check_rows(request, contract)
-        return Decoded(request, Form.LIST, batched)
+        return _listed(_instances(document, contract, "the list"), model, contract)
     if not isinstance(document, dict) or ("inputs" in document) is ("instances" in document):
         raise GatewayError(Cause.INVALID_INPUT, f"the body is in none of the known forms; expected {_FORMS}")
     if "instances" in document:
@@ -166,8 +181,14 @@ def _decoded(
     return Decoded(request, Form.INPUTS, batched)
 
 
+def _listed(inputs: tuple[Tensor, ...], model: ModelSpec, contract: ModelContract) -> Decoded:
+    request = InferenceRequest(model, inputs)
+    _check_rows(request, contract)
+    return Decoded(request, Form.LIST, contract.batch_cap is not None)
+
+
 def _request(document: JsonObject, form: str, model: ModelSpec, inputs: tuple[Tensor, ...]) -> InferenceRequest:
-    refuse_unknown("the body", document, (form, *_FIELDS))
+    refuse_unknown("the body", document, _FIELDS[form])
     given = document.get("parameters")
     if given is not None and not isinstance(given, dict):
         raise GatewayError(Cause.INVALID_INPUT, "field 'parameters': expected an object")
@@ -233,10 +254,10 @@ def _check_rows(request: InferenceRequest, contract: ModelContract) -> None:
 
 
 def _predictions(outputs: tuple[Tensor, ...]) -> object:
-    """One value for each instance, or one object where there are several outputs."""
+    """One value for each instance, or one object where there are several outputs; for `dumped`."""
     if len(outputs) == 1:
-        return to_json_array(outputs[0])
-    columns: dict[str, Any] = {tensor.name: to_json_array(tensor) for tensor in outputs}
+        return written(outputs[0])
+    columns: dict[str, Any] = {tensor.name: written(tensor) for tensor in outputs}
     counts = {tensor.shape[:1] for tensor in outputs}
     if len(counts) != 1 or () in counts:
         raise GatewayError(Cause.UPSTREAM_BAD_REPLY, "the model's outputs differ in their number of instances")
@@ -252,7 +273,3 @@ def _prediction(outputs: tuple[Tensor, ...], batched: bool) -> object:
 
 def _names(contract: ModelContract) -> str:
     return ", ".join(f"'{spec.name}'" for spec in contract.inputs)
-
-
-def _dumped(document: object) -> bytes:
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -93,7 +93,7 @@ def element_count(shape: Sequence[int], name: str) -> int:
         raise GatewayError(
             Cause.INVALID_INPUT, f"input '{name}': {len(shape)} dimensions; at most {MAX_RANK} are supported"
         )
-    if any(dim < 0 for dim in shape):
+    if shape and min(shape) < 0:
         raise GatewayError(
             Cause.INVALID_INPUT,
             f"input '{name}': shape {list(shape)} has a negative dimension; a request must state it",

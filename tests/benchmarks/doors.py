@@ -21,8 +21,7 @@ from gateway.codecs import (
     torchserve,
     torchserve_json,
 )
-from gateway.codecs.json_document import read_value
-from gateway.codecs.json_tensors import tensor_from_json, to_json_array
+from gateway.codecs.json_tensors import tensor_from_text, tensor_to_text
 from gateway.codecs.oip_proto_raw import RawRequests
 from gateway.codecs.tfserving_proto import encode_request as encode_tfserving_request
 from gateway.core.contract import ModelContract
@@ -67,6 +66,8 @@ def json_cases(shape: tuple[int, ...]) -> list[Case]:
     flat = _nested(array.reshape(-1))
     described = {"name": "x", "shape": list(shape), "datatype": "FP32", "data": flat}
     inputs = torchserve_json.Decoded(InferenceRequest(SPEC, ()), torchserve_json.Form.INPUTS, batched=True)
+
+    (spec,) = model.inputs
 
     def of(_: str) -> ModelContract:
         return model
@@ -123,9 +124,9 @@ def json_cases(shape: tuple[int, ...]) -> list[Case]:
         case(
             "the tensor alone",
             nested,
-            lambda body: read_value(body, lambda value: tensor_from_json(value, model.inputs[0])),
+            lambda body: tensor_from_text(body, spec),
             lambda found: found,
-            lambda answer: orjson.dumps(to_json_array(answer.outputs[0]), option=orjson.OPT_SERIALIZE_NUMPY),
+            lambda answer: tensor_to_text(answer.outputs[0]),
             lambda data: data,
         ),
         case(

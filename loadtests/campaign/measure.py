@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from loadtests.disk import telling_full
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
 from loadtests.raw import RAW_SCHEMA, ended, read_rows
+from loadtests.store.stored import StoredRun
 
 Line = dict[str, Any]
 # A search that does not end by itself ends here.
@@ -37,18 +38,11 @@ _MOST_TRIES = 40
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a target's server costs; `price_per_hour` None where nobody said."""
+    """What a target's server costs, and how it is configured; `price_per_hour` None where nobody said."""
 
     config: str = "default"
     price_per_hour: float | None = None
     utilisation: float = 0.6
-
-    def per_million(self, line: Mapping[str, Any]) -> float | None:
-        """The cost of a million answers at the cell's own rate of good answers, the server used to `utilisation`."""
-        rate = line.get("goodput") if line.get("goodput") is not None else line.get("achieved")
-        if self.price_per_hour is None or not rate:
-            return None
-        return float(f"{self.price_per_hour / (3600 * rate * self.utilisation) * 1e6:.4g}")
 
 
 @dataclass(slots=True)
@@ -86,7 +80,7 @@ class Measurer:
         key = _search_key(cell)
         tried = self.state.searches.get(key, ())
         while (rate := self._next(cell, tried)) is not None:
-            line = self._one(at_rate(cell, rate, len(tried) + 1), search=cell.slug)
+            line = self._one(at_rate(cell, rate, len(tried) + 1))
             met = line.get("meets_slo")
             word = "cannot be told to meet" if met is None else "meets" if met else "misses"
             self.say(f"{cell.target.name}: {rate:g} requests/s {word} {cell.slo_ms:g} ms")
@@ -108,16 +102,16 @@ class Measurer:
                 return max(met)
         return 50.0
 
-    def _one(self, cell: CellSpec, search: str | None = None) -> Line:
+    def _one(self, cell: CellSpec) -> Line:
         self.folder.prepare(cell)
         self.folder.check_room(cell)
-        cold_start, restarted = None, None
+        restarted = None
         if cell.load.kind == "cold":
             restarted = self._restart(server_of(cell.target.stack, cell.target.variant))
         meters = self.meters[key_of(cell.target)]
         with Watch(meters, gpu_beside(meters, self.gpu)) as watch:
             if restarted is not None:
-                cold_start = self._cold(cell, restarted)
+                self._cold(cell, restarted)
             else:
                 self.seams.run_cell(
                     cell,
@@ -133,13 +127,12 @@ class Measurer:
             self.folder.prepare(cell)
             raise StoppedError
         rows, health = self._rows(cell), read_json(self.folder.health(cell))
-        resources = watch.to_json(_sent(rows))
+        # All that a line is made of is in the cell's own files, so that it can be made again without it.
+        resources = {**watch.to_json(_sent(rows)), **asdict(self.costs[key_of(cell.target)])}
         write_json(self.folder.resources(cell), resources)
         parity = self.parities.get(key_of(cell.target))
         line = self.seams.summarise(cell, rows, health, resources, parity.to_json() if parity else None, tier=self.tier)
-        costs = self.costs[key_of(cell.target)]
-        line |= {"campaign": self.folder.id, "config": costs.config, "search": search, "cold": cold_start}
-        line["cost_per_1m"] = costs.per_million(line)
+        line |= StoredRun(self.folder.path).provenance(cell)
         self.folder.append_line(line)
         self._save(self.state.with_done(cell))
         return line
@@ -152,7 +145,7 @@ class Measurer:
                 meter.pid = self.fleet.pids[name]
         return restarted
 
-    def _cold(self, cell: CellSpec, restarted: Restarted) -> Line:
+    def _cold(self, cell: CellSpec, restarted: Restarted) -> None:
         golden = load_golden(self.artifacts, cell.target.model, cell.target.variant)
         t0 = cold.wall_of(restarted.began)
         asked = cold.ask_after(restarted, cell, golden, stop=self.stop.is_set, clock=time.perf_counter)
@@ -162,7 +155,6 @@ class Measurer:
         count = len(asked)
         health = {"schema": 1, "t0_unix": t0, "workers": [], "scheduled": count, "finished": count, "cold": start}
         write_json(self.folder.health(cell), {**health, "seconds": cell.load.seconds})
-        return start
 
     def _rows(self, cell: CellSpec) -> pa.Table:
         paths = [

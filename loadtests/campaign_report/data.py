@@ -102,7 +102,7 @@ def read_campaign(path: Path, *, allow_unlike: bool = False) -> CampaignData:
             for line, own in job.result():
                 key = (int(line["round"]), str(line["cell"]))
                 histograms[key] = own
-                lines.append({**known.get(key, {}), **line})
+                lines.append({**known.get(key, {}), **line, **run.provenance(specs[key])})
     if not lines:
         raise LoadTestError(f"{run.path}: no cell was finished, so there is nothing to report yet")
     lines.sort(key=lambda line: (line["round"], line["order_in_round"], line["cell"]))

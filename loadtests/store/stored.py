@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -113,6 +114,20 @@ class StoredRun:
     def resources(self, number: int, slug: str) -> dict[str, Any] | None:
         """What the servers used during a cell; None where nobody measured it."""
         return read_object(self.path / "resources" / str(number) / f"{slug}.json") or None
+
+    def provenance(self, spec: CellSpec) -> dict[str, Any]:
+        """What ties a cell's line to its run: the search it is a try of, and the generator's account with its SHA-256.
+
+        That file has the workers' HDR histograms. `manifest_id` is of the manifest as the run began.
+        """
+        account = self.path / "health" / str(spec.round) / f"{spec.slug}.json"
+        return {
+            "campaign": self.id,
+            "search": _TRY.sub("", spec.slug) if _TRY.search(spec.slug) else None,
+            "hdr_path": str(account.relative_to(self.path)),
+            "sha256": hashlib.sha256(account.read_bytes()).hexdigest() if account.is_file() else None,
+            "manifest_id": self.manifest().get("id"),
+        }
 
     def sealed_rounds(self) -> dict[int, Path]:
         """The Parquet file of each round that has one, by number."""

@@ -23,7 +23,7 @@ from loadtests.campaign.parity import Parity
 from loadtests.campaign.plan import is_search
 from loadtests.campaign.processes import ProcessMeter
 from loadtests.campaign.resources import Meter, Watch, gpu_beside
-from loadtests.campaign.seams import Seams
+from loadtests.campaign.seams import RunCell, Seams
 from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.disk import telling_full
 from loadtests.errors import LoadTestError
@@ -62,12 +62,12 @@ class Measurer:
     stop: threading.Event
     say: Callable[[str], None]
 
-    def measure(self, cell: CellSpec) -> None:
+    def measure(self, cell: CellSpec, run_cell: RunCell) -> None:
         """Measures a planned cell, or what is left of it; raises StoppedError, LoadTestError."""
         if is_search(cell):
-            self._search(cell)
+            self._search(cell, run_cell)
         elif (cell.round, cell.slug) not in self.state.done:
-            self._one(cell)
+            self._one(cell, run_cell)
 
     def finished(self, cell: CellSpec) -> bool:
         """Whether nothing is left to do for a planned cell."""
@@ -76,11 +76,11 @@ class Measurer:
         tried = self.state.searches.get(_search_key(cell), ())
         return bool(tried) and self._next(cell, tried) is None
 
-    def _search(self, cell: CellSpec) -> None:
+    def _search(self, cell: CellSpec, run_cell: RunCell) -> None:
         key = _search_key(cell)
         tried = self.state.searches.get(key, ())
         while (rate := self._next(cell, tried)) is not None:
-            line = self._one(at_rate(cell, rate, len(tried) + 1))
+            line = self._one(at_rate(cell, rate, len(tried) + 1), run_cell)
             met = line.get("meets_slo")
             word = "cannot be told to meet" if met is None else "meets" if met else "misses"
             self.say(f"{cell.target.name}: {rate:g} requests/s {word} {cell.slo_ms:g} ms")
@@ -102,7 +102,7 @@ class Measurer:
                 return max(met)
         return 50.0
 
-    def _one(self, cell: CellSpec) -> Line:
+    def _one(self, cell: CellSpec, run_cell: RunCell) -> Line:
         self.folder.prepare(cell)
         self.folder.check_room(cell)
         restarted = None
@@ -113,7 +113,7 @@ class Measurer:
             if restarted is not None:
                 self._cold(cell, restarted)
             else:
-                self.seams.run_cell(
+                run_cell(
                     cell,
                     artifacts=self.artifacts,
                     raw=self.folder.raw(cell.round),

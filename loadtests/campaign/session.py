@@ -32,7 +32,7 @@ from loadtests.campaign.progress import Bar, spoken
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.resources import Meter, meters_of
 from loadtests.campaign.sameness import differences
-from loadtests.campaign.seams import Seams
+from loadtests.campaign.seams import RunCell, Seams
 from loadtests.campaign.served import refuse_unserved
 from loadtests.campaign.settings import Campaign, TargetSettings
 from loadtests.campaign.targets import beside_default, needed_stacks, targets_of
@@ -151,8 +151,8 @@ class _Session:
             status: Status = "complete"
             reason = ""
             try:
-                with bar:
-                    self._rounds(measurer, signals, bar)
+                with bar, self._seams.engine() as run_cell:
+                    self._rounds(measurer, run_cell, signals, bar)
                 if self._open_cells(measurer):
                     status, reason = "interrupted", "stopped after a round"
             except StoppedError:
@@ -211,7 +211,7 @@ class _Session:
             say=bar.tell,
         )
 
-    def _rounds(self, measurer: Measurer, signals: TwoStage, bar: Bar) -> None:
+    def _rounds(self, measurer: Measurer, run_cell: RunCell, signals: TwoStage, bar: Bar) -> None:
         plan, cool_down = self._ready.plan, cool_down_of(self._campaign)
         for number in range(plan.rounds):
             cells = [cell for cell in plan.round(number) if not measurer.finished(cell)]
@@ -221,7 +221,7 @@ class _Session:
                 if self._options.host is not None:
                     self._options.host.tell(what)
                 signals.check()
-                measurer.measure(cell)
+                measurer.measure(cell, run_cell)
                 signals.stop.wait(cool_down)
                 bar.add(seconds_of(self._campaign, cell))
             if number not in measurer.state.sealed:

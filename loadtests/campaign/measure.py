@@ -29,7 +29,6 @@ from loadtests.disk import telling_full
 from loadtests.errors import LoadTestError
 from loadtests.golden import load_golden
 from loadtests.raw import RAW_SCHEMA, ended, read_rows
-from loadtests.store.stored import StoredRun
 
 Line = dict[str, Any]
 # A search that does not end by itself ends here.
@@ -116,9 +115,9 @@ class Measurer:
                 run_cell(
                     cell,
                     artifacts=self.artifacts,
-                    raw=self.folder.raw(cell.round),
-                    health=self.folder.health(cell),
-                    log=self.folder.log(cell),
+                    raw=self.folder.streams(cell.round),
+                    health=self.folder.health_file(cell),
+                    log=self.folder.log_file(cell),
                     stop=self.stop,
                 )
         # A server that died explains its cell better than the cell's figures can.
@@ -126,13 +125,13 @@ class Measurer:
         if self.stop.is_set():
             self.folder.prepare(cell)
             raise StoppedError
-        rows, health = self._rows(cell), read_json(self.folder.health(cell))
+        rows, health = self._rows(cell), read_json(self.folder.health_file(cell))
         # All that a line is made of is in the cell's own files, so that it can be made again without it.
         resources = {**watch.to_json(_sent(rows)), **asdict(self.costs[key_of(cell.target)])}
-        write_json(self.folder.resources(cell), resources)
+        write_json(self.folder.resources_file(cell), resources)
         parity = self.parities.get(key_of(cell.target))
         line = self.seams.summarise(cell, rows, health, resources, parity.to_json() if parity else None, tier=self.tier)
-        line |= StoredRun(self.folder.path).provenance(cell)
+        line |= self.folder.provenance(cell)
         self.folder.append_line(line)
         self._save(self.state.with_done(cell))
         return line
@@ -151,19 +150,19 @@ class Measurer:
         asked = cold.ask_after(restarted, cell, golden, stop=self.stop.is_set, clock=time.perf_counter)
         start = cold.cold_start(restarted.ready_s, asked).to_json()
         with telling_full(self.folder.path):
-            cold.write_rows(asked, cell, self.folder.raw(cell.round) / f"{cell.slug}.0.arrow", t0)
+            cold.write_rows(asked, cell, self.folder.streams(cell.round) / f"{cell.slug}.0.arrow", t0)
         count = len(asked)
         health = {"schema": 1, "t0_unix": t0, "workers": [], "scheduled": count, "finished": count, "cold": start}
-        write_json(self.folder.health(cell), {**health, "seconds": cell.load.seconds})
+        write_json(self.folder.health_file(cell), {**health, "seconds": cell.load.seconds})
 
     def _rows(self, cell: CellSpec) -> pa.Table:
         paths = [
             path
-            for path in sorted(self.folder.raw(cell.round).glob("*.arrow"))
+            for path in sorted(self.folder.streams(cell.round).glob("*.arrow"))
             if path.name.rsplit(".", 2)[0] == cell.slug
         ]
         if not paths:
-            raise LoadTestError(f"{cell.slug}: the generator left no record; its log is {self.folder.log(cell)}")
+            raise LoadTestError(f"{cell.slug}: the generator left no record; its log is {self.folder.log_file(cell)}")
         for path in paths:
             if not ended(path):
                 raise LoadTestError(f"{path}: it has no end mark, so its recorder was stopped; the cell does not count")

@@ -78,8 +78,8 @@ def resume(run_name: str, options: Options, console: Console, seams: Seams | Non
     if state.status == "complete":
         raise LoadTestError(f"{folder.path} is complete; `twinserve bench report {folder.path}` makes its report anew")
     with lock.sole_campaign(folder.id, options.lock):
-        text, about = folder.campaign.read_text("utf-8"), read_json(folder.path / "manifest.json")
-        campaign = _checked(text, str(about.get("campaign", "campaign")), str(folder.campaign), options, say)
+        text, about = folder.campaign_file.read_text("utf-8"), read_json(folder.path / "manifest.json")
+        campaign = _checked(text, str(about.get("campaign", "campaign")), str(folder.campaign_file), options, say)
         with _ready(campaign, options, say) as ready:
             _refuse_another(folder, state, ready, options)
             write_json(folder.path / "manifest.json", manifest.resumed(about, options.command))
@@ -241,7 +241,7 @@ class _Session:
         """Of a round that was cut short, what there is: sealing again later adds the rest."""
         numbers = {number for number, _ in measurer.state.done} - set(measurer.state.sealed)
         for number in sorted(numbers):
-            if complete or any(self._folder.raw(number).glob("*.arrow")):
+            if complete or any(self._folder.streams(number).glob("*.arrow")):
                 self._seams.seal_round(self._folder.path, number)
 
     def _end(self, measurer: Measurer, status: Status, reason: str) -> None:
@@ -252,7 +252,7 @@ class _Session:
             self._folder.ballast.unlink(missing_ok=True)
 
     def _reported(self) -> Outcome:
-        lines = self._folder.lines()
+        lines = self._folder.cells()
         try:
             formats = self._options.formats
             written = self._seams.write_report(self._folder.path, formats) if lines and formats else []
@@ -343,7 +343,7 @@ def _ready(campaign: Campaign, options: Options, say: Callable[[str], None]) -> 
 
 def _open(folder: RunFolder, text: str, campaign: Campaign, ready: _Ready, options: Options) -> None:
     with telling_full(folder.path):
-        folder.campaign.write_text(text, "utf-8")
+        folder.campaign_file.write_text(text, "utf-8")
     launched = ready.fleet.stack is not None
     about = manifest.manifest_of(
         campaign,

@@ -82,7 +82,7 @@ def read_campaign(path: Path, *, allow_unlike: bool = False) -> CampaignData:
     where the folder is no run or no cell is done.
     """
     run = StoredRun(path).checked()
-    state = run.state()
+    state = run.state_document()
     if state.get("status") != "running":
         for number in run.open_rounds():
             seal_round(path, number)
@@ -191,8 +191,8 @@ def _cell(
     line = summarise(
         spec,
         columns,
-        run.health(spec.round, spec.slug),
-        run.resources(spec.round, spec.slug),
+        run.health(spec),
+        run.resources(spec),
         parity.get(target_key(spec.target.model, spec.target.name, spec.control)),
         tier=tier,
         torn=torn,

@@ -174,7 +174,7 @@ def _cell_row(run: str, line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_row(run: str, folder: StoredRun, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    manifest, state = folder.manifest(), folder.state()
+    manifest, state = folder.manifest(), folder.state_document()
     environment = manifest.get("environment", manifest)
     return {
         "run": run,

@@ -145,7 +145,7 @@ def test_after_a_cold_start_the_new_process_is_the_one_that_is_measured(tmp_path
         measurer = measurer_of(tmp_path, spec, fleet, [meter])
         measurer.measure(spec, FakeEngine().run_cell)
         assert meter.pid == stack.children[0].pid != first
-    (line,) = measurer.folder.lines()
+    (line,) = measurer.folder.cells()
     (server,) = line["resources"]["servers"]
     assert (server["status"], server["restarts"]) == ("measured", 0)
     # The tiny server answers, but not the toy's questions.

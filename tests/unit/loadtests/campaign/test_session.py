@@ -63,7 +63,7 @@ def run(text: str, options: Options, engine: FakeEngine | None = None, console: 
 def lines_of(outcome: Outcome) -> list[dict[str, Any]]:
     """The lines of its cells.jsonl."""
     assert outcome.run is not None
-    return RunFolder(outcome.run).lines()
+    return RunFolder(outcome.run).cells()
 
 
 def document(run: Path | None, name: str) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_loses_nothing(address: str, opti
     with pytest.raises(LoadTestError, match=r"the disk is full: .*Nothing that was recorded is lost(.|\n)*--resume"):
         run(campaign_text(address), options, FakeEngine(before=fill))
     folder = RunFolder(next(options.runs.iterdir()))
-    state, kept = folder.state(), folder.lines()
+    state, kept = folder.state(), folder.cells()
     assert (state.status, state.sealed, len(kept)) == ("failed", (0,), 2)
     assert pq.read_table(folder.path / "raw" / "0.parquet").num_rows == 1000
     outcome = session.resume(folder.id, options, Console(quiet=True), FakeEngine().seams())
@@ -268,9 +268,9 @@ def test_a_run_that_was_killed_between_a_line_and_its_state_measures_that_cell_a
         run(campaign_text(address), options, FakeEngine(before=die))
     folder = RunFolder(next(options.runs.iterdir()))
     assert folder.state().status == "failed"
-    torn = folder.lines()[0] | {"round": 1}
+    torn = folder.cells()[0] | {"round": 1}
     folder.append_line(torn)
-    with folder.cells.open("a") as file:
+    with folder.cells_file.open("a") as file:
         file.write('{"torn')
     outcome = session.resume(str(folder.path), options, Console(quiet=True), FakeEngine().seams())
     assert [(line["round"], line["order_in_round"]) for line in lines_of(outcome)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -296,7 +296,7 @@ def test_what_a_failure_left_of_a_cell_is_no_record_of_it(address: str, options:
     def fail(spec: CellSpec) -> None:
         if spec.round == 1:
             folder = RunFolder(next(options.runs.iterdir()))
-            (folder.raw(1) / f"{spec.slug}.0.arrow").write_bytes(b"half")
+            (folder.streams(1) / f"{spec.slug}.0.arrow").write_bytes(b"half")
             raise LoadTestError("the server died")
 
     engine.before = fail

@@ -16,6 +16,7 @@ from loadtests.campaign_report.decision import decision_of
 from loadtests.campaign_report.latency_charts import (
     distribution_chart,
     heat_chart,
+    lag_chart,
     percentile_chart,
     rate_chart,
     shift_chart,
@@ -88,6 +89,7 @@ def content_of(data: CampaignData) -> Row:
         "price": data.manifest.get("price_per_hour") or data.campaign.get("price_per_hour"),
         "utilisation": data.manifest.get("utilisation") or data.campaign.get("utilisation") or _UTILISATION,
         "health": health_of(data),
+        "lag": lag_chart(data, data.series, styles, limits_of(data.tier).lag_p99_ms),
         "parity": parity_of(data),
         "ledger": ledger_of(data),
         "environment": environment_of(data),

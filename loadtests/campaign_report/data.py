@@ -38,10 +38,14 @@ _HEAT_LOW_MS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Histograms:
-    """Right answers of one cell in one round: response time, service time, and (latency bin, second) of the answers."""
+    """Of one cell in one round: response and service time of right answers, dispatch lag of all that was sent.
+
+    `heat` is (latency bin, second) of the answers.
+    """
 
     response: Counts
     service: Counts
+    lag: Counts
     heat: npt.NDArray[np.int32]
 
 
@@ -203,7 +207,9 @@ def _cell(
 def _histograms(columns: Columns, seconds: float) -> Histograms:
     ok = columns.ok
     response, service = (columns.t_end - columns.t_int)[ok], (columns.t_end - columns.t_snd)[ok]
-    return Histograms(_binned(response), _binned(service), _heat(columns.t_end[ok], response, columns, seconds))
+    lag = (columns.t_snd - columns.t_int)[columns.sent]
+    heat = _heat(columns.t_end[ok], response, columns, seconds)
+    return Histograms(_binned(response), _binned(service), _binned(lag), heat)
 
 
 def _binned(values: Values) -> Counts:

@@ -48,6 +48,14 @@ class Summarise(Protocol):
         ...
 
 
+class MeasureNull(Protocol):
+    """Measures a server that answers at once, before the first cell."""
+
+    def __call__(self, run: Path, run_cell: RunCell, artifacts: Path, seed: int, stop: threading.Event) -> None:
+        """Leaves the record in the run's folder."""
+        ...
+
+
 class SealRound(Protocol):
     """Turns a round's streams into Parquet."""
 
@@ -78,6 +86,7 @@ class Seams:
 
     # Entered once for all cells.
     engine: Callable[[], AbstractContextManager[RunCell]]
+    measure_null: MeasureNull
     summarise: Summarise
     seal_round: SealRound
     write_report: WriteReport
@@ -88,8 +97,9 @@ class Seams:
         """Those of this package."""
         from loadtests.analysis.cell import summarise  # noqa: PLC0415 - Arrow, DuckDB and scipy: only for a run
         from loadtests.analysis.search import next_rate  # noqa: PLC0415
+        from loadtests.campaign.null import measure_null  # noqa: PLC0415
         from loadtests.campaign_report import write  # noqa: PLC0415
         from loadtests.engine.run import engine  # noqa: PLC0415
         from loadtests.store import seal_round  # noqa: PLC0415
 
-        return cls(engine, summarise, seal_round, write, next_rate)
+        return cls(engine, measure_null, summarise, seal_round, write, next_rate)

@@ -24,10 +24,11 @@ from loadtests.campaign.gpu import gpu_meter
 from loadtests.campaign.interrupt import StoppedError, TwoStage
 from loadtests.campaign.ledger import Sources, key_of, ledger_of
 from loadtests.campaign.measure import Costs, Measurer
+from loadtests.campaign.null import NULL_S
 from loadtests.campaign.options import Options
 from loadtests.campaign.outcome import Outcome, outcome_of
 from loadtests.campaign.parity import Parity, gate, warning
-from loadtests.campaign.plan import Plan, check_memory, cool_down_of, is_search, plan_of, seconds_of
+from loadtests.campaign.plan import Plan, check_memory, cool_down_of, plan_of, plan_text, seconds_of
 from loadtests.campaign.progress import Bar, spoken
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.resources import Meter, meters_of
@@ -91,31 +92,6 @@ def resume(run_name: str, options: Options, console: Console, seams: Seams | Non
             return _Session(campaign, folder, ready, options, console, seams or Seams.real()).finish()
 
 
-def plan_text(campaign: Campaign, plan: Plan) -> list[str]:
-    """What will be measured, and how long that takes."""
-    first: Sequence[CellSpec] = plan.round(0)
-    control = sum(bool(cell.control) for cell in first)
-    searches = sum(is_search(cell) for cell in first)
-    lines = [
-        f"Campaign {campaign.name}: {len(first) - control} cells and {control} A/A control"
-        f"{'s' if control != 1 else ''}, {campaign.rounds} interleaved rounds, seed {campaign.seed}: "
-        f"about {spoken(plan.seconds)}."
-    ]
-    first = sorted(first, key=lambda cell: (cell.scenario_index, bool(cell.control), cell.target.name))
-    for scenario in dict.fromkeys(cell.scenario for cell in first):
-        own = [cell for cell in first if cell.scenario == scenario]
-        names = ", ".join(dict.fromkeys(cell.target.name for cell in own if not cell.control))
-        each = spoken(seconds_of(campaign, own[0]))
-        lines.append(f"  {scenario} ({own[0].load.kind}): {len(own)} cells of about {each}: {names}")
-    if searches:
-        lines.append(f"  A search tries about ten rates, so {searches} of the cells of a round may take more or less.")
-    if campaign.tier == "run" and campaign.rounds < 6:
-        lines.append(f"  No verdict can come of rounds: {campaign.rounds}; with fewer than 6 no p-value is below 0.05.")
-    elif campaign.tier == "run" and campaign.rounds < 8:
-        lines.append("  No round to spare: a target with one INVALID round gets no verdict; 8 leave room for one.")
-    return lines
-
-
 @dataclass(frozen=True, slots=True)
 class _Ready:
     """Everything that is known before the first cell."""
@@ -152,6 +128,7 @@ class _Session:
             reason = ""
             try:
                 with bar, self._seams.engine() as run_cell:
+                    self._null(run_cell, signals, bar)
                     self._rounds(measurer, run_cell, signals, bar)
                 if self._open_cells(measurer):
                     status, reason = "interrupted", "stopped after a round"
@@ -210,6 +187,13 @@ class _Session:
             stop=stop,
             say=bar.tell,
         )
+
+    def _null(self, run_cell: RunCell, signals: TwoStage, bar: Bar) -> None:
+        bar.now("A server that answers at once", NULL_S)
+        self._seams.measure_null(
+            self._folder.path, run_cell, self._options.artifacts, self._campaign.seed, signals.stop
+        )
+        bar.add(NULL_S)
 
     def _rounds(self, measurer: Measurer, run_cell: RunCell, signals: TwoStage, bar: Bar) -> None:
         plan, cool_down = self._ready.plan, cool_down_of(self._campaign)

@@ -89,6 +89,7 @@ def content_of(data: CampaignData) -> Row:
         "price": data.manifest.get("price_per_hour") or data.campaign.get("price_per_hour"),
         "utilisation": data.manifest.get("utilisation") or data.campaign.get("utilisation") or _UTILISATION,
         "health": health_of(data),
+        "null": data.null,
         "lag": lag_chart(data, data.series, styles, limits_of(data.tier).lag_p99_ms),
         "parity": parity_of(data),
         "ledger": ledger_of(data),

@@ -20,10 +20,12 @@ from loadtests.analysis.columns import Columns
 from loadtests.analysis.compare import Findings, within_run
 from loadtests.analysis.samples import Values
 from loadtests.analysis.series import Series, series_of
+from loadtests.campaign.null import null_cell
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
+from loadtests.raw import read_rows
 from loadtests.store import StoredRun, seal_round, torn_streams
-from loadtests.store.stored import target_key, write_lines
+from loadtests.store.stored import NULL_SLUG, read_object, target_key, write_lines
 
 Counts = npt.NDArray[np.int64]
 # Bins of half a per cent, from a microsecond to a hundred seconds.
@@ -71,6 +73,8 @@ class CampaignData:
     torn: Mapping[str, str]
     sha256: Mapping[str, str]
     planned: int
+    # The line of the server that answers at once; None where none was asked.
+    null: Mapping[str, Any] | None
 
     @property
     def requests(self) -> int:
@@ -135,7 +139,16 @@ def read_campaign(path: Path, *, allow_unlike: bool = False) -> CampaignData:
         },
         sha256={str(file.relative_to(run.path)): _digest(file) for file in _raw_files(run)},
         planned=len(state.get("planned", [])),
+        null=_null(run),
     )
+
+
+def _null(run: StoredRun) -> dict[str, Any] | None:
+    """What generator and machine add, from the record of the server that answers at once."""
+    stream, health = run.null / f"{NULL_SLUG}.0.arrow", read_object(run.null / "health.json")
+    if not health or not stream.is_file():
+        return None
+    return summarise(null_cell("", 0), read_rows(stream), health, None, None, tier="demo")
 
 
 def _in_order(
@@ -238,7 +251,8 @@ def _raw_files(run: StoredRun) -> list[Path]:
         run.path / name
         for name in ("campaign.yaml", "state.json", "manifest.json", "ledger.json", "parity.json", "cells.jsonl")
     ]
-    accounts = [*sorted(run.path.glob("health/*/*.json")), *sorted(run.path.glob("resources/*/*.json"))]
+    null = [run.null / f"{NULL_SLUG}.0.arrow", run.null / "health.json"]
+    accounts = [*null, *sorted(run.path.glob("health/*/*.json")), *sorted(run.path.glob("resources/*/*.json"))]
     return [path for path in (*small, *run.sealed_rounds().values(), *accounts) if path.is_file()]
 
 

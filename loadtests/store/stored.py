@@ -16,6 +16,9 @@ from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.disk import write_whole
 from loadtests.errors import LoadTestError
 
+# The cell of a server that answers at once; it has a folder of its own and is none of the campaign's.
+NULL_SLUG = "null"
+
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
@@ -32,6 +35,11 @@ class StoredRun:
     def raw(self) -> Path:
         """Where the rounds' Parquet files are, and the streams of a round under way."""
         return self.path / "raw"
+
+    @property
+    def null(self) -> Path:
+        """The record of the server that answers at once."""
+        return self.path / NULL_SLUG
 
     @property
     def cells_file(self) -> Path:

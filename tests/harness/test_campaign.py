@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from loadtests.campaign.folder import RunFolder
+from loadtests.raw import read_rows
 from loadtests.store import Runs
 from tests.harness.laws import Fixed, Wrong
 from tests.harness.measuring import write_golden
@@ -131,7 +132,11 @@ def test_every_figure_of_a_campaign_can_be_counted_again_from_the_raw_data(world
         assert line["S"]["p50"] is None or line["S"]["p50"] == pytest.approx(median, rel=1e-6)
     (folder.path / "report.html").unlink()
     assert bench(world, "report", folder.id)[0] == 0
-    assert (folder.path / "report.html").stat().st_size > 10_000
+    # A server that answers at once was measured beside them, and is in no figure of theirs.
+    null = read_rows(folder.null / "null.0.arrow")
+    assert set(null["outcome"].to_pylist()) == {"ok"}
+    assert null.filter(null["measured"]).num_rows > 400
+    assert "A server that answers at once, asked by this generator" in (folder.path / "report.html").read_text()
 
 
 def test_ctrl_c_finishes_the_round_and_a_resumed_run_does_the_rest(world: Path, fixed: str) -> None:

@@ -128,7 +128,7 @@ class FakeEngine:
                 reported.append(run)
             return [run / "report.html"]
 
-        return Seams(lambda: nullcontext(self.run_cell), summarise, seal_round, write, next_rate)
+        return Seams(lambda: nullcontext(self.run_cell), lambda *_: None, summarise, seal_round, write, next_rate)
 
 
 def campaign_text(address: str, **changes: Any) -> str:

@@ -10,9 +10,9 @@ from loadtests.campaign.seams import RunCell
 from loadtests.cell_spec import CellSpec, Load, Step, Target
 from loadtests.store.stored import NULL_SLUG, StoredRun
 
-RATE, SECONDS, WARM_UP_S = 200.0, 3.0, 0.5
+RATE, SECONDS, WARM_UP_S = 300.0, 2.0, 0.3
 # With its server's start, once in a campaign.
-NULL_S = SECONDS + WARM_UP_S + 1.0
+NULL_S = SECONDS + WARM_UP_S + 0.5
 
 
 def null_cell(address: str, seed: int) -> CellSpec:

@@ -129,17 +129,13 @@ def verdicts_of(data: CampaignData) -> list[Row]:
 
 
 def validity_of(data: CampaignData) -> Row:
-    """How many cells are valid, and why the others are not."""
+    """How many cells are valid, and the first of those that are not."""
     bad = [line for line in data.lines if not line["valid"]]
-    reasons = Counter(
-        reason.partition(", limit")[0].rstrip("0123456789.e+- ") for line in bad for reason in line["reasons"]
-    )
     return {
         "valid": len(data.lines) - len(bad),
         "cells": len(data.lines),
         "bad": bad[:_MOST_REASONS],
         "more": max(len(bad) - _MOST_REASONS, 0),
-        "reasons": reasons.most_common(8),
     }
 
 

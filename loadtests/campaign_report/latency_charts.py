@@ -66,7 +66,7 @@ def percentile_chart(data: CampaignData, group: Sequence[Series], styles: Styles
         if worst[0] > 1.1
         else "Here a clock started at the send would show nearly the same: the generator was on time."
     )
-    closed = " A closed loop has no schedule: its clients send at once when they are free." if group[0].first["arrivals"] == "closed" else ""
+    closed = " A closed loop has no schedule of its own." if group[0].first["arrivals"] == "closed" else ""
     return Chart(
         "Percentiles",
         f"Solid or dashed: from the scheduled instant. Dotted: from the actual send. {told}{closed}",

@@ -135,7 +135,7 @@ def test_every_figure_of_a_campaign_can_be_counted_again_from_the_raw_data(world
     # A server that answers at once was measured beside them, and is in no figure of theirs.
     null = read_rows(folder.null / "null.0.arrow")
     assert set(null["outcome"].to_pylist()) == {"ok"}
-    assert null.filter(null["measured"]).num_rows > 400
+    assert null.filter(null["measured"]).num_rows > 459
     assert "A server that answers at once, asked by this generator" in (folder.path / "report.html").read_text()
 
 

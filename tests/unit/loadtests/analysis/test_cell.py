@@ -152,7 +152,7 @@ def test_a_short_lag_is_not_why_an_objective_is_missed() -> None:
     [
         (Law(lag_ms=0.5), "client: dispatch lag p99"),
         (Law(wrong_share=0.01), "server: wrong answers"),
-        (Law(stall=(45.0, 9.0)), "server: median over three windows"),
+        (Law(stall=(45.0, 9.0)), "server: spread of the medians of three windows"),
     ],
 )
 def test_a_breach_of_the_record_is_named(law: Law, reason: str) -> None:

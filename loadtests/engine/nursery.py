@@ -134,6 +134,9 @@ def _serve(control: socket.socket) -> None:
         if not message:
             return
         pid = os.fork()
+        # A group of its own, so that it can be ended with all that it starts; whoever comes first, before it is told.
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
         if pid == 0:
             control.close()
             _become(message, fds)
@@ -147,8 +150,6 @@ def _become(message: bytes, fds: Sequence[int]) -> NoReturn:
     code, told = 1, fds[0]
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # A group of its own, so that it can be ended with all that it starts.
-        os.setsid()
         request = json.loads(message)
         # First out of the way of the numbers that they are to have.
         least = max([*fds, *request["fds"]]) + 1

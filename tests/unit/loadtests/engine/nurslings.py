@@ -13,7 +13,7 @@ def main(arguments: Sequence[str]) -> int:
         case ["copy", source, to]:
             while data := os.read(int(source), 100):
                 os.write(int(to), data)
-            print("copied", os.getpid() == os.getsid(0))
+            print("copied", os.getpid() == os.getpgid(0))
             return 7
         case ["hang", source]:
             os.read(int(source), 1)

@@ -38,7 +38,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def test_a_child_has_the_descriptors_by_the_numbers_that_its_arguments_name(children: Nursery, tmp_path: Path) -> None:
-    """It leads a session of its own, its output is in the file, its exit code is told."""
+    """It leads a group of its own, its output is in the file, its exit code is told."""
     source, fill = os.pipe()
     drain, to = os.pipe()
     with (tmp_path / "output").open("wb") as output:

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.harness
 # What the machine may add to a mean or a median beyond the bias that is measured beside it.
 BUSY_S = 0.004
 TRIES = 3
+SEARCHES = 2
 LAG_S = 0.005
 
 
@@ -126,7 +127,7 @@ def test_a_search_decides_as_the_law_does(tmp_path: Path) -> None:
     """
     law, (low, high) = Queue(rate=MU, seed=9), limits(4, searches=400)
     folders = (tmp_path / str(number) for number in itertools.count())
-    for _ in range(TRIES):
+    for _ in range(SEARCHES):
         tried = searched(lambda rate: measured(law, next(folders), rate=rate, seconds=seconds_of(rate, 4)))
         calm = True
         for (rate, met), found in tried:

@@ -8,13 +8,28 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 _KILL_GRACE_S = 3.0
 _LOG_TAIL_LINES = 15
 
 
+class Process(Protocol):
+    """What is used of a child process: a `subprocess.Popen`, or one that a nursery has forked."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, when there is one; raises subprocess.TimeoutExpired."""
+        ...
+
+
 @contextlib.contextmanager
-def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def ended(process: Process) -> Iterator[None]:
     """Ends the process, which leads a group of its own, and the group with it when the block is left."""
     try:
         yield

@@ -29,7 +29,7 @@ RAW_SCHEMA = pa.schema(
         pa.field("seq", pa.int64(), nullable=False),  # counts the worker's arrivals
         pa.field("question", pa.int32(), nullable=False),  # which golden rows were asked
         pa.field("measured", pa.bool_(), nullable=False),  # false in the warm-up
-        pa.field("t_int", _SECONDS, nullable=False),  # scheduled instant; in a closed loop that of sending
+        pa.field("t_int", _SECONDS, nullable=False),  # scheduled instant; in a closed loop: client free
         pa.field("t_snd", _SECONDS),  # handed to the socket or stub; null where it was never sent
         pa.field("t_end", _SECONDS),  # last byte read; null where it was never sent
         pa.field("outcome", _LABEL, nullable=False),  # an `Outcome`

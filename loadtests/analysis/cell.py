@@ -100,7 +100,10 @@ def summarise(
         "connections_opened": _total(health, "connections_opened_measured"),
         "dropped": counted.get("dropped_by_client", 0),
         "resources": dict(resources) if resources else None,
+        "cgroup": _used(resources),
         "energy_j": ((resources or {}).get("gpu") or {}).get("energy_j"),
+        "config": str((resources or {}).get("config") or "default"),
+        "cost_per_1m": _cost(resources, objective["goodput"], counted.get("ok", 0) / seconds if seconds else 0.0),
         "parity": dict(parity) if parity else None,
         "cold": health.get("cold"),
         "checks": [check.to_json() for check in checks],
@@ -252,6 +255,28 @@ def _overload(
 
 def _p95(values: Values) -> float | None:
     return percentiles(values)["p95"]
+
+
+def _used(resources: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """What all servers of the cell used together, of containers and processes alike; null what nobody measured."""
+    servers = [item for item in (resources or {}).get("servers") or () if item.get("status") == "measured"]
+
+    def total(name: str) -> float | None:
+        known = [item[name] for item in servers if item.get(name) is not None]
+        return sum(known) if known else None
+
+    return {"cpu_s": total("cpu_s"), "mem_peak": total("rss_peak"), "throttled": total("throttled")}
+
+
+def _cost(resources: Mapping[str, Any] | None, goodput: float | None, achieved: float) -> float | None:
+    """A million answers at the cell's own rate of good answers, the server used to `utilisation`; None without a price.
+
+    `price_per_hour / (3600 rate utilisation) 1e6` (method, section 2.7).
+    """
+    price, rate = (resources or {}).get("price_per_hour"), achieved if goodput is None else goodput
+    if resources is None or price is None or not rate:
+        return None
+    return float(f"{price / (3600 * rate * resources['utilisation']) * 1e6:.4g}")
 
 
 def _stable(checks: Mapping[str, Any]) -> bool | None:

@@ -11,8 +11,9 @@ Family = Literal["stacks", "gateway", "variants", "protocols", "configs", "contr
 BYTES_TOLERANCE = 0.10
 # Of one row the framing is the larger part: `{"outputs": {"progression": [[147.4]]}}` is indented by one stack.
 FRAMING_BYTES = 64
-# The golden answers that both must give: that they have the same model.
-GOLDEN = "golden_answers"
+# What must be told of both sides: the golden answers, which show that they have the same model, and how many
+# configurations were tried for a tuned server.
+TOLD = ("golden_answers", "tuning_trials")
 _BYTES = ("payload_bytes_out", "payload_bytes_in")
 # What each comparison is about may differ; everything else may not.
 _FREE: dict[str, tuple[str, ...]] = {
@@ -22,7 +23,7 @@ _FREE: dict[str, tuple[str, ...]] = {
     "runs": (),
     "gateway": (*_BYTES, "gateway."),
     "protocols": _BYTES,
-    "configs": (*_BYTES, "config", "server.", "gateway."),
+    "configs": (*_BYTES, "config", "tuning_trials", "server.", "gateway."),
 }
 
 
@@ -36,10 +37,11 @@ def unlike(a: Mapping[str, Any], b: Mapping[str, Any], family: Family) -> list[s
     """Each fact that differs, in words; empty where the entries are alike.
 
     `a` and `b` are entries of the ledger. A fact that only one side knows is a difference, but for those settings that
-    only one of two stacks has; golden answers that neither side is known to give are one too, between two stacks or
-    variants. A limit or a thread pool that nobody set is `default`. Sizes of the payload within 10 %
-    or 64 bytes are alike. A fact of the server is compared across stacks by its own name, the CPUs of TorchServe with
-    those of TensorFlow Serving; batching and workers have other names in each and are brought to one.
+    only one of two stacks has; golden answers that neither side is known to give, and tuning of which nobody told how
+    long it took, are one too, between two stacks or variants. A limit or a thread pool that nobody set is `default`.
+    Sizes of the payload within 10 % or 64 bytes are alike. A fact of the server is compared across stacks by its own
+    name, the CPUs of TorchServe with those of TensorFlow Serving; batching and workers have other names in each and are
+    brought to one.
     """
     left, right = _facts(a), _facts(b)
     found = []
@@ -114,8 +116,8 @@ def _alike(name: str, a: object, b: object) -> bool:
 
 
 def _untold(name: str, value: object, family: Family) -> bool:
-    """Whether nothing shows that two servers have the same model: then ignorance on both sides is no likeness."""
-    return name == GOLDEN and value == _UNKNOWN and family in ("stacks", "variants")
+    """Whether nothing shows that two servers are alike: then ignorance on both sides is no likeness."""
+    return name in TOLD and value == _UNKNOWN and family in ("stacks", "variants")
 
 
 def _short(value: object) -> str:

@@ -13,6 +13,7 @@ from loadtests.analysis.samples import Values, n_min, percentile
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
 from loadtests.replies import Outcome
+from loadtests.words import number
 
 Tier = Literal["demo", "quick", "run"]
 # Who broke the limit: the generator, the server (or what the cell asked of it), or the record itself.
@@ -115,8 +116,8 @@ class Check:
     def reason(self) -> str:
         """The breach in words."""
         word = "at least" if self.at_least else "at most"
-        value = "not measured" if self.value is None else f"{self.value:.3g}{self.unit}"
-        return f"{self.group}: {self.name} {value}, limit {word} {self.limit:.3g}{self.unit}"
+        value = "not measured" if self.value is None else f"{number(self.value)}{self.unit}"
+        return f"{self.group}: {self.name} {value}, limit {word} {number(self.limit)}{self.unit}"
 
     def to_json(self) -> dict[str, Any]:
         """JSON types only, with `ok`."""
@@ -339,9 +340,9 @@ def _steadiness(spec: CellSpec, columns: Columns, workers: Sequence[Mapping[str,
         latency, throughput, noise = windows
         allowed = max(limits.instability, min(noise, limits.noise_cap))
         checks += [
-            Check("median over three windows, max/min - 1", "server", 100 * latency, 100 * allowed, " %"),
+            Check("spread of the medians of three windows", "server", 100 * latency, 100 * allowed, " %"),
             Check(
-                "throughput over three windows, max/min - 1", "server", 100 * throughput, 100 * limits.instability, " %"
+                "spread of the throughputs of three windows", "server", 100 * throughput, 100 * limits.instability, " %"
             ),
         ]
     for share in (0.5, 0.99):

@@ -1,4 +1,4 @@
-"""The folder of a run: where each record of it is, and a state that survives whatever ends the run."""
+"""A run that is being made: what is written into its folder, and a state that survives whatever ends the run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from loadtests.campaign.plan import is_search, requests_of
 from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.disk import DiskFullError, full, telling_full, write_whole
 from loadtests.errors import LoadTestError
+from loadtests.store.stored import StoredRun
 from serving.state import ProcessId
 
 Status = Literal["running", "complete", "interrupted", "failed"]
@@ -83,10 +84,8 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class RunFolder:
-    """One run's folder and its files."""
-
-    path: Path
+class RunFolder(StoredRun):
+    """A stored run, and what a campaign writes into it."""
 
     @classmethod
     def create(cls, runs: Path, name: str, now: datetime | None = None) -> RunFolder:
@@ -113,49 +112,26 @@ class RunFolder:
         raise LoadTestError(f"'{name}' is no run; {told}; --runs names another folder")
 
     @property
-    def id(self) -> str:
-        """The run's name."""
-        return self.path.resolve().name
-
-    @property
-    def campaign(self) -> Path:
-        """The campaign as it was given."""
-        return self.path / "campaign.yaml"
-
-    @property
-    def cells(self) -> Path:
-        """One line a cell and round."""
-        return self.path / "cells.jsonl"
-
-    @property
     def ballast(self) -> Path:
         """Room for the state on a full disk."""
         return self.path / ".room"
 
-    def raw(self, number: int) -> Path:
+    def streams(self, number: int) -> Path:
         """The folder of a round's raw records while it runs."""
-        return self.path / "raw" / str(number)
+        return self.raw / str(number)
 
-    def health(self, cell: CellSpec) -> Path:
-        """The generator's account of a cell."""
-        return self.path / "health" / str(cell.round) / f"{cell.slug}.json"
-
-    def resources(self, cell: CellSpec) -> Path:
-        """What the servers used in a cell."""
-        return self.path / "resources" / str(cell.round) / f"{cell.slug}.json"
-
-    def log(self, cell: CellSpec) -> Path:
+    def log_file(self, cell: CellSpec) -> Path:
         """What the generator said in a cell."""
         return self.path / "logs" / str(cell.round) / f"{cell.slug}.log"
 
     def prepare(self, cell: CellSpec) -> None:
         """Makes the folders of a cell's records, and removes what an earlier attempt left; raises DiskFullError."""
         with telling_full(self.path):
-            for path in (self.health(cell), self.resources(cell), self.log(cell)):
+            for path in (self.health_file(cell), self.resources_file(cell), self.log_file(cell)):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)
-            self.raw(cell.round).mkdir(parents=True, exist_ok=True)
-        for path in self.raw(cell.round).glob("*.arrow"):
+            self.streams(cell.round).mkdir(parents=True, exist_ok=True)
+        for path in self.streams(cell.round).glob("*.arrow"):
             if path.name.rsplit(".", 2)[0] == cell.slug:
                 path.unlink()
 
@@ -192,7 +168,7 @@ class RunFolder:
     def append_line(self, line: Mapping[str, Any]) -> None:
         """Adds a cell's line to cells.jsonl; a line that a crash cut off is removed first."""
         text = json.dumps(line, allow_nan=False) + "\n"
-        with telling_full(self.path), self.cells.open("a+b") as file:
+        with telling_full(self.path), self.cells_file.open("a+b") as file:
             end = file.seek(0, os.SEEK_END)
             if end:
                 file.seek(end - 1)
@@ -213,17 +189,9 @@ class RunFolder:
     def keep_lines(self, done: Iterable[tuple[int, str]]) -> None:
         """Removes lines of cells that are not done: a crash came between a cell's line and its state."""
         kept = {(int(number), slug) for number, slug in done}
-        lines = {(line["round"], line["cell"]): line for line in self.lines()}
+        lines = {(line["round"], line["cell"]): line for line in self.cells()}
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for key, line in lines.items() if key in kept)
-        _write_text(self.cells, text)
-
-    def lines(self) -> list[dict[str, Any]]:
-        """The lines of cells.jsonl; a last one that was cut off is left out."""
-        try:
-            text = self.cells.read_text("utf-8")
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        _write_text(self.cells_file, text)
 
     def full_disk(self) -> str:
         """What to say first of a failure whose reason is a full disk; empty where there is room."""

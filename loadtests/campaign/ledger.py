@@ -96,6 +96,8 @@ def _entry(
         "payload_bytes_out": round(parity.bytes_out) if parity else None,
         "payload_bytes_in": round(parity.bytes_in) if parity else None,
         "config": given.config,
+        # A server that was tuned for longer is not better for that.
+        **({"tuning_trials": given.tuning_trials} if given.config == "tuned" else {}),
         **{f"{name}.cpus": program.get("cpus") for name, program in programs.items()},
         **{
             f"{name}.{fact}": program.get(fact)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -35,7 +37,7 @@ def manifest_of(
     environment = describe_environment((*PACKAGES, *_MEASURING))
     commit = environment["git_commit"] or "COMMIT"
     again = command if hosted else ("twinserve", "bench", "run", str(run / "campaign.yaml"))
-    return {
+    found = {
         "schema": SCHEMA,
         "run": run.name,
         "campaign": campaign.name,
@@ -58,8 +60,10 @@ def manifest_of(
         },
         "servers": dict(servers),
         "servers_started_by_the_run": launched,
-        "resumed": [],
     }
+    # What a resumed run adds is no part of it, so that every line of the run has the same one.
+    identity = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    return {**found, "id": identity, "resumed": []}
 
 
 def resumed(manifest: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:

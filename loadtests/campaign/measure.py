@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from loadtests.campaign.parity import Parity
 from loadtests.campaign.plan import is_search
 from loadtests.campaign.processes import ProcessMeter
 from loadtests.campaign.resources import Meter, Watch, gpu_beside
-from loadtests.campaign.seams import Seams
+from loadtests.campaign.seams import RunCell, Seams
 from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.disk import telling_full
 from loadtests.errors import LoadTestError
@@ -37,18 +37,11 @@ _MOST_TRIES = 40
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a target's server costs; `price_per_hour` None where nobody said."""
+    """What a target's server costs, and how it is configured; `price_per_hour` None where nobody said."""
 
     config: str = "default"
     price_per_hour: float | None = None
     utilisation: float = 0.6
-
-    def per_million(self, line: Mapping[str, Any]) -> float | None:
-        """The cost of a million answers at the cell's own rate of good answers, the server used to `utilisation`."""
-        rate = line.get("goodput") if line.get("goodput") is not None else line.get("achieved")
-        if self.price_per_hour is None or not rate:
-            return None
-        return float(f"{self.price_per_hour / (3600 * rate * self.utilisation) * 1e6:.4g}")
 
 
 @dataclass(slots=True)
@@ -68,12 +61,12 @@ class Measurer:
     stop: threading.Event
     say: Callable[[str], None]
 
-    def measure(self, cell: CellSpec) -> None:
+    def measure(self, cell: CellSpec, run_cell: RunCell) -> None:
         """Measures a planned cell, or what is left of it; raises StoppedError, LoadTestError."""
         if is_search(cell):
-            self._search(cell)
+            self._search(cell, run_cell)
         elif (cell.round, cell.slug) not in self.state.done:
-            self._one(cell)
+            self._one(cell, run_cell)
 
     def finished(self, cell: CellSpec) -> bool:
         """Whether nothing is left to do for a planned cell."""
@@ -82,11 +75,11 @@ class Measurer:
         tried = self.state.searches.get(_search_key(cell), ())
         return bool(tried) and self._next(cell, tried) is None
 
-    def _search(self, cell: CellSpec) -> None:
+    def _search(self, cell: CellSpec, run_cell: RunCell) -> None:
         key = _search_key(cell)
         tried = self.state.searches.get(key, ())
         while (rate := self._next(cell, tried)) is not None:
-            line = self._one(at_rate(cell, rate, len(tried) + 1), search=cell.slug)
+            line = self._one(at_rate(cell, rate, len(tried) + 1), run_cell)
             met = line.get("meets_slo")
             word = "cannot be told to meet" if met is None else "meets" if met else "misses"
             self.say(f"{cell.target.name}: {rate:g} requests/s {word} {cell.slo_ms:g} ms")
@@ -108,23 +101,23 @@ class Measurer:
                 return max(met)
         return 50.0
 
-    def _one(self, cell: CellSpec, search: str | None = None) -> Line:
+    def _one(self, cell: CellSpec, run_cell: RunCell) -> Line:
         self.folder.prepare(cell)
         self.folder.check_room(cell)
-        cold_start, restarted = None, None
+        restarted = None
         if cell.load.kind == "cold":
             restarted = self._restart(server_of(cell.target.stack, cell.target.variant))
         meters = self.meters[key_of(cell.target)]
         with Watch(meters, gpu_beside(meters, self.gpu)) as watch:
             if restarted is not None:
-                cold_start = self._cold(cell, restarted)
+                self._cold(cell, restarted)
             else:
-                self.seams.run_cell(
+                run_cell(
                     cell,
                     artifacts=self.artifacts,
-                    raw=self.folder.raw(cell.round),
-                    health=self.folder.health(cell),
-                    log=self.folder.log(cell),
+                    raw=self.folder.streams(cell.round),
+                    health=self.folder.health_file(cell),
+                    log=self.folder.log_file(cell),
                     stop=self.stop,
                 )
         # A server that died explains its cell better than the cell's figures can.
@@ -132,14 +125,13 @@ class Measurer:
         if self.stop.is_set():
             self.folder.prepare(cell)
             raise StoppedError
-        rows, health = self._rows(cell), read_json(self.folder.health(cell))
-        resources = watch.to_json(_sent(rows))
-        write_json(self.folder.resources(cell), resources)
+        rows, health = self._rows(cell), read_json(self.folder.health_file(cell))
+        # All that a line is made of is in the cell's own files, so that it can be made again without it.
+        resources = {**watch.to_json(_sent(rows)), **asdict(self.costs[key_of(cell.target)])}
+        write_json(self.folder.resources_file(cell), resources)
         parity = self.parities.get(key_of(cell.target))
         line = self.seams.summarise(cell, rows, health, resources, parity.to_json() if parity else None, tier=self.tier)
-        costs = self.costs[key_of(cell.target)]
-        line |= {"campaign": self.folder.id, "config": costs.config, "search": search, "cold": cold_start}
-        line["cost_per_1m"] = costs.per_million(line)
+        line |= self.folder.provenance(cell)
         self.folder.append_line(line)
         self._save(self.state.with_done(cell))
         return line
@@ -152,26 +144,25 @@ class Measurer:
                 meter.pid = self.fleet.pids[name]
         return restarted
 
-    def _cold(self, cell: CellSpec, restarted: Restarted) -> Line:
+    def _cold(self, cell: CellSpec, restarted: Restarted) -> None:
         golden = load_golden(self.artifacts, cell.target.model, cell.target.variant)
         t0 = cold.wall_of(restarted.began)
         asked = cold.ask_after(restarted, cell, golden, stop=self.stop.is_set, clock=time.perf_counter)
         start = cold.cold_start(restarted.ready_s, asked).to_json()
         with telling_full(self.folder.path):
-            cold.write_rows(asked, cell, self.folder.raw(cell.round) / f"{cell.slug}.0.arrow", t0)
+            cold.write_rows(asked, cell, self.folder.streams(cell.round) / f"{cell.slug}.0.arrow", t0)
         count = len(asked)
         health = {"schema": 1, "t0_unix": t0, "workers": [], "scheduled": count, "finished": count, "cold": start}
-        write_json(self.folder.health(cell), {**health, "seconds": cell.load.seconds})
-        return start
+        write_json(self.folder.health_file(cell), {**health, "seconds": cell.load.seconds})
 
     def _rows(self, cell: CellSpec) -> pa.Table:
         paths = [
             path
-            for path in sorted(self.folder.raw(cell.round).glob("*.arrow"))
+            for path in sorted(self.folder.streams(cell.round).glob("*.arrow"))
             if path.name.rsplit(".", 2)[0] == cell.slug
         ]
         if not paths:
-            raise LoadTestError(f"{cell.slug}: the generator left no record; its log is {self.folder.log(cell)}")
+            raise LoadTestError(f"{cell.slug}: the generator left no record; its log is {self.folder.log_file(cell)}")
         for path in paths:
             if not ended(path):
                 raise LoadTestError(f"{path}: it has no end mark, so its recorder was stopped; the cell does not count")

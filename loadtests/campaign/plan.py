@@ -7,12 +7,14 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from loadtests.campaign.null import NULL_S
+from loadtests.campaign.progress import spoken
 from loadtests.campaign.settings import WARM_UP_S, Campaign, ScenarioSettings
 from loadtests.cell_spec import Arrivals, CellSpec, Kind, Load, Step, Target
 from loadtests.errors import LoadTestError
 
-# What a cell takes beside its load: the generator's start, the stragglers, the files.
-OVERHEAD_S = 1.0
+# What a cell takes beside its load: the generator's fork, the stragglers, the files. Measured; 0.9 on a busy machine.
+OVERHEAD_S = 0.3
 # A search doubles from a first guess and bisects to 5 %: about so many rates are tried.
 TRIES = 10
 COLD_S = 20.0
@@ -64,7 +66,32 @@ def plan_of(campaign: Campaign, targets: Mapping[str, Sequence[Target]]) -> Plan
             replace(cell, round=number, order_in_round=place, load=_load_in(campaign, cell, number))
             for place, cell in enumerate(order)
         ]
-    return Plan(tuple(cells), sum(seconds_of(campaign, cell) for cell in cells), campaign.rounds)
+    return Plan(tuple(cells), NULL_S + sum(seconds_of(campaign, cell) for cell in cells), campaign.rounds)
+
+
+def plan_text(campaign: Campaign, plan: Plan) -> list[str]:
+    """What will be measured, and how long that takes."""
+    first: Sequence[CellSpec] = plan.round(0)
+    control = sum(bool(cell.control) for cell in first)
+    searches = sum(is_search(cell) for cell in first)
+    lines = [
+        f"Campaign {campaign.name}: {len(first) - control} cells and {control} A/A control"
+        f"{'s' if control != 1 else ''}, {campaign.rounds} interleaved rounds, seed {campaign.seed}: "
+        f"about {spoken(plan.seconds)}."
+    ]
+    first = sorted(first, key=lambda cell: (cell.scenario_index, bool(cell.control), cell.target.name))
+    for scenario in dict.fromkeys(cell.scenario for cell in first):
+        own = [cell for cell in first if cell.scenario == scenario]
+        names = ", ".join(dict.fromkeys(cell.target.name for cell in own if not cell.control))
+        each = spoken(seconds_of(campaign, own[0]))
+        lines.append(f"  {scenario} ({own[0].load.kind}): {len(own)} cells of about {each}: {names}")
+    if searches:
+        lines.append(f"  A search tries about ten rates, so {searches} of the cells of a round may take more or less.")
+    if campaign.tier == "run" and campaign.rounds < 6:
+        lines.append(f"  No verdict can come of rounds: {campaign.rounds}; with fewer than 6 no p-value is below 0.05.")
+    elif campaign.tier == "run" and campaign.rounds < 8:
+        lines.append("  No round to spare: a target with one INVALID round gets no verdict; 8 leave room for one.")
+    return lines
 
 
 def is_search(cell: CellSpec) -> bool:

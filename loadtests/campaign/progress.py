@@ -14,9 +14,11 @@ from rich.text import Text
 
 
 def spoken(seconds: float) -> str:
-    """A duration as people say it: `45 s`, `7 min`, `2 h 05 min`."""
+    """A duration as people say it: `45 s`, `5.5 min`, `51 min`, `2 h 05 min`."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} s"
+    if seconds < 600:
+        return f"{round(seconds / 30) / 2:g} min"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 

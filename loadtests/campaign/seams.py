@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -47,6 +48,14 @@ class Summarise(Protocol):
         ...
 
 
+class MeasureNull(Protocol):
+    """Measures a server that answers at once, before the first cell."""
+
+    def __call__(self, run: Path, run_cell: RunCell, artifacts: Path, seed: int, stop: threading.Event) -> None:
+        """Leaves the record in the run's folder."""
+        ...
+
+
 class SealRound(Protocol):
     """Turns a round's streams into Parquet."""
 
@@ -75,7 +84,9 @@ class NextRate(Protocol):
 class Seams:
     """The functions that a campaign calls."""
 
-    run_cell: RunCell
+    # Entered once for all cells.
+    engine: Callable[[], AbstractContextManager[RunCell]]
+    measure_null: MeasureNull
     summarise: Summarise
     seal_round: SealRound
     write_report: WriteReport
@@ -86,8 +97,9 @@ class Seams:
         """Those of this package."""
         from loadtests.analysis.cell import summarise  # noqa: PLC0415 - Arrow, DuckDB and scipy: only for a run
         from loadtests.analysis.search import next_rate  # noqa: PLC0415
+        from loadtests.campaign.null import measure_null  # noqa: PLC0415
         from loadtests.campaign_report import write  # noqa: PLC0415
-        from loadtests.engine.run import run_cell  # noqa: PLC0415
+        from loadtests.engine.run import engine  # noqa: PLC0415
         from loadtests.store import seal_round  # noqa: PLC0415
 
-        return cls(run_cell, summarise, seal_round, write, next_rate)
+        return cls(engine, measure_null, summarise, seal_round, write, next_rate)

@@ -24,15 +24,16 @@ from loadtests.campaign.gpu import gpu_meter
 from loadtests.campaign.interrupt import StoppedError, TwoStage
 from loadtests.campaign.ledger import Sources, key_of, ledger_of
 from loadtests.campaign.measure import Costs, Measurer
+from loadtests.campaign.null import NULL_S
 from loadtests.campaign.options import Options
 from loadtests.campaign.outcome import Outcome, outcome_of
 from loadtests.campaign.parity import Parity, gate, warning
-from loadtests.campaign.plan import Plan, check_memory, cool_down_of, is_search, plan_of, seconds_of
+from loadtests.campaign.plan import Plan, check_memory, cool_down_of, plan_of, plan_text, seconds_of
 from loadtests.campaign.progress import Bar, spoken
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.resources import Meter, meters_of
 from loadtests.campaign.sameness import differences
-from loadtests.campaign.seams import Seams
+from loadtests.campaign.seams import RunCell, Seams
 from loadtests.campaign.served import refuse_unserved
 from loadtests.campaign.settings import Campaign, TargetSettings
 from loadtests.campaign.targets import beside_default, needed_stacks, targets_of
@@ -78,8 +79,8 @@ def resume(run_name: str, options: Options, console: Console, seams: Seams | Non
     if state.status == "complete":
         raise LoadTestError(f"{folder.path} is complete; `twinserve bench report {folder.path}` makes its report anew")
     with lock.sole_campaign(folder.id, options.lock):
-        text, about = folder.campaign.read_text("utf-8"), read_json(folder.path / "manifest.json")
-        campaign = _checked(text, str(about.get("campaign", "campaign")), str(folder.campaign), options, say)
+        text, about = folder.campaign_file.read_text("utf-8"), read_json(folder.path / "manifest.json")
+        campaign = _checked(text, str(about.get("campaign", "campaign")), str(folder.campaign_file), options, say)
         with _ready(campaign, options, say) as ready:
             _refuse_another(folder, state, ready, options)
             write_json(folder.path / "manifest.json", manifest.resumed(about, options.command))
@@ -89,31 +90,6 @@ def resume(run_name: str, options: Options, console: Console, seams: Seams | Non
             done = replace(state, planned=ready.plan.cells, status="running", reason="", process=own)
             folder.save(done)
             return _Session(campaign, folder, ready, options, console, seams or Seams.real()).finish()
-
-
-def plan_text(campaign: Campaign, plan: Plan) -> list[str]:
-    """What will be measured, and how long that takes."""
-    first: Sequence[CellSpec] = plan.round(0)
-    control = sum(bool(cell.control) for cell in first)
-    searches = sum(is_search(cell) for cell in first)
-    lines = [
-        f"Campaign {campaign.name}: {len(first) - control} cells and {control} A/A control"
-        f"{'s' if control != 1 else ''}, {campaign.rounds} interleaved rounds, seed {campaign.seed}: "
-        f"about {spoken(plan.seconds)}."
-    ]
-    first = sorted(first, key=lambda cell: (cell.scenario_index, bool(cell.control), cell.target.name))
-    for scenario in dict.fromkeys(cell.scenario for cell in first):
-        own = [cell for cell in first if cell.scenario == scenario]
-        names = ", ".join(dict.fromkeys(cell.target.name for cell in own if not cell.control))
-        each = spoken(seconds_of(campaign, own[0]))
-        lines.append(f"  {scenario} ({own[0].load.kind}): {len(own)} cells of about {each}: {names}")
-    if searches:
-        lines.append(f"  A search tries about ten rates, so {searches} of the cells of a round may take more or less.")
-    if campaign.tier == "run" and campaign.rounds < 6:
-        lines.append(f"  No verdict can come of rounds: {campaign.rounds}; with fewer than 6 no p-value is below 0.05.")
-    elif campaign.tier == "run" and campaign.rounds < 8:
-        lines.append("  No round to spare: a target with one INVALID round gets no verdict; 8 leave room for one.")
-    return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +127,9 @@ class _Session:
             status: Status = "complete"
             reason = ""
             try:
-                with bar:
-                    self._rounds(measurer, signals, bar)
+                with bar, self._seams.engine() as run_cell:
+                    self._null(run_cell, signals, bar)
+                    self._rounds(measurer, run_cell, signals, bar)
                 if self._open_cells(measurer):
                     status, reason = "interrupted", "stopped after a round"
             except StoppedError:
@@ -211,7 +188,14 @@ class _Session:
             say=bar.tell,
         )
 
-    def _rounds(self, measurer: Measurer, signals: TwoStage, bar: Bar) -> None:
+    def _null(self, run_cell: RunCell, signals: TwoStage, bar: Bar) -> None:
+        bar.now("A server that answers at once", NULL_S)
+        self._seams.measure_null(
+            self._folder.path, run_cell, self._options.artifacts, self._campaign.seed, signals.stop
+        )
+        bar.add(NULL_S)
+
+    def _rounds(self, measurer: Measurer, run_cell: RunCell, signals: TwoStage, bar: Bar) -> None:
         plan, cool_down = self._ready.plan, cool_down_of(self._campaign)
         for number in range(plan.rounds):
             cells = [cell for cell in plan.round(number) if not measurer.finished(cell)]
@@ -221,7 +205,7 @@ class _Session:
                 if self._options.host is not None:
                     self._options.host.tell(what)
                 signals.check()
-                measurer.measure(cell)
+                measurer.measure(cell, run_cell)
                 signals.stop.wait(cool_down)
                 bar.add(seconds_of(self._campaign, cell))
             if number not in measurer.state.sealed:
@@ -241,7 +225,7 @@ class _Session:
         """Of a round that was cut short, what there is: sealing again later adds the rest."""
         numbers = {number for number, _ in measurer.state.done} - set(measurer.state.sealed)
         for number in sorted(numbers):
-            if complete or any(self._folder.raw(number).glob("*.arrow")):
+            if complete or any(self._folder.streams(number).glob("*.arrow")):
                 self._seams.seal_round(self._folder.path, number)
 
     def _end(self, measurer: Measurer, status: Status, reason: str) -> None:
@@ -252,7 +236,7 @@ class _Session:
             self._folder.ballast.unlink(missing_ok=True)
 
     def _reported(self) -> Outcome:
-        lines = self._folder.lines()
+        lines = self._folder.cells()
         try:
             formats = self._options.formats
             written = self._seams.write_report(self._folder.path, formats) if lines and formats else []
@@ -343,7 +327,7 @@ def _ready(campaign: Campaign, options: Options, say: Callable[[str], None]) -> 
 
 def _open(folder: RunFolder, text: str, campaign: Campaign, ready: _Ready, options: Options) -> None:
     with telling_full(folder.path):
-        folder.campaign.write_text(text, "utf-8")
+        folder.campaign_file.write_text(text, "utf-8")
     launched = ready.fleet.stack is not None
     about = manifest.manifest_of(
         campaign,

@@ -136,6 +136,8 @@ class TargetSettings(_Strict):
     """With `address` and `path: gateway`: what the gateway there speaks to the server, where you know."""
     config: Literal["default", "tuned"] = "default"
     """Whether the server runs as it comes, or was tuned; the report keeps the two apart."""
+    tuning_trials: PositiveInt | None = None
+    """With `config: tuned`: how many configurations were tried for it. Two that are compared had as many each."""
     parity: bool | None = None
     """Whether its answers are compared with the golden ones; the campaign's unless given."""
     price_per_hour: NonNegativeFloat | None = None
@@ -162,6 +164,10 @@ class TargetSettings(_Strict):
         if "pin" in self.model_fields_set and (self.address is not None or self.path == "direct"):
             raise PydanticCustomError(
                 "wrong_field", "`pin` goes with `path: gateway` and without `address`", {"field": "pin"}
+            )
+        if self.tuning_trials is not None and self.config == "default":
+            raise PydanticCustomError(
+                "wrong_field", "`tuning_trials` goes with `config: tuned`", {"field": "tuning_trials"}
             )
         if self.upstream is not None and self.path == "direct":
             raise PydanticCustomError("wrong_field", "`upstream` goes with `path: gateway`", {"field": "upstream"})

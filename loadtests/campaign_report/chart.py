@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -80,13 +81,13 @@ def shown_lines(series: Series) -> list[Line]:
     return [line for number in series.shown_rounds() if (line := series.at_best(number)) is not None]
 
 
-def pooled(data: CampaignData, series: Series, *, service: bool = False) -> Values:
-    """The histogram of right answers in the rounds that are shown, of service times where asked."""
+def pooled(data: CampaignData, series: Series, which: Literal["response", "service", "lag"] = "response") -> Values:
+    """A histogram over the rounds that are shown: of right answers, of the lag of all that was sent."""
     total = np.zeros(BINS)
     for line in shown_lines(series):
         own = data.histograms.get((int(line["round"]), str(line["cell"])))
         if own is not None:
-            total += own.service if service else own.response
+            total += getattr(own, which)
     return total
 
 

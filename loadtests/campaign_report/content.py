@@ -16,6 +16,7 @@ from loadtests.campaign_report.decision import decision_of
 from loadtests.campaign_report.latency_charts import (
     distribution_chart,
     heat_chart,
+    lag_chart,
     percentile_chart,
     rate_chart,
     shift_chart,
@@ -88,6 +89,8 @@ def content_of(data: CampaignData) -> Row:
         "price": data.manifest.get("price_per_hour") or data.campaign.get("price_per_hour"),
         "utilisation": data.manifest.get("utilisation") or data.campaign.get("utilisation") or _UTILISATION,
         "health": health_of(data),
+        "null": data.null,
+        "lag": lag_chart(data, data.series, styles, limits_of(data.tier).lag_p99_ms),
         "parity": parity_of(data),
         "ledger": ledger_of(data),
         "environment": environment_of(data),
@@ -126,17 +129,13 @@ def verdicts_of(data: CampaignData) -> list[Row]:
 
 
 def validity_of(data: CampaignData) -> Row:
-    """How many cells are valid, and why the others are not."""
+    """How many cells are valid, and the first of those that are not."""
     bad = [line for line in data.lines if not line["valid"]]
-    reasons = Counter(
-        reason.partition(", limit")[0].rstrip("0123456789.e+- ") for line in bad for reason in line["reasons"]
-    )
     return {
         "valid": len(data.lines) - len(bad),
         "cells": len(data.lines),
         "bad": bad[:_MOST_REASONS],
         "more": max(len(bad) - _MOST_REASONS, 0),
-        "reasons": reasons.most_common(8),
     }
 
 

@@ -20,10 +20,12 @@ from loadtests.analysis.columns import Columns
 from loadtests.analysis.compare import Findings, within_run
 from loadtests.analysis.samples import Values
 from loadtests.analysis.series import Series, series_of
+from loadtests.campaign.null import null_cell
 from loadtests.cell_spec import CellSpec
 from loadtests.errors import LoadTestError
+from loadtests.raw import read_rows
 from loadtests.store import StoredRun, seal_round, torn_streams
-from loadtests.store.stored import target_key, write_lines
+from loadtests.store.stored import NULL_SLUG, read_object, target_key, write_lines
 
 Counts = npt.NDArray[np.int64]
 # Bins of half a per cent, from a microsecond to a hundred seconds.
@@ -38,10 +40,14 @@ _HEAT_LOW_MS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Histograms:
-    """Right answers of one cell in one round: response time, service time, and (latency bin, second) of the answers."""
+    """Of one cell in one round: response and service time of right answers, dispatch lag of all that was sent.
+
+    `heat` is (latency bin, second) of the answers.
+    """
 
     response: Counts
     service: Counts
+    lag: Counts
     heat: npt.NDArray[np.int32]
 
 
@@ -67,6 +73,8 @@ class CampaignData:
     torn: Mapping[str, str]
     sha256: Mapping[str, str]
     planned: int
+    # The line of the server that answers at once; None where none was asked.
+    null: Mapping[str, Any] | None
 
     @property
     def requests(self) -> int:
@@ -82,7 +90,7 @@ def read_campaign(path: Path, *, allow_unlike: bool = False) -> CampaignData:
     where the folder is no run or no cell is done.
     """
     run = StoredRun(path).checked()
-    state = run.state()
+    state = run.state_document()
     if state.get("status") != "running":
         for number in run.open_rounds():
             seal_round(path, number)
@@ -102,7 +110,7 @@ def read_campaign(path: Path, *, allow_unlike: bool = False) -> CampaignData:
             for line, own in job.result():
                 key = (int(line["round"]), str(line["cell"]))
                 histograms[key] = own
-                lines.append({**known.get(key, {}), **line})
+                lines.append({**known.get(key, {}), **line, **run.provenance(specs[key])})
     if not lines:
         raise LoadTestError(f"{run.path}: no cell was finished, so there is nothing to report yet")
     lines.sort(key=lambda line: (line["round"], line["order_in_round"], line["cell"]))
@@ -131,7 +139,16 @@ def read_campaign(path: Path, *, allow_unlike: bool = False) -> CampaignData:
         },
         sha256={str(file.relative_to(run.path)): _digest(file) for file in _raw_files(run)},
         planned=len(state.get("planned", [])),
+        null=_null(run),
     )
+
+
+def _null(run: StoredRun) -> dict[str, Any] | None:
+    """What generator and machine add, from the record of the server that answers at once."""
+    stream, health = run.null / f"{NULL_SLUG}.0.arrow", read_object(run.null / "health.json")
+    if not health or not stream.is_file():
+        return None
+    return summarise(null_cell("", 0), read_rows(stream), health, None, None, tier="demo")
 
 
 def _in_order(
@@ -191,8 +208,8 @@ def _cell(
     line = summarise(
         spec,
         columns,
-        run.health(spec.round, spec.slug),
-        run.resources(spec.round, spec.slug),
+        run.health(spec),
+        run.resources(spec),
         parity.get(target_key(spec.target.model, spec.target.name, spec.control)),
         tier=tier,
         torn=torn,
@@ -203,7 +220,9 @@ def _cell(
 def _histograms(columns: Columns, seconds: float) -> Histograms:
     ok = columns.ok
     response, service = (columns.t_end - columns.t_int)[ok], (columns.t_end - columns.t_snd)[ok]
-    return Histograms(_binned(response), _binned(service), _heat(columns.t_end[ok], response, columns, seconds))
+    lag = (columns.t_snd - columns.t_int)[columns.sent]
+    heat = _heat(columns.t_end[ok], response, columns, seconds)
+    return Histograms(_binned(response), _binned(service), _binned(lag), heat)
 
 
 def _binned(values: Values) -> Counts:
@@ -232,7 +251,8 @@ def _raw_files(run: StoredRun) -> list[Path]:
         run.path / name
         for name in ("campaign.yaml", "state.json", "manifest.json", "ledger.json", "parity.json", "cells.jsonl")
     ]
-    accounts = [*sorted(run.path.glob("health/*/*.json")), *sorted(run.path.glob("resources/*/*.json"))]
+    null = [run.null / f"{NULL_SLUG}.0.arrow", run.null / "health.json"]
+    accounts = [*null, *sorted(run.path.glob("health/*/*.json")), *sorted(run.path.glob("resources/*/*.json"))]
     return [path for path in (*small, *run.sealed_rounds().values(), *accounts) if path.is_file()]
 
 

@@ -26,7 +26,7 @@ MAX_HEAT_MAPS = 8
 
 def percentile_chart(data: CampaignData, group: Sequence[Series], styles: Styles) -> Chart | None:
     """Latency over percentile, the tail stretched; from the scheduled instant, and dotted from the send."""
-    curves = [(own, pooled(data, own), pooled(data, own, service=True)) for own in group]
+    curves = [(own, pooled(data, own), pooled(data, own, "service")) for own in group]
     curves = [item for item in curves if item[1].sum() > 1]
     if not curves:
         return None
@@ -66,7 +66,7 @@ def percentile_chart(data: CampaignData, group: Sequence[Series], styles: Styles
         if worst[0] > 1.1
         else "Here a clock started at the send would show nearly the same: the generator was on time."
     )
-    closed = " A closed loop has no schedule, so both are the same." if group[0].first["arrivals"] == "closed" else ""
+    closed = " A closed loop has no schedule of its own." if group[0].first["arrivals"] == "closed" else ""
     return Chart(
         "Percentiles",
         f"Solid or dashed: from the scheduled instant. Dotted: from the actual send. {told}{closed}",
@@ -113,6 +113,40 @@ def distribution_chart(data: CampaignData, group: Sequence[Series], styles: Styl
             for own, counts in curves
         ),
         legend_of([own for own, _ in curves], styles),
+    )
+
+
+def lag_chart(data: CampaignData, series: Sequence[Series], styles: Styles, limit_ms: float) -> Chart | None:
+    """How late the generator itself was: the share of all sends within a lag. Open loops alone have a schedule."""
+    counts: dict[str, Values] = {}
+    for own in series:
+        if own.first["arrivals"] != "closed":
+            counts[own.target] = counts.get(own.target, 0) + pooled(data, own, "lag")
+    counts = {name: found for name, found in counts.items() if found.sum() > 1}
+    if not counts:
+        return None
+    points = {}
+    for name, found in counts.items():
+        part = np.cumsum(found) / found.sum()
+        places = np.unique(np.searchsorted(part, np.linspace(0.001, 0.9999, 120)))
+        points[name] = [(float(CENTRES_MS[place]), float(part[place])) for place in places]
+    x = log_axis([*(x for curve in points.values() for x, _ in curve), limit_ms], "dispatch lag, ms")
+    plot = Plot(x, Axis(0, 1, "share of sends", format=lambda v: f"{100 * v:g} %"), "Share of sends within a lag")
+    plot.rule(x=limit_ms)
+    for name, curve in points.items():
+        plot.line(curve, styles[name].colour, styles[name].dash)
+    shares = (0.5, 0.9, 0.99, 0.999)
+    return Chart(
+        "Dispatch lag",
+        f"How much later than its scheduled instant a request was sent; the line at {number(limit_ms)} ms is the limit "
+        "of the 99th percentile of a cell. The lag is part of every response time.",
+        plot.svg(),
+        ("target", "sends", *(f"p{100 * share:g}, ms" for share in shares)),
+        tuple(
+            (name, f"{int(found.sum()):,}", *(number(at(found, share)) for share in shares))
+            for name, found in counts.items()
+        ),
+        tuple((styles[name].sample, name) for name in counts),
     )
 
 

@@ -9,26 +9,52 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from loadtests.cell_spec import CellSpec
 from loadtests.disk import telling_full
 from loadtests.engine.arrivals import check_load
 from loadtests.engine.conduct import Conductor, Player
+from loadtests.engine.nursery import Nursery, nursery
 from loadtests.errors import LoadTestError
-from loadtests.processes import ended, environment, tail
+from loadtests.processes import Process, ended, environment, tail
 from loadtests.questions import questions_of
 
 # After the last worker is gone the recorder has one batch left to write.
 _RECORDER_S = 30.0
 
 
+class Start(Protocol):
+    """Starts a process that runs a module of ours with these descriptors."""
+
+    def __call__(self, module: str, arguments: Sequence[str], fds: Sequence[int], output: IO[bytes]) -> Process:
+        """The process, under way."""
+        ...
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[Callable[..., None]]:
+    """`run_cell` for many cells: its processes are forked by one nursery instead of being loaded anew for each."""
+    with nursery() as children:
+        yield partial(run_cell, children=children)
+
+
 def run_cell(
-    spec: CellSpec, *, artifacts: Path, raw: Path, health: Path, log: Path, stop: threading.Event | None = None
+    spec: CellSpec,
+    *,
+    artifacts: Path,
+    raw: Path,
+    health: Path,
+    log: Path,
+    stop: threading.Event | None = None,
+    children: Nursery | None = None,
 ) -> None:
     """Measures a cell. Blocks for its warm-up, its steps, and at most its time limit more for stragglers.
+
+    Its processes are forked by the nursery `children`; without one they are started anew.
 
     Leaves `raw/SLUG.W.arrow`, one for each worker, and writes the generator's own account into the file `health`; what
     the generator printed is in the file `log`. Where `stop` is set the run ends within seconds: what was recorded so
@@ -40,7 +66,8 @@ def run_cell(
         for folder in (raw, health.parent, log.parent):
             folder.mkdir(parents=True, exist_ok=True)
     with _files(spec, log) as (source, errors, output), contextlib.ExitStack() as processes:
-        recorder, players = _started(spec, raw, source, artifacts, output, errors, processes)
+        start = _anew if children is None else children.start
+        recorder, players = _started(spec, raw, source, artifacts, output, errors, processes, start)
         conductor = Conductor(spec, players, stop or threading.Event(), lambda: recorder.poll() is None)
         try:
             conductor.conduct()
@@ -83,30 +110,31 @@ def _started(
     output: IO[bytes],
     errors: Path,
     processes: contextlib.ExitStack,
-) -> tuple[subprocess.Popen[bytes], list[Player]]:
+    start: Start,
+) -> tuple[Process, list[Player]]:
     """The recorder and the workers; all are ended with `processes`."""
     pipes = [os.pipe() for _ in range(spec.load.workers)]
     with _closed_after(fd for pipe in pipes for fd in pipe):
         files = [f"{read}={(raw / f'{spec.slug}.{index}.arrow').resolve()}" for index, (read, _) in enumerate(pipes)]
         with telling_full(errors.parent):
             log = processes.enter_context(errors.open("wb"))
-        recorder = _process(["loadtests.engine.recorder", *files], [read for read, _ in pipes], log, processes)
+        recorder = start("loadtests.engine.recorder", files, [read for read, _ in pipes], log)
+        processes.enter_context(ended(recorder))
         players = []
         for index, (_, write) in enumerate(pipes):
             player, theirs = Player.pair(index)
             processes.callback(player.close)
             with theirs:
                 arguments = [str(source), str(index), str(artifacts.resolve()), str(theirs.fileno()), str(write)]
-                _process(["loadtests.engine.worker", *arguments], [theirs.fileno(), write], output, processes)
+                worker = start("loadtests.engine.worker", arguments, [theirs.fileno(), write], output)
+                processes.enter_context(ended(worker))
             players.append(player)
     return recorder, players
 
 
-def _process(
-    arguments: list[str], fds: list[int], output: IO[bytes], processes: contextlib.ExitStack
-) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(  # noqa: S603  # our own interpreter and modules, no shell
-        [sys.executable, "-m", *arguments],
+def _anew(module: str, arguments: Sequence[str], fds: Sequence[int], output: IO[bytes]) -> Process:
+    return subprocess.Popen(  # noqa: S603  # our own interpreter and modules, no shell
+        [sys.executable, "-m", module, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -115,11 +143,9 @@ def _process(
         # A Ctrl-C in the terminal is for the campaign alone.
         start_new_session=True,
     )
-    processes.enter_context(ended(process))
-    return process
 
 
-def _finish(recorder: subprocess.Popen[bytes], errors: Path, spec: CellSpec) -> None:
+def _finish(recorder: Process, errors: Path, spec: CellSpec) -> None:
     """Waits until everything is on the disk; raises LoadTestError where it is not."""
     try:
         code = recorder.wait(_RECORDER_S)

@@ -30,13 +30,17 @@ _TEXT = (
     "topology",
     "protocol",
     "upstream_protocol",
+    "config",
+    "hdr_path",
+    "sha256",
+    "manifest_id",
 )
 _CELL_COLUMNS: dict[str, pa.DataType] = {
     **dict.fromkeys(_TEXT, pa.string()),
     **{"server": pa.string(), "stand_in": pa.bool_(), "control": pa.string(), "scenario": pa.string()},
     **{"kind": pa.string(), "arrivals": pa.string(), "round": pa.int32(), "order_in_round": pa.int32()},
     **dict.fromkeys(("rate_offered", "T", "t_start", "offered", "achieved", "goodput", "attainment"), pa.float64()),
-    **dict.fromkeys(("slo_ms", "client_cpu_max", "little_err", "energy_j"), pa.float64()),
+    **dict.fromkeys(("slo_ms", "client_cpu_max", "little_err", "energy_j", "cost_per_1m"), pa.float64()),
     **dict.fromkeys(("scheduled", "dropped", "rows", "seed"), pa.int64()),
     **{f"{part}_{name}": pa.float64() for part in ("L", "S", "D") for name in _PERCENTILES},
     **{"valid": pa.bool_(), "reasons": pa.string(), "outcomes": pa.string(), "meets_slo": pa.bool_()},
@@ -170,7 +174,7 @@ def _cell_row(run: str, line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_row(run: str, folder: StoredRun, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    manifest, state = folder.manifest(), folder.state()
+    manifest, state = folder.manifest(), folder.state_document()
     environment = manifest.get("environment", manifest)
     return {
         "run": run,

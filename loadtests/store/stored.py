@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,9 @@ import yaml
 from loadtests.cell_spec import CellSpec, at_rate
 from loadtests.disk import write_whole
 from loadtests.errors import LoadTestError
+
+# The cell of a server that answers at once; it has a folder of its own and is none of the campaign's.
+NULL_SLUG = "null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,27 @@ class StoredRun:
         return self.path / "raw"
 
     @property
+    def null(self) -> Path:
+        """The record of the server that answers at once."""
+        return self.path / NULL_SLUG
+
+    @property
     def cells_file(self) -> Path:
         """One line a cell and round."""
         return self.path / "cells.jsonl"
+
+    @property
+    def campaign_file(self) -> Path:
+        """The campaign as it was given."""
+        return self.path / "campaign.yaml"
+
+    def health_file(self, cell: CellSpec) -> Path:
+        """The generator's account of a cell."""
+        return self.path / "health" / str(cell.round) / f"{cell.slug}.json"
+
+    def resources_file(self, cell: CellSpec) -> Path:
+        """What the servers used in a cell."""
+        return self.path / "resources" / str(cell.round) / f"{cell.slug}.json"
 
     def checked(self) -> StoredRun:
         """Itself; raises LoadTestError where the folder is no run."""
@@ -55,14 +77,14 @@ class StoredRun:
         """What the parity gate found, by `MODEL/NAME`; empty where it did not run."""
         return _by_target(read_object(self.path / "parity.json"))
 
-    def state(self) -> dict[str, Any]:
+    def state_document(self) -> dict[str, Any]:
         """What was planned and what is done."""
         return read_object(self.path / "state.json")
 
     def campaign(self) -> dict[str, Any]:
-        """The campaign file as it was given; empty where it is missing or no mapping."""
+        """What the campaign file says; empty where it is missing or no mapping."""
         try:
-            document = yaml.safe_load((self.path / "campaign.yaml").read_text("utf-8"))
+            document = yaml.safe_load(self.campaign_file.read_text("utf-8"))
         except (OSError, yaml.YAMLError):
             return {}
         return document if isinstance(document, dict) else {}
@@ -77,7 +99,7 @@ class StoredRun:
 
         Raises LoadTestError where the state is not one.
         """
-        source, state = self.path / "state.json", self.state()
+        source, state = self.path / "state.json", self.state_document()
         planned, tries = state.get("planned", []), state.get("tries", [])
         if not isinstance(planned, list) or not isinstance(tries, list):
             raise LoadTestError(f"{source}: `planned` is not a list of cells")
@@ -106,13 +128,27 @@ class StoredRun:
                 found[number, slug] = at_rate(base, rate, int(match[1]))
         return found
 
-    def health(self, number: int, slug: str) -> dict[str, Any]:
+    def health(self, cell: CellSpec) -> dict[str, Any]:
         """The generator's own account of a cell; empty where there is none."""
-        return read_object(self.path / "health" / str(number) / f"{slug}.json")
+        return read_object(self.health_file(cell))
 
-    def resources(self, number: int, slug: str) -> dict[str, Any] | None:
+    def resources(self, cell: CellSpec) -> dict[str, Any] | None:
         """What the servers used during a cell; None where nobody measured it."""
-        return read_object(self.path / "resources" / str(number) / f"{slug}.json") or None
+        return read_object(self.resources_file(cell)) or None
+
+    def provenance(self, cell: CellSpec) -> dict[str, Any]:
+        """What ties a cell's line to its run: the search it is a try of, and the generator's account with its SHA-256.
+
+        That file has the workers' HDR histograms. `manifest_id` is of the manifest as the run began.
+        """
+        account = self.health_file(cell)
+        return {
+            "campaign": self.id,
+            "search": _TRY.sub("", cell.slug) if _TRY.search(cell.slug) else None,
+            "hdr_path": str(account.relative_to(self.path)),
+            "sha256": hashlib.sha256(account.read_bytes()).hexdigest() if account.is_file() else None,
+            "manifest_id": self.manifest().get("id"),
+        }
 
     def sealed_rounds(self) -> dict[int, Path]:
         """The Parquet file of each round that has one, by number."""

@@ -120,3 +120,12 @@ def queue_times(arrivals: np.ndarray, law: Queue) -> np.ndarray:
     own = Queue(law.rate, law.exponential, law.seed)
     # Far from the zero that an idle server begins with.
     return np.array([own.answer(1.0 + at).at - 1.0 - at for at in arrivals.tolist()])
+
+
+def lindley(arrivals: np.ndarray, services: np.ndarray) -> np.ndarray:
+    """Each request's time in the system of one server, first come first served, in seconds.
+
+    Lindley's recursion without the loop: the work ahead is the sum of services so far, less the idle time.
+    """
+    done = np.cumsum(services)
+    return done + np.maximum.accumulate(arrivals - (done - services)) - arrivals

@@ -15,9 +15,10 @@ import pyarrow as pa
 from gateway.core.contract import ModelContract
 from gateway.core.messages import TensorSpec
 from loadtests.cell_spec import Arrivals, CellSpec, Load, Step, Target
+from loadtests.engine.arrivals import schedule
 from loadtests.engine.run import run_cell
 from loadtests.raw import read_rows
-from tests.harness.laws import Law
+from tests.harness.laws import Law, Queue, queue_times
 from tests.harness.oracles import oracle
 
 Values = npt.NDArray[np.float64]
@@ -111,6 +112,13 @@ def measured(law: Law, folder: Path, *, transport: str = "rest", **load: Any) ->
     protocol = "predict" if transport == "rest" else "oip-grpc"
     with oracle(law, transport) as address:
         return measure(cell(address, protocol=protocol, **load), folder)
+
+
+def law_times(spec: CellSpec, law: Queue) -> Values:
+    """What the law gives for the schedule of a cell, the warm-up before it too: L of each measured request, in s."""
+    steps = schedule(spec, 0)
+    times = np.concatenate([step.starts + step.times for step in steps])
+    return queue_times(times - times[0], law)[len(steps[0].times) :]
 
 
 def write_golden(artifacts: Path) -> None:

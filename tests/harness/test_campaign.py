@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from loadtests.campaign.folder import RunFolder
+from loadtests.raw import read_rows
 from loadtests.store import Runs
 from tests.harness.laws import Fixed, Wrong
 from tests.harness.measuring import write_golden
@@ -100,7 +101,7 @@ def measuring(process: subprocess.Popen[str], world: Path, cells: int) -> RunFol
         runs = list((world / "runs").glob("*/state.json"))
         if runs:
             folder = RunFolder(runs[0].parent)
-            if len(folder.lines()) == cells and list(folder.path.glob("raw/*/*.arrow")):
+            if len(folder.cells()) == cells and list(folder.path.glob("raw/*/*.arrow")):
                 return folder
         time.sleep(0.05)
     raise AssertionError((world / "output").read_text())
@@ -110,7 +111,7 @@ def test_every_figure_of_a_campaign_can_be_counted_again_from_the_raw_data(world
     """The delay is what the law says, the counts are those of plain SQL, and the report is made of the folder alone."""
     code, output = bench(world, "run", str(written(world, fixed, rounds=1)))
     folder = only_run(world)
-    lines = folder.lines()
+    lines = folder.cells()
     assert code == 3, output
     assert "about " in output.splitlines()[0]
     assert "INVALID" in output
@@ -131,7 +132,11 @@ def test_every_figure_of_a_campaign_can_be_counted_again_from_the_raw_data(world
         assert line["S"]["p50"] is None or line["S"]["p50"] == pytest.approx(median, rel=1e-6)
     (folder.path / "report.html").unlink()
     assert bench(world, "report", folder.id)[0] == 0
-    assert (folder.path / "report.html").stat().st_size > 10_000
+    # A server that answers at once was measured beside them, and is in no figure of theirs.
+    null = read_rows(folder.null / "null.0.arrow")
+    assert set(null["outcome"].to_pylist()) == {"ok"}
+    assert null.filter(null["measured"]).num_rows > 459
+    assert "A server that answers at once, asked by this generator" in (folder.path / "report.html").read_text()
 
 
 def test_ctrl_c_finishes_the_round_and_a_resumed_run_does_the_rest(world: Path, fixed: str) -> None:
@@ -143,10 +148,10 @@ def test_ctrl_c_finishes_the_round_and_a_resumed_run_does_the_rest(world: Path, 
     assert code == 3, output
     assert "finishing this round" in output
     assert "--resume" in output
-    assert ([line["round"] for line in folder.lines()], folder.state().status) == ([0, 0], "interrupted")
+    assert ([line["round"] for line in folder.cells()], folder.state().status) == ([0, 0], "interrupted")
     assert (folder.path / "report.html").exists()
     assert bench(world, "run", "--resume", folder.id)[0] == 3
-    assert ([line["round"] for line in folder.lines()], folder.state().status) == ([0, 0, 1, 1], "complete")
+    assert ([line["round"] for line in folder.cells()], folder.state().status) == ([0, 0, 1, 1], "complete")
 
 
 def test_a_killed_run_goes_on_and_loses_no_cell(world: Path, fixed: str) -> None:
@@ -158,10 +163,10 @@ def test_a_killed_run_goes_on_and_loses_no_cell(world: Path, fixed: str) -> None
     process.wait()
     assert psutil.wait_procs(generators, timeout=PATIENCE_S)[1] == []
     assert folder.state().status == "running"
-    first = folder.lines()[0]
+    first = folder.cells()[0]
     code, output = bench(world, "run", "--resume", folder.id)
     assert code == 3, output
-    lines = folder.lines()
+    lines = folder.cells()
     assert lines[0] == first
     assert len(lines) == 2
 
@@ -171,6 +176,6 @@ def test_wrong_answers_are_found_before_and_while_it_is_measured(world: Path) ->
     with oracle(Wrong(10)) as address:
         code, output = bench(world, "run", str(written(world, address, rounds=1)))
     assert code == 3, output
-    for line in only_run(world).lines():
+    for line in only_run(world).cells():
         assert 0 < line["outcomes"]["wrong_answer"] < line["scheduled"] / 4
         assert any("wrong answers" in reason for reason in line["reasons"])

@@ -15,11 +15,12 @@ import pytest
 from hdrh.histogram import HdrHistogram
 
 from loadtests.engine.health import histogram, microseconds
+from loadtests.engine.run import engine
 from loadtests.errors import LoadTestError
 from loadtests.raw import read_rows
 from tests.harness.findings import reasons
 from tests.harness.laws import Fixed
-from tests.harness.measuring import cell, measure, measured
+from tests.harness.measuring import Measured, cell, measure, measured
 from tests.harness.oracles import oracle
 from tests.harness.starving import RECORDER, WORKER, awaited, children, starved
 from tests.harness.validation import bucket_counts
@@ -150,6 +151,23 @@ def test_a_stop_ends_the_run_soon_and_keeps_its_rows(tmp_path: Path) -> None:
     assert found.health["stopped"] is True
     assert set(found.rows["outcome"].to_pylist()) == {"ok"}
     assert found.health["finished"] < found.health["scheduled"]
+
+
+def test_the_cells_of_a_campaign_share_a_nursery_and_nothing_else(tmp_path: Path) -> None:
+    """Each has connections, schedule and counts of its own."""
+    with oracle(Fixed(0.001)) as address, engine() as run_cell:
+        cells = [cell(address, rate=400, seconds=3) for _ in range(2)]
+        cells.append(cell(address, rate=200, seconds=2, workers=2))
+        for number, spec in enumerate(cells):
+            folder = tmp_path / str(number)
+            run_cell(spec, artifacts=folder, raw=folder, health=folder / "health.json", log=folder / "log")
+    first, second, two = (Measured.of(spec, tmp_path / str(number)) for number, spec in enumerate(cells))
+    assert first.column("t_int").tolist() == second.column("t_int").tolist()
+    assert [len(found.workers) for found in (first, second, two)] == [1, 1, 2]
+    for found in (first, second, two):
+        assert set(found.outcomes) == {"ok"}
+        assert found.health["scheduled"] == len(found.outcomes)
+        assert all(account["connections"] >= 1 for account in found.workers)
 
 
 @pytest.mark.parametrize("transport", ["rest", "grpc"])

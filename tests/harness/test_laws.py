@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtests.analysis.search import found_rate, lost_rates
+from loadtests.analysis.search import found_rate
 from loadtests.engine.arrivals import schedule
 from tests.harness.findings import reasons
-from tests.harness.laws import Fixed, Law, Queue, Refusal, Stall, Wrong, queue_times
-from tests.harness.measuring import Measured, cell, measured, percentile, write_golden
-from tests.harness.searching import HIGH, LOW, MU, searched
+from tests.harness.laws import Fixed, Law, Queue, Refusal, Stall, Wrong
+from tests.harness.measuring import Measured, cell, law_times, measured, percentile, write_golden
+from tests.harness.searching import MU, as_the_law_says, limits, searched, seconds_of
 
 pytestmark = pytest.mark.harness
 # What the machine may add to a mean or a median beyond the bias that is measured beside it.
 BUSY_S = 0.004
 TRIES = 3
+SEARCHES = 2
 LAG_S = 0.005
 
 
@@ -63,13 +64,6 @@ def test_an_open_loop_sees_the_stall_that_a_closed_one_hides(tmp_path: Path) -> 
     assert max(closed.response) > 0.9 * lasts
 
 
-def _lindley(found: Measured, law: Queue) -> np.ndarray:
-    """What the law gives for the schedule that was sent, the warm-up with it, in seconds."""
-    steps = schedule(found.spec, 0)
-    times = np.concatenate([step.starts + step.times for step in steps])
-    return queue_times(times - times[0], law)[len(steps[0].times) :]
-
-
 @pytest.fixture(scope="module")
 def bias(tmp_path_factory: pytest.TempPathFactory) -> float:
     """What this machine adds to every mean now, in seconds: the mean L of a server that answers at once."""
@@ -81,7 +75,7 @@ def test_an_exponential_server_is_an_m_m_1_queue(tmp_path: Path, load: float, bi
     """Requests take what the queue's recursion gives for the same arrivals and services."""
     law = Queue(rate=50.0, seed=5)
     found = calmly(law, tmp_path, rate=50 * load, seconds=15)
-    expected = _lindley(found, law) + bias
+    expected = law_times(found.spec, law) + bias
     assert found.response.mean() == pytest.approx(expected.mean(), rel=0.05, abs=BUSY_S)
     assert percentile(found.response, 0.95) == pytest.approx(percentile(expected, 0.95), rel=0.1, abs=2 * BUSY_S)
 
@@ -92,7 +86,7 @@ def test_a_fixed_server_tells_poisson_from_constant_arrivals(tmp_path: Path, bia
     poisson = calmly(law, tmp_path / "poisson", rate=35, seconds=12)
     constant = calmly(law, tmp_path / "constant", rate=35, seconds=5, arrivals="constant")
     waited = poisson.response.mean() - 0.02
-    assert waited == pytest.approx(_lindley(poisson, law).mean() - 0.02 + bias, rel=0.1, abs=BUSY_S)
+    assert waited == pytest.approx(law_times(poisson.spec, law).mean() - 0.02 + bias, rel=0.1, abs=BUSY_S)
     assert waited == pytest.approx(0.7 / (2 * 50 * 0.3), rel=0.5)
     assert percentile(constant.response, 0.5) - 0.02 - bias < BUSY_S < waited
 
@@ -125,12 +119,24 @@ def test_targets_get_the_same_instants(tmp_path: Path, transport: str) -> None:
     assert found.column("t_int", measured=False) == pytest.approx(planned, abs=1e-6)
 
 
-def test_a_search_ends_at_the_rate_that_the_law_says(tmp_path: Path) -> None:
-    """On an M/M/1 queue that is mu - ln(100) / objective; the search is sure of its p99, so it ends somewhat below."""
+def test_a_search_decides_as_the_law_does(tmp_path: Path) -> None:
+    """On an M/M/1 queue; the highest rate is where 99 % of such searches end.
+
+    On a busy machine as well: no answer is earlier than the law's, so that what met the objective met it by the law
+    too. Where the machine made others late, the search may only have ended lower, and is made again.
+    """
+    law, (low, high) = Queue(rate=MU, seed=9), limits(4, searches=400)
     folders = (tmp_path / str(number) for number in itertools.count())
-    law = Queue(rate=MU, seed=9)
-    tried = searched(lambda rate: measured(law, next(folders), rate=rate, seconds=4))
-    found = found_rate(tried)
-    if found is None or lost_rates(tried):
-        pytest.skip(f"the machine is too busy: {tried}")
-    assert LOW <= found <= HIGH, tried
+    for _ in range(SEARCHES):
+        tried = searched(lambda rate: measured(law, next(folders), rate=rate, seconds=seconds_of(rate, 4)))
+        calm = True
+        for (rate, met), found in tried:
+            agrees = as_the_law_says(met, law_times(found.spec, law))
+            assert agrees or not met, rate
+            assert met is not None or any(reason.startswith("client") for reason in reasons(found)), rate
+            calm &= agrees and met is not None
+        found_at = found_rate([own for own, _ in tried]) or 0.0
+        assert found_at <= high
+        if calm:
+            assert found_at >= low
+            return

@@ -13,11 +13,11 @@ from scipy import stats
 
 from loadtests.analysis.simulation import simulate
 from loadtests.cell_spec import Step
-from loadtests.engine.arrivals import schedule, times_of
+from loadtests.engine.arrivals import times_of
 from loadtests.engine.health import histogram, microseconds
 from tests.harness.findings import Finding, fault, near, reasons, table
-from tests.harness.laws import Fixed, Law, Queue, Refusal, Stall, Wrong, queue_times
-from tests.harness.measuring import Measured, Values, measured, percentile, write_golden
+from tests.harness.laws import Fixed, Law, Queue, Refusal, Stall, Wrong, lindley
+from tests.harness.measuring import Measured, Values, law_times, measured, percentile, write_golden
 from tests.harness.starving import starved
 
 TRIES = 3
@@ -121,10 +121,8 @@ def m_m_1(bench: Bench) -> list[Finding]:
     for rho in (0.3, 0.6, 0.8):
         law, rate = Queue(rate=mu, seed=3), mu * rho
         found = bench.measured(law, f"M/M/1 at {rho:g}", seconds=bench.seconds(60), rate=rate)
-        steps = schedule(found.spec, 0)
-        times = np.concatenate([step.starts + step.times for step in steps])
         bias = bench.bias().response.mean()
-        expected = queue_times(times - times[0], law)[len(steps[0].times) :] + bias
+        expected = law_times(found.spec, law) + bias
         name = f"M/M/1, rho {rho:g}, n {len(found.response)}"
         others = _replications(law, rate, found.spec.load.seconds)
         for what, of, theory in (
@@ -158,10 +156,7 @@ def _replications(law: Queue, rate: float, seconds: float) -> list[Values]:
         arrivals = times_of("poisson", Step(rate, seconds), rng)
         services = rng.exponential(1 / law.rate, len(arrivals)) if law.exponential else 1 / law.rate
         services = np.broadcast_to(services, len(arrivals))
-        # Lindley: the work ahead is the sum of services so far, less the idle time.
-        done = np.cumsum(services)
-        departures = done + np.maximum.accumulate(arrivals - (done - services))
-        replications.append(departures - arrivals)
+        replications.append(lindley(arrivals, services))
     return replications
 
 
@@ -172,9 +167,7 @@ def m_d_1(bench: Bench) -> list[Finding]:
     rho, bias = rate / mu, bench.bias().response.mean()
     poisson = bench.measured(law, "M/D/1", seconds=bench.seconds(30), rate=rate)
     constant = bench.measured(law, "D/D/1", seconds=bench.seconds(10), rate=rate, arrivals="constant")
-    steps = schedule(poisson.spec, 0)
-    times = np.concatenate([step.starts + step.times for step in steps])
-    expected = queue_times(times - times[0], law)[len(steps[0].times) :].mean() - 1 / mu + bias
+    expected = law_times(poisson.spec, law).mean() - 1 / mu + bias
     waited = poisson.response.mean() - 1 / mu
     idle = constant.response.mean() - 1 / mu - bias
     theory = rho / (2 * mu * (1 - rho))

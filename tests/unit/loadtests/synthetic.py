@@ -228,6 +228,7 @@ def write_run(
 ) -> Path:
     """Writes a complete run; `laws` are by target name, an A/A twin's being its model's. Returns `folder`."""
     folder.mkdir(parents=True)
+    _dump(folder / "manifest.json", manifest(folder.name, tier))
     found = []
     for number in sorted({cell.round for cell in cells}):
         for spec in (cell for cell in cells if cell.round == number):
@@ -237,10 +238,10 @@ def write_run(
             _dump(folder / "health" / str(number) / f"{spec.slug}.json", health)
             _dump(folder / "resources" / str(number) / f"{spec.slug}.json", resources)
             if lines:
-                found.append(summarise(spec, rows, health, resources, parity_of(spec.target), tier=tier))
+                line = summarise(spec, rows, health, resources, parity_of(spec.target), tier=tier)
+                found.append(line | StoredRun(folder).provenance(spec))
         seal_round(folder, number)
     targets = {cell.target.name: cell.target for cell in cells if not cell.control}
-    _dump(folder / "manifest.json", manifest(folder.name, tier))
     facts = {target_key(own.model, name): ledger_of(own, (ledger or {}).get(name, {})) for name, own in targets.items()}
     _dump(folder / "ledger.json", {"schema": 1, "targets": facts})
     checked = {target_key(own.model, name): parity_of(own) for name, own in targets.items()}
@@ -303,6 +304,7 @@ def manifest(run: str, tier: str) -> dict[str, Any]:
     return {
         "schema": 1,
         "run": run,
+        "id": "1d" * 32,
         "tier": tier,
         "seed": 7,
         "command": "twinserve bench run campaign.yaml",

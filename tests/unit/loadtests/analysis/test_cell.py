@@ -61,6 +61,28 @@ def test_the_parts_of_a_gateway_s_reply_add_up() -> None:
     assert _line()["parts"]["gw"] is None
 
 
+def test_what_the_servers_used_together_is_in_the_line() -> None:
+    """CPU seconds and peaks add up over gateway and server; what nobody measured is null and never zero."""
+    spec = replace(SPEC, target=target("gw", path="gateway"))
+    assert _line(Law(gateway_ms=0.8), spec)["cgroup"] == {"cpu_s": 37.0, "mem_peak": 1_010_000_000, "throttled": None}
+    rows = rows_of(SPEC, Law())
+    unseen = {"servers": [{"name": "server", "status": "not measured", "cpu_s": None}], "gpu": {"energy_j": None}}
+    line = summarise(SPEC, rows, health_of(SPEC, rows), unseen, None)
+    assert line["cgroup"] == {"cpu_s": None, "mem_peak": None, "throttled": None}
+    assert (line["energy_j"], line["config"], line["cost_per_1m"]) == (None, "default", None)
+
+
+def test_a_million_requests_cost_what_the_price_and_the_planned_use_make_of_them() -> None:
+    """0.36 an hour, 200 good answers a second, half used: 100 in a second, a million in 10,000 s."""
+    rows = rows_of(SPEC, Law())
+    priced = {**resources_of(SPEC), "config": "tuned", "price_per_hour": 0.36, "utilisation": 0.5}
+    line = summarise(SPEC, rows, health_of(SPEC, rows), priced, None)
+    assert line["cost_per_1m"] == pytest.approx(1.0 * 200 / line["goodput"], rel=1e-3)
+    assert line["config"] == "tuned"
+    failing = rows_of(SPEC, Law(refused_share=1.0))
+    assert summarise(SPEC, failing, health_of(SPEC, failing), priced, None)["cost_per_1m"] is None
+
+
 def test_failures_are_counted_and_never_timed() -> None:
     """A tenth refused is a tenth of the objective missed; the percentiles are those of the rest."""
     line = _line(Law(refused_share=0.1))
@@ -130,7 +152,7 @@ def test_a_short_lag_is_not_why_an_objective_is_missed() -> None:
     [
         (Law(lag_ms=0.5), "client: dispatch lag p99"),
         (Law(wrong_share=0.01), "server: wrong answers"),
-        (Law(stall=(45.0, 9.0)), "server: median over three windows"),
+        (Law(stall=(45.0, 9.0)), "server: spread of the medians of three windows"),
     ],
 )
 def test_a_breach_of_the_record_is_named(law: Law, reason: str) -> None:

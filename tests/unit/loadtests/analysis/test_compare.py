@@ -248,6 +248,10 @@ def test_unlike_ledgers_are_refused_and_named_unless_allowed() -> None:
             ["server.batchSize: 1 against 8", "server.batch_size: 1 against 8"],
         ),
         ("configs", {"torchserve.batchSize": 1}, {"torchserve.batchSize": 8}, []),
+        ("stacks", {"tuning_trials": 20}, {"tuning_trials": 5}, ["tuning_trials: 20 against 5"]),
+        ("stacks", {"tuning_trials": None}, {"tuning_trials": None}, ["tuning_trials: not known of either"]),
+        ("stacks", {"tuning_trials": 20}, {"tuning_trials": 20}, []),
+        ("configs", {"tuning_trials": 20}, {}, []),
     ],
 )
 def test_what_must_be_alike_depends_on_what_is_compared(

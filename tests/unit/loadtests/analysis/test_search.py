@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loadtests.analysis.search import found_rate, lost_rates, next_rate
+from tests.harness.searching import EXPECTED, limits
 
 
 def _search(limit: float, first: float = 50.0) -> tuple[float | None, list[float]]:
@@ -68,3 +69,10 @@ def test_a_generator_that_is_held_up_at_any_rate_ends_the_search() -> None:
     nothing = [(50.0, None)] * 3
     assert next_rate(nothing) == 25.0
     assert next_rate([*nothing, *[(25.0, None)] * 3]) is None
+
+
+def test_searches_on_a_queue_end_below_its_own_rate_and_nearer_the_longer_they_try() -> None:
+    """By the law of M/M/1 alone: the rule is sure of its p99, so that hardly any search ends above."""
+    short, long = limits(4, searches=200), limits(60, searches=50)
+    assert 0 < short[0] < long[0] < long[1] < EXPECTED * 1.05
+    assert long[0] > 0.75 * EXPECTED

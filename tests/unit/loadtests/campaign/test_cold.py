@@ -112,7 +112,7 @@ def test_the_server_of_the_variant_is_the_one_that_is_started_again(
     spec = spec_at("127.0.0.1:1")
     spec = replace(spec, target=replace(spec.target, stack=stack, variant=variant))
     with pytest.raises(LoadTestError, match=f"^{server} is not started again"):
-        measurer_of(tmp_path, spec, NeverBack(Addresses()), []).measure(spec)
+        measurer_of(tmp_path, spec, NeverBack(Addresses()), []).measure(spec, FakeEngine().run_cell)
 
 
 def measurer_of(world: Path, spec: CellSpec, fleet: Fleet, meters: list[Meter]) -> Measurer:
@@ -143,9 +143,9 @@ def test_after_a_cold_start_the_new_process_is_the_one_that_is_measured(tmp_path
         meter = ProcessMeter("torchserve", first)
         fleet = Fleet(Addresses(), pids={"torchserve": first}, stack=stack)
         measurer = measurer_of(tmp_path, spec, fleet, [meter])
-        measurer.measure(spec)
+        measurer.measure(spec, FakeEngine().run_cell)
         assert meter.pid == stack.children[0].pid != first
-    (line,) = measurer.folder.lines()
+    (line,) = measurer.folder.cells()
     (server,) = line["resources"]["servers"]
     assert (server["status"], server["restarts"]) == ("measured", 0)
     # The tiny server answers, but not the toy's questions.

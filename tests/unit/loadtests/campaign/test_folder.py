@@ -58,12 +58,12 @@ def test_a_run_whose_process_was_killed_is_interrupted(tmp_path: Path) -> None:
     folder.mark_dead()
     assert folder.state() == running
     folder.save(replace(running, process=ProcessId(os.getpid(), "another time")))
-    folder.raw(0).mkdir(parents=True)
+    folder.streams(0).mkdir(parents=True)
     for slug in ("x", "y"):
-        (folder.raw(0) / f"{slug}.0.arrow").touch()
+        (folder.streams(0) / f"{slug}.0.arrow").touch()
     folder.mark_dead()
     assert folder.state().status == "interrupted"
-    assert [path.name for path in folder.raw(0).iterdir()] == ["x.0.arrow"]
+    assert [path.name for path in folder.streams(0).iterdir()] == ["x.0.arrow"]
 
 
 def test_the_tries_of_a_search_are_cells_of_the_state() -> None:
@@ -79,13 +79,13 @@ def test_a_line_that_a_crash_cut_off_makes_room_for_the_next(tmp_path: Path) -> 
     """And lines of cells that the state does not know are removed by a resumed run."""
     folder = RunFolder.create(tmp_path, "a", NOW)
     folder.append_line({"round": 0, "cell": "x"})
-    with folder.cells.open("a") as file:
+    with folder.cells_file.open("a") as file:
         file.write('{"round": 0, "ce')
-    assert len(folder.lines()) == 1
+    assert len(folder.cells()) == 1
     folder.append_line({"round": 0, "cell": "y"})
-    assert [line["cell"] for line in folder.lines()] == ["x", "y"]
+    assert [line["cell"] for line in folder.cells()] == ["x", "y"]
     folder.keep_lines([(0, "y")])
-    assert [line["cell"] for line in folder.lines()] == ["y"]
+    assert [line["cell"] for line in folder.cells()] == ["y"]
 
 
 def test_a_figure_that_is_no_number_is_not_written(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_figure_that_is_no_number_is_not_written(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "a", NOW)
     with pytest.raises(ValueError, match="not JSON compliant"):
         folder.append_line({"round": 0, "L": float("nan")})
-    assert folder.lines() == []
+    assert folder.cells() == []
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -88,6 +88,7 @@ def test_a_scenario_that_its_kind_does_not_allow_is_told(scenario: str, told: st
         ("{address: 'x:1', protocol: predict, transport: grpc}", "`protocol` says it there"),
         ("{protocol: oip-rest, address: 'x:1', model: other}", "none of `models`: toy"),
         ("{protocol: oip, address: 'x:1'}", "allowed: predict, oip-rest"),
+        ("{stack: torchserve, tuning_trials: 20}", "goes with `config: tuned`"),
     ],
 )
 def test_a_target_that_means_nothing_is_told(target: str, told: str) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from loadtests.addresses import Addresses, Endpoints
-from loadtests.campaign.plan import plan_of
+from loadtests.campaign.plan import plan_of, plan_text
 from loadtests.campaign.reading import campaign_of
 from loadtests.campaign.reference import reference
-from loadtests.campaign.session import plan_text
 from loadtests.campaign.targets import targets_of
 
 GUIDE = Path(__file__).resolve().parents[4] / "docs" / "benchmarking.md"

@@ -108,7 +108,8 @@ def test_the_ledger_has_what_must_be_alike_and_what_a_reader_needs(tmp_path: Pat
     """Payload, processors and settings of a process; image and digest of a container."""
     models = write_toy(tmp_path) / "models"
     (models / "toy" / "manifest.json").write_text('{"files": {"golden.npz": "abc", "torchscript/toy.mar": "def"}}')
-    ours, theirs = TargetSettings(stack="torchserve"), TargetSettings(address="x:1", protocol="predict", config="tuned")
+    ours = TargetSettings(stack="torchserve")
+    theirs = TargetSettings(address="x:1", protocol="predict", config="tuned", tuning_trials=20)
     one = target("one", variant="torchscript")
     two = target("two")
     box = Container("1", "tf", "tensorflow/serving:2.19", "sha256:9", dict, ("--port=1",), "0-1", 2.0, 1 << 30)
@@ -128,6 +129,8 @@ def test_the_ledger_has_what_must_be_alike_and_what_a_reader_needs(tmp_path: Pat
     assert program["command"]
     boxed = found["toy/two"]
     assert (boxed["like"]["server.cpus"], boxed["like"]["config"]) == ("0-1", "tuned")
+    assert boxed["like"]["tuning_trials"] == 20
+    assert "tuning_trials" not in like
     assert (boxed["like"]["golden_answers"], boxed["facts"]["files"]) == (None, {})
     assert boxed["facts"]["programs"]["server"]["digest"] == "sha256:9"
 

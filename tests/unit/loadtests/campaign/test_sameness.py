@@ -87,4 +87,4 @@ def test_a_run_whose_ledger_is_another_does_not_go_on(tmp_path: Path) -> None:
             LoadTestError, match=r"something else(.|\n)*config: tuned against default(.|\n)*begin a new"
         ):
             session.resume(folder.id, options, Console(quiet=True), again.seams())
-    assert (again.measured, len(folder.lines())) == ([], 2)
+    assert (again.measured, len(folder.cells())) == ([], 2)

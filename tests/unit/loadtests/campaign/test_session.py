@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,10 +25,20 @@ from loadtests.campaign.options import Options
 from loadtests.campaign.outcome import INVALID, SLO_MISSED, VALID, Outcome
 from loadtests.campaign.plan import plan_of
 from loadtests.campaign.reading import CampaignError, campaign_of
+from loadtests.campaign_report.data import read_campaign
 from loadtests.cell_spec import CellSpec
+from loadtests.disk import telling_full
 from loadtests.errors import LoadTestError
 from tests.unit.loadtests.builders import toy_model, write_toy
 from tests.unit.loadtests.campaign.worlds import FakeEngine, campaign_text, target, toy_server
+
+# The record of a cell in the method that the campaigns follow, and what this project adds to it.
+_SCHEMA = """
+    schema campaign round order_in_round stack topology protocol config scenario rate_offered seed t_start T scheduled
+    outcomes achieved goodput slo_ms attainment L S D parts n_min_ok stable little_err client_cpu_max dropped cgroup
+    energy_j parity valid reasons hdr_path sha256 manifest_id
+    model variant target path upstream_protocol server stand_in
+"""
 
 
 @pytest.fixture
@@ -50,7 +63,7 @@ def run(text: str, options: Options, engine: FakeEngine | None = None, console: 
 def lines_of(outcome: Outcome) -> list[dict[str, Any]]:
     """The lines of its cells.jsonl."""
     assert outcome.run is not None
-    return RunFolder(outcome.run).lines()
+    return RunFolder(outcome.run).cells()
 
 
 def document(run: Path | None, name: str) -> dict[str, Any]:
@@ -79,6 +92,52 @@ def test_a_whole_campaign_leaves_everything_that_its_figures_are_made_of(address
     parity = document(outcome.run, "parity.json")["targets"]["toy/a"]
     assert (parity["checked"], parity["bad"]) == (64, 0)
     assert json.loads((outcome.run / "campaign.yaml").read_text())["seed"] == 7
+
+
+def test_every_line_has_the_fields_of_the_schema_and_is_tied_to_its_files(address: str, options: Options) -> None:
+    """The generator's account by its SHA-256, the manifest by its own, the price of the target in the cost."""
+    priced = [{"name": "a", "protocol": "predict", "address": address, "config": "tuned", "price_per_hour": 0.36}]
+    outcome = run(campaign_text(address, targets=priced, rounds=1, utilisation=0.5), options)
+    assert outcome.run is not None
+    manifest = document(outcome.run, "manifest.json")
+    for line in lines_of(outcome):
+        assert line.keys() >= set(re.findall(r"\w+", _SCHEMA))
+        account = (outcome.run / line["hdr_path"]).read_bytes()
+        assert line["sha256"] == hashlib.sha256(account).hexdigest()
+        assert (line["campaign"], line["manifest_id"]) == (outcome.run.name, manifest["id"])
+        assert (line["config"], line["cost_per_1m"]) == ("tuned", pytest.approx(2.0, rel=0.01))
+        assert line["cgroup"]["cpu_s"] is not None
+
+
+def test_lines_are_made_again_from_the_other_files_of_the_run(address: str, options: Options) -> None:
+    """Whoever lost cells.jsonl has it back with the report."""
+    search = [{"name": "s", "kind": "server", "duration_s": 5, "warm_up_s": 3}]
+    engine = FakeEngine(latency=lambda spec: 0.001 if spec.load.steps[0].rate <= 80 else 0.1)
+    outcome = run(campaign_text(address, slo_ms=10, scenarios=search, price_per_hour=1, rounds=1), options, engine)
+    assert outcome.run is not None
+    lines = {line["cell"]: line for line in lines_of(outcome)}
+    (outcome.run / "cells.jsonl").unlink()
+    read_campaign(outcome.run)
+    assert {line["cell"]: line for line in lines_of(outcome)} == lines
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_loses_nothing(address: str, options: Options) -> None:
+    """It is said in words, what was measured is kept, and the run goes on where there is room again."""
+
+    def fill(spec: CellSpec) -> None:
+        if spec.round == 1:
+            with telling_full(options.runs):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(LoadTestError, match=r"the disk is full: .*Nothing that was recorded is lost(.|\n)*--resume"):
+        run(campaign_text(address), options, FakeEngine(before=fill))
+    folder = RunFolder(next(options.runs.iterdir()))
+    state, kept = folder.state(), folder.cells()
+    assert (state.status, state.sealed, len(kept)) == ("failed", (0,), 2)
+    assert pq.read_table(folder.path / "raw" / "0.parquet").num_rows == 1000
+    outcome = session.resume(folder.id, options, Console(quiet=True), FakeEngine().seams())
+    assert lines_of(outcome)[:2] == kept
+    assert len(lines_of(outcome)) == 4
 
 
 def test_a_run_that_is_part_of_another_command_is_made_again_by_that(tmp_path: Path) -> None:
@@ -209,9 +268,9 @@ def test_a_run_that_was_killed_between_a_line_and_its_state_measures_that_cell_a
         run(campaign_text(address), options, FakeEngine(before=die))
     folder = RunFolder(next(options.runs.iterdir()))
     assert folder.state().status == "failed"
-    torn = folder.lines()[0] | {"round": 1}
+    torn = folder.cells()[0] | {"round": 1}
     folder.append_line(torn)
-    with folder.cells.open("a") as file:
+    with folder.cells_file.open("a") as file:
         file.write('{"torn')
     outcome = session.resume(str(folder.path), options, Console(quiet=True), FakeEngine().seams())
     assert [(line["round"], line["order_in_round"]) for line in lines_of(outcome)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -237,7 +296,7 @@ def test_what_a_failure_left_of_a_cell_is_no_record_of_it(address: str, options:
     def fail(spec: CellSpec) -> None:
         if spec.round == 1:
             folder = RunFolder(next(options.runs.iterdir()))
-            (folder.raw(1) / f"{spec.slug}.0.arrow").write_bytes(b"half")
+            (folder.streams(1) / f"{spec.slug}.0.arrow").write_bytes(b"half")
             raise LoadTestError("the server died")
 
     engine.before = fail

@@ -70,8 +70,8 @@ def test_the_page_holds_every_part(run: Path) -> None:
     page = (run / "report.html").read_text("utf-8")
     parts = ("Verdict", "Percentiles", "Latency over rate", "Latency over time", "Offered, achieved, goodput")
     parts += ("Where the time went", "Distribution", "Shift:", "All comparisons", "REST and gRPC", "A/A control")
-    parts += ("Resources and cost", "generator's health", "Parity", "Fairness ledger", "Decision", "SHA-256")
-    parts += ("files served, SHA-256", "toy.mar 5e1f5e1f5e1f…")
+    parts += ("Resources and cost", "generator's health", "Dispatch lag", "Parity", "Fairness ledger", "Decision")
+    parts += ("SHA-256", "files served, SHA-256", "toy.mar 5e1f5e1f5e1f…")
     for part in parts:
         assert part in page
     assert f"twinserve bench report {run}</code>" in page

@@ -119,7 +119,7 @@ def test_a_stop_ends_at_once_and_invents_nothing() -> None:
 
 
 def test_a_closed_loop_asks_again_when_it_was_answered() -> None:
-    """Warm until both limits are met, then measured from T0; sending is its schedule."""
+    """Warm until both limits are met, then measured from T0; its schedule is when a client was free to ask."""
     share, sink = _share(lambda: gevent.sleep(0.002), arrivals="closed", steps=(Step(0, 0.2), Step(0, 0.2)),
                          concurrency=3, warm_up_seconds=0.02, warm_up_requests=20)  # fmt: skip
     warm = Event()
@@ -133,7 +133,7 @@ def test_a_closed_loop_asks_again_when_it_was_answered() -> None:
     assert len(early) >= 20
     assert {row.step for row in sink.rows} == {-1, 0, 1}
     assert all((row.t_int >= 0) == row.measured for row in sink.rows)
-    assert all(row.t_int == row.t_snd for row in sink.rows)
+    assert all(row.t_int <= row.t_snd <= row.t_end for row in sink.rows)
     assert sorted(row.seq for row in sink.rows) == list(range(len(sink.rows)))
 
 

@@ -34,7 +34,7 @@ class Null:
             raise GatewayError(Cause.LABEL_NOT_FOUND, f"model '{model.name}' has no labels")
         rows = request.inputs[0].shape[0] if request.inputs and request.inputs[0].shape else 1
         outputs = tuple(
-            _zeros(spec, rows) for spec in contract.outputs if not request.wanted or spec.name in request.wanted
+            [_zeros(spec, rows) for spec in contract.outputs if not request.wanted or spec.name in request.wanted]
         )
         return InferenceResponse(model.name, contract.version, outputs, id=request.id)
 

@@ -13,7 +13,10 @@ from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, TensorSpec
-from gateway.core.tensor import NUMPY_DTYPE, Tensor
+from gateway.core.tensor import FEW_BYTES, NUMPY_DTYPE, Tensor
+
+# So many small answers are kept.
+MOST_KEPT = 1024
 
 
 class Null:
@@ -22,6 +25,8 @@ class Null:
     def __init__(self, contracts: Mapping[str, ModelContract], *, clock: Clock | None = None) -> None:
         self._contracts = dict(contracts)
         self._clock = clock or SystemClock()
+        # Small answers, by model and rows: to make one costs a busy gateway 20 µs.
+        self._few: dict[tuple[str, int], tuple[Tensor, ...]] = {}
 
     async def infer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         """Zeros (empty strings for BYTES) in the contract's shapes, with as many rows as the request has."""
@@ -33,9 +38,9 @@ class Null:
         if model.label is not None:
             raise GatewayError(Cause.LABEL_NOT_FOUND, f"model '{model.name}' has no labels")
         rows = request.inputs[0].shape[0] if request.inputs and request.inputs[0].shape else 1
-        outputs = tuple(
-            _zeros(spec, rows) for spec in contract.outputs if not request.wanted or spec.name in request.wanted
-        )
+        outputs = None if request.wanted else self._few.get((model.name, rows))
+        if outputs is None:
+            outputs = self._outputs(request, contract, rows)
         return InferenceResponse(model.name, contract.version, outputs, id=request.id)
 
     async def server(self) -> str:
@@ -53,6 +58,15 @@ class Null:
 
     async def close(self) -> None:
         """Nothing is open."""
+
+    def _outputs(self, request: InferenceRequest, contract: ModelContract, rows: int) -> tuple[Tensor, ...]:
+        wanted = request.wanted
+        outputs = tuple([_zeros(spec, rows) for spec in contract.outputs if not wanted or spec.name in wanted])
+        if not wanted and len(self._few) < MOST_KEPT and sum([tensor.nbytes for tensor in outputs]) <= FEW_BYTES:
+            for tensor in outputs:
+                tensor.array.flags.writeable = False
+            self._few[request.model.name, rows] = outputs
+        return outputs
 
     def _contract(self, model: str) -> ModelContract:
         contract = self._contracts.get(model)

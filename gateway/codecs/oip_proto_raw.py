@@ -6,8 +6,7 @@ and checked once as any message is, says the same each time it comes: it is look
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from gateway.codecs.wire import fields
 from gateway.core.contract import ContractOf, ModelContract
 from gateway.core.errors import GatewayError
 from gateway.core.messages import InferenceRequest
-from gateway.core.tensor import NUMPY_DTYPE, Tensor
+from gateway.core.tensor import Tensor
 
 _CONTENTS = oip_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 # So many beginnings are remembered, of so many bytes at most: what clients choose must not fill the memory.
@@ -34,6 +33,8 @@ class _Known(NamedTuple):
     name: str
     datatype: str
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    nbytes: int
     contract: ModelContract
 
 
@@ -51,15 +52,14 @@ class RawRequests:
         known = None if end is None else self._known.get(data[:end])
         if end is None or known is None:
             return self._read(data, contract_of)
-        request, name, datatype, shape, contract = known
+        request, name, datatype, shape, dtype, nbytes, contract = known
         # Another message of this length may begin alike, and have other contents or more behind them.
-        if len(data) - end != math.prod(shape) * NUMPY_DTYPE[datatype].itemsize:
+        if len(data) - end != nbytes:
             return self._read(data, contract_of)
         # Another contract may want other inputs.
         if contract_of(request.model.name, request.model.signature_name) is not contract:
             return self._read(data, contract_of)
-        array = np.frombuffer(data, NUMPY_DTYPE[datatype], math.prod(shape), end).reshape(shape)
-        inputs = (Tensor(name, datatype, array),)
+        inputs = (Tensor(name, datatype, np.ndarray(shape, dtype, data, end)),)
         return OipGrpcRequest(
             InferenceRequest(request.model, inputs, request.wanted, request.parameters, "", request.selection), True
         )
@@ -78,7 +78,9 @@ class RawRequests:
                 # Without its contents, which may be large.
                 bare = InferenceRequest(model, (), request.wanted, request.parameters, "", request.selection)
                 contract = contract_of(model.name, model.signature_name)
-                self._known[data[:end]] = _Known(bare, tensor.name, tensor.datatype, tensor.shape, contract)
+                self._known[data[:end]] = _Known(
+                    bare, tensor.name, tensor.datatype, tensor.shape, tensor.array.dtype, tensor.nbytes, contract
+                )
                 self._ends[len(data)] = end
         return decoded
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NoReturn, TypeVar, cast
+from types import TracebackType
+from typing import NoReturn, Self, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -73,27 +74,49 @@ def trailing(call: Call) -> Trailing:
     return metadata if served_by is None else (*metadata, ("x-served-by", served_by_header(served_by)))
 
 
-async def outcome_of(
-    edge: Edge, call: Call, data: bytes, infer: Callable[[Ticket], Awaitable[bytes]]
-) -> bytes | GatewayError:
-    """What `infer` encodes for the admitted call, or why there is nothing: reported here, once, however it ends."""
-    cause: Cause | None = Cause.INTERNAL
-    try:
-        with edge.admission.admit() as ticket:
-            ticket.take(len(data))
-            encoded = await infer(ticket)
-        cause = None
-        return encoded
-    except asyncio.CancelledError:
-        # gRPC cancels the handler when the client cancels, or its deadline passes; then nobody hears an answer.
-        cause = edge.abandoned(call)
-        raise
-    except Exception as exc:
-        error = failure(call.context.request_id, exc)
-        cause = error.cause
-        return error
-    finally:
-        edge.finish(call, cause)
+class Answering:
+    """The `with` block in which a call is admitted and answered: reported here, once, however it ends.
+
+    What goes wrong in the block ends there, and `error` says what the client is told. A cancellation goes on.
+    """
+
+    __slots__ = ("_call", "_edge", "_size", "_ticket", "error")
+
+    def __init__(self, edge: Edge, call: Call, data: bytes) -> None:
+        self._edge = edge
+        self._call = call
+        self._size = len(data)
+        self._ticket: Ticket | None = None
+        self.error: GatewayError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self._ticket is not None:
+            self._ticket.__exit__(kind, error, trace)
+        call = self._call
+        cause: Cause | None = None
+        if error is not None:
+            cause = Cause.INTERNAL
+            if isinstance(error, asyncio.CancelledError):
+                # gRPC cancels the handler when the client cancels, or its deadline passes; then nobody hears an answer.
+                cause = self._edge.abandoned(call)
+            elif isinstance(error, Exception):
+                self.error = failure(call.context.request_id, error)
+                cause = self.error.cause
+        self._edge.finish(call, cause)
+        return self.error is not None
+
+    def admit(self) -> Ticket:
+        """The stay of the call, whose message counts, until the block ends; raises OVERLOADED."""
+        ticket = self._edge.admission.admit()
+        ticket.__enter__()
+        self._ticket = ticket
+        ticket.take(self._size)
+        return ticket
 
 
 def keep_deadline(edge: Edge, call: Call, context: Context) -> None:

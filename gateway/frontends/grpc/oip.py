@@ -5,7 +5,7 @@ Requests arrive as bytes and are parsed here, so that garbage is the client's er
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import grpc
@@ -18,6 +18,7 @@ from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ModelSpec
 from gateway.frontends.edge import EXTENSIONS, SERVER_NAME, Call, Edge
 from gateway.frontends.grpc.calls import (
+    Answering,
     Context,
     Method,
     Sent,
@@ -26,7 +27,6 @@ from gateway.frontends.grpc.calls import (
     keep_deadline,
     metadata_of,
     open_call,
-    outcome_of,
     parsed,
     selection,
     trailing,
@@ -79,17 +79,17 @@ class OipServicer:
         context.set_trailing_metadata(trailing(call))
         return outcome
 
-    def _outcome(self, call: Call, data: bytes, context: Context, sent: Sent) -> Awaitable[bytes | GatewayError]:
-        return outcome_of(self._edge, call, data, lambda _: self._infer(call, data, context, sent))
-
-    async def _infer(self, call: Call, data: bytes, context: Context, sent: Sent) -> bytes:
-        keep_deadline(self._edge, call, context)
-        timings = call.context.timings
-        with timings.phase("decode"):
-            decoded = self._requests.decode(data, self._data_plane.contract)
-        response = await self._edge.infer(call, decoded.request, selection(sent))
-        with timings.phase("encode"):
-            return oip_proto.encode_response(response, raw=decoded.raw)
+    async def _outcome(self, call: Call, data: bytes, context: Context, sent: Sent) -> bytes | GatewayError:
+        with Answering(self._edge, call, data) as outcome:
+            outcome.admit()
+            keep_deadline(self._edge, call, context)
+            timings = call.context.timings
+            with timings.phase("decode"):
+                decoded = self._requests.decode(data, self._data_plane.contract)
+            response = await self._edge.infer(call, decoded.request, selection(sent))
+            with timings.phase("encode"):
+                encoded = oip_proto.encode_response(response, raw=decoded.raw)
+        return outcome.error or encoded
 
     def _server_live(self, data: bytes, _: Mapping[str, str]) -> bytes:
         parsed(oip_pb2.ServerLiveRequest(), data)

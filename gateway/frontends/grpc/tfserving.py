@@ -13,18 +13,17 @@ from gateway._generated import tfserving_pb2
 from gateway.codecs.tfserving_documents import check_metadata_fields, metadata_message, status_message
 from gateway.codecs.tfserving_proto_in import check_wire, decode_request, encode_response, model_spec
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import ModelSpec
+from gateway.core.messages import InferenceRequest, ModelSpec
 from gateway.frontends.edge import Call, Edge, Ticket
 from gateway.frontends.grpc.calls import (
+    Answering,
     Context,
     Method,
-    Sent,
     abort,
     answering,
     keep_deadline,
     metadata_of,
     open_call,
-    outcome_of,
     parsed,
     request_id,
     selection,
@@ -83,29 +82,30 @@ class TfServingServicer:
         """Predict: one inference, answered once and reported once."""
         sent = metadata_of(context)
         call = open_call(self._edge, PROTOCOL, context, sent)
-        outcome = await outcome_of(
-            self._edge, call, data, lambda ticket: self._predict(call, data, context, sent, ticket)
-        )
-        if isinstance(outcome, GatewayError):
-            await abort(context, outcome, trailing(call), TFSERVING)
+        with Answering(self._edge, call, data) as outcome:
+            ticket = outcome.admit()
+            keep_deadline(self._edge, call, context)
+            timings = call.context.timings
+            with timings.phase("decode"):
+                request = self._decoded(call, data, ticket)
+            response = await self._edge.infer(call, request, selection(sent))
+            with timings.phase("encode"):
+                encoded = encode_response(response, request.model.signature_name)
+        if outcome.error is not None:
+            await abort(context, outcome.error, trailing(call), TFSERVING)
         context.set_trailing_metadata(trailing(call))
-        return outcome
+        return encoded
 
-    async def _predict(self, call: Call, data: bytes, context: Context, sent: Sent, ticket: Ticket) -> bytes:
-        keep_deadline(self._edge, call, context)
-        timings = call.context.timings
-        with timings.phase("decode"):
-            check_wire(data)
-            message = parsed(tfserving_pb2.PredictRequest(), data)
-            spec = self._spec(message)
-            call.model = spec.name
-            check_servable(self._data_plane, spec, _NO_SIGNATURE)
-            request = decode_request(message, spec, self._data_plane.contract(spec.name, spec.signature_name))
-            # One value can stand for many: what a few bytes have grown into counts too.
-            ticket.take(max(0, sum(tensor.nbytes for tensor in request.inputs) - len(data)))
-        response = await self._edge.infer(call, request, selection(sent))
-        with timings.phase("encode"):
-            return encode_response(response, spec.signature_name)
+    def _decoded(self, call: Call, data: bytes, ticket: Ticket) -> InferenceRequest:
+        check_wire(data)
+        message = parsed(tfserving_pb2.PredictRequest(), data)
+        spec = self._spec(message)
+        call.model = spec.name
+        check_servable(self._data_plane, spec, _NO_SIGNATURE)
+        request = decode_request(message, spec, self._data_plane.contract(spec.name, spec.signature_name))
+        # One value can stand for many: what a few bytes have grown into counts too.
+        ticket.take(max(0, sum(tensor.nbytes for tensor in request.inputs) - len(data)))
+        return request
 
     def _model_metadata(self, data: bytes, chosen: Mapping[str, str]) -> bytes:
         message = parsed(tfserving_pb2.GetModelMetadataRequest(), data)

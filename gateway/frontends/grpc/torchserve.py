@@ -13,17 +13,16 @@ import grpc
 from gateway._generated import torchserve_pb2
 from gateway.codecs import torchserve_json
 from gateway.core.errors import Cause, GatewayError, capped
-from gateway.frontends.edge import Call, Edge
+from gateway.frontends.edge import Edge
 from gateway.frontends.grpc.calls import (
     MAX_DETAIL,
+    Answering,
     Context,
     Method,
-    Sent,
     Trailing,
     keep_deadline,
     metadata_of,
     open_call,
-    outcome_of,
     parsed,
     request_id,
     selection,
@@ -64,23 +63,20 @@ class TorchServeServicer:
         sent = metadata_of(context)
         call = open_call(self._edge, PROTOCOL, context, sent)
         asked = torchserve_pb2.PredictionsRequest()
-        outcome = await outcome_of(self._edge, call, data, lambda _: self._infer(call, asked, data, context, sent))
-        if isinstance(outcome, GatewayError):
-            await _abort(context, outcome, trailing(call), asked.model_name, asked.model_version)
+        with Answering(self._edge, call, data) as outcome:
+            outcome.admit()
+            call.model = parsed(asked, data).model_name
+            keep_deadline(self._edge, call, context)
+            timings = call.context.timings
+            with timings.phase("decode"):
+                decoded = self._decoded(asked)
+            response = await self._edge.infer(call, decoded.request, selection(sent))
+            with timings.phase("encode"):
+                encoded = torchserve_json.encode_response(response, decoded).body
+        if outcome.error is not None:
+            await _abort(context, outcome.error, trailing(call), asked.model_name, asked.model_version)
         context.set_trailing_metadata(trailing(call))
-        return torchserve_pb2.PredictionResponse(prediction=outcome).SerializeToString()
-
-    async def _infer(
-        self, call: Call, asked: torchserve_pb2.PredictionsRequest, data: bytes, context: Context, sent: Sent
-    ) -> bytes:
-        call.model = parsed(asked, data).model_name
-        keep_deadline(self._edge, call, context)
-        timings = call.context.timings
-        with timings.phase("decode"):
-            decoded = self._decoded(asked)
-        response = await self._edge.infer(call, decoded.request, selection(sent))
-        with timings.phase("encode"):
-            return torchserve_json.encode_response(response, decoded).body
+        return torchserve_pb2.PredictionResponse(prediction=encoded).SerializeToString()
 
     def _decoded(self, asked: torchserve_pb2.PredictionsRequest) -> torchserve_json.Decoded:
         name, version = asked.model_name, asked.model_version

@@ -92,3 +92,23 @@ def test_bf16_that_is_no_number_is_seen_without_a_warning(bits: int) -> None:
     array = np.array([0x7F7F, 0xFF7F, bits], np.uint16).view(ml_dtypes.bfloat16)
     assert not all_finite(Tensor("x", "BF16", array))
     assert all_finite(Tensor("x", "BF16", array[:2]))
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+@pytest.mark.parametrize("count", [1, 3, 1000])
+def test_only_numbers_are_finite_however_large_and_however_many(datatype: str, count: int) -> None:
+    """The largest number of a datatype looks much like infinity; NaN comes with any sign and payload."""
+    dtype = NUMPY_DTYPE[datatype]
+    limits = np.finfo(dtype)
+    array = np.resize(np.array([limits.max, limits.min, -0.0], dtype), count)
+    assert all_finite(Tensor("x", datatype, array))
+    for bad in (np.inf, -np.inf, np.nan, -np.nan):
+        array[-1] = bad
+        assert not all_finite(Tensor("x", datatype, array))
+
+
+def test_small_and_large_tensors_are_written_alike() -> None:
+    """Few bytes are copied, many are a view."""
+    array = np.arange(1000, dtype="<f4")
+    large = bytes(to_raw(Tensor("x", "FP32", array)))
+    assert large == b"".join([bytes(to_raw(Tensor("x", "FP32", array[at : at + 10]))) for at in range(0, 1000, 10)])

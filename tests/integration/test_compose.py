@@ -248,6 +248,8 @@ def test_a_killed_server_is_survived_and_every_panel_shows_data(project: Compose
         project.stack.start(killed)
         back = digits.outcomes[killed]
         until(lambda: digits.outcomes[killed] > back + 50, f"answers of {killed} again", 120)
+        watched = 'count(up{job="processes"} == 1) == 3'
+        until(lambda: asked_of_prometheus(project, watched), "processor time and memory of all")
         missing = [("", "")]
 
         def all_shown() -> bool:

@@ -19,7 +19,7 @@ from gateway.core.observer import Observer
 from gateway.resilience.circuit_breaker import BreakerLimits, BreakerState, CircuitBreaker
 from gateway.resilience.gate import gate, record, shut
 from gateway.routing.endpoint import Coalescing
-from gateway.telemetry.middleware import attempt_metrics
+from gateway.telemetry.middleware import attempt_metrics, attempt_traces
 
 
 class EndpointStack:
@@ -46,6 +46,7 @@ class EndpointStack:
         self._limits = breaker or BreakerLimits()
         self.batcher = Batcher(name, slots=slots, queue=queue, clock=clock, observer=observer, cancels=cancels)
         self._counted = attempt_metrics(observer, clock, endpoint=name, stack=stack)
+        self._traced = attempt_traces(clock, endpoint=name, stack=stack)
         self._breakers: dict[str, CircuitBreaker] = {}
 
     @property
@@ -78,7 +79,7 @@ class EndpointStack:
 
     def around_mirror(self, model: str) -> tuple[Middleware, ...]:
         """For copies: a slot, but no gate, no say in what the breaker does, and metrics of their own."""
-        return (self.batcher,)
+        return (self.batcher, self._traced)
 
     def keep(self, models: Collection[str]) -> None:
         """Forgets the breakers of all other models; calls that still end by one of them tell nobody."""

@@ -125,8 +125,10 @@ class DockerStack:
         self._one(service, lambda container: container.kill(signal))
 
     def start(self, service: str) -> None:
-        """Starts a service that was killed or stopped."""
+        """Starts a service that was killed or stopped, and what watches its processes: that ended with them."""
         self._one(service, lambda container: container.start())
+        if any(one.service == (watcher := f"{service}-processes") for one in self._states()):
+            self._one(watcher, lambda container: container.start())
 
     def stop(self, service: str) -> None:
         """Stops a service, with the grace period of docker-compose.yml."""

@@ -143,7 +143,10 @@ def told(verdict: Verdict) -> str:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         lines.append(f"NOT SCANNED {len(names)}: {shown}: {reason}")
     if verdict.not_scanned:
-        lines.append("Nothing is known of what was not scanned: run this where the vulnerability service answers.")
+        lines += [
+            "Nothing is known of what was not scanned. Run this where https://pypi.org/pypi/NAME/VERSION/json answers",
+            "(a mirror of PyPI mostly has packages alone), or with SERVICE=osv where https://api.osv.dev does.",
+        ]
     elif verdict.open:
         lines.append("Raise the pin in constraints.txt, or explain the finding in audit.yaml.")
     return "\n".join(lines)

@@ -45,8 +45,20 @@ class Trace(Protocol):
         """A call to a server begins; `company` are the requests that travel together, this one among them, if any."""
         ...
 
+    def copied(self, *, model: str, endpoint: str) -> Copy:
+        """A copy of the request goes to a mirror at `endpoint` now; the request itself may have ended."""
+        ...
+
     def finish(self, *, model: str, version: int | None, stack: str, endpoint: str, cause: Cause | None) -> None:
         """The request ended; unknown models come as ''."""
+        ...
+
+
+class Copy(Trace, Protocol):
+    """What is done for a copy of a request."""
+
+    def compared(self, outcome: str) -> None:
+        """The copy ended, with this outcome of a mirror's: `ok`, `mismatch`, or a cause."""
         ...
 
 

@@ -22,6 +22,7 @@ from gateway.core.digest import digest
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, Selection
 from gateway.core.observer import Observer
+from gateway.core.trace import Trace
 from gateway.routing.call import upstream_call
 from gateway.routing.difference import Difference, difference
 from gateway.routing.endpoint import Endpoint, Target
@@ -95,9 +96,17 @@ class Mirror:
         self._numbers = count()
 
     def offer(
-        self, request: InferenceRequest, response: InferenceResponse, protocol: str, answered: Target | None = None
+        self,
+        request: InferenceRequest,
+        response: InferenceResponse,
+        protocol: str,
+        answered: Target | None = None,
+        trace: Trace | None = None,
     ) -> None:
-        """A request of this route, by `protocol`, has got its answer from `answered`: perhaps a copy of it is sent."""
+        """A request of this route, by `protocol`, has got its answer from `answered`: perhaps a copy of it is sent.
+
+        The copy is a part of the request's trace, where it has one.
+        """
         if self._random.random() >= self._share:
             return
         if answered is not None and self._is_the_same(answered, request, response):
@@ -105,7 +114,7 @@ class Mirror:
         elif len(self._tasks) >= MOST or not self._idle():
             self._finish("skipped")
         else:
-            task = asyncio.create_task(self._compare(request, response, protocol), name="mirror")
+            task = asyncio.create_task(self._compare(request, response, protocol, trace), name="mirror")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -137,32 +146,41 @@ class Mirror:
         copied = wanted if self._target.version is None else self._target.version
         return copied in (response.version, answered.version if wanted is None else wanted)
 
-    async def _compare(self, request: InferenceRequest, response: InferenceResponse, protocol: str) -> None:
+    async def _compare(
+        self, request: InferenceRequest, response: InferenceResponse, protocol: str, trace: Trace | None
+    ) -> None:
         if not self._idle():
             # Since it was offered, clients' requests, or copies that were offered with it, have taken the slots.
             self._finish("skipped")
             return
         begin = self._clock.now()
-        context = CallContext("mirror", protocol, begin + self._timeout_s)
+        copied = None if trace is None else trace.copied(model=self._contract.name, endpoint=self._target.endpoint)
+        context = CallContext("mirror", protocol, begin + self._timeout_s, trace=copied)
         # The mirror's own version, where it has one, rather than the one that the client chose for its answer.
         version = self._target.version
         spec = request.model if version is None else replace(request.model, version=version)
         copy = replace(request, model=spec, selection=Selection())
+        found: Difference | None = None
+        # What remains of a copy that the mirror's end cut short.
+        outcome = "closed"
         try:
             async with asyncio.timeout(self._timeout_s):
                 mirrored = await self._handler(copy, context)
-        except GatewayError as exc:
-            self._finish(exc.cause.value, self._clock.now() - begin)
-        except TimeoutError:
-            self._finish(Cause.DEADLINE.value, self._clock.now() - begin)
-        except Exception:
-            self._finish(Cause.INTERNAL.value, self._clock.now() - begin)
-            logger.exception("mirroring model %s to endpoint %s failed", self._contract.name, self._target.endpoint)
-        else:
             found = difference(self._contract, mirrored.outputs, response.outputs)
-            self._finish("ok" if found.agrees else "mismatch", self._clock.now() - begin, found)
+            outcome = "ok" if found.agrees else "mismatch"
             if not found.agrees:
                 self._keep(request, response, mirrored, found)
+        except GatewayError as exc:
+            outcome = exc.cause.value
+        except TimeoutError:
+            outcome = Cause.DEADLINE.value
+        except Exception:
+            outcome = Cause.INTERNAL.value
+            logger.exception("mirroring model %s to endpoint %s failed", self._contract.name, self._target.endpoint)
+        finally:
+            if copied is not None:
+                copied.compared(outcome)
+        self._finish(outcome, self._clock.now() - begin, found)
 
     def _finish(self, outcome: str, seconds: float | None = None, found: Difference | None = None) -> None:
         self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1

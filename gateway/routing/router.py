@@ -218,7 +218,7 @@ class Router:
             response, answered = await self._first_to_answer(prepared, request, context)
             rules, mirror = traffic.mirror, prepared.mirror
             if mirror is not None and rules is not None and _fits(self._health, ModelSpec(model), rules.target):
-                mirror.offer(request, response, context.protocol, answered)
+                mirror.offer(request, response, context.protocol, answered, context.trace)
             return response
         finally:
             under_way.leave()

@@ -23,10 +23,7 @@ def attempt_metrics(observer: Observer, clock: Clock, *, endpoint: str, stack: s
     def wrap(inner: Handler) -> Handler:
         async def handle(request: InferenceRequest, context: CallContext) -> InferenceResponse:
             model = request.model.name
-            attempt: Attempt | None = None
-            if context.trace is not None:
-                attempt = context.trace.attempt(context.company, model=model, endpoint=endpoint, stack=stack)
-                context.sent_along = attempt.headers
+            attempt = _begun(context, model, endpoint, stack)
             begin = perf_counter()
             cause: Cause | None = Cause.INTERNAL
             try:
@@ -49,3 +46,39 @@ def attempt_metrics(observer: Observer, clock: Clock, *, endpoint: str, stack: s
         return handle
 
     return wrap
+
+
+def attempt_traces(clock: Clock, *, endpoint: str, stack: str) -> Middleware:
+    """The same for calls that are counted elsewhere: each is a part of its trace, where it has one, and no more."""
+
+    def wrap(inner: Handler) -> Handler:
+        async def handle(request: InferenceRequest, context: CallContext) -> InferenceResponse:
+            attempt = _begun(context, request.model.name, endpoint, stack)
+            if attempt is None:
+                return await inner(request, context)
+            cause: Cause | None = Cause.INTERNAL
+            try:
+                response = await inner(request, context)
+                cause = None
+            except GatewayError as exc:
+                cause = exc.cause
+                raise
+            except asyncio.CancelledError:
+                cause = context.cancelled_for(clock.now())
+                raise
+            finally:
+                attempt.finish(cause)
+            return response
+
+        return handle
+
+    return wrap
+
+
+def _begun(context: CallContext, model: str, endpoint: str, stack: str) -> Attempt | None:
+    """The call's part of its trace, of which the server is told; None where it has no trace."""
+    if context.trace is None:
+        return None
+    attempt = context.trace.attempt(context.company, model=model, endpoint=endpoint, stack=stack)
+    context.sent_along = attempt.headers
+    return attempt

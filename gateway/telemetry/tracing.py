@@ -27,7 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from gateway import __version__
 from gateway.core.errors import Cause
-from gateway.core.trace import Attempt, Trace
+from gateway.core.trace import Attempt, Copy, Trace
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +122,14 @@ class _Request:
                 member.add_link(span.get_span_context())
         return _Call(span)
 
+    def copied(self, *, model: str, endpoint: str) -> Copy:
+        span = self._tracer.start_span(
+            "mirror",
+            set_span_in_context(self.span, Context()),
+            attributes={"twinserve.model": model, "twinserve.endpoint": endpoint},
+        )
+        return _Copy(self._tracer, span)
+
     def finish(self, *, model: str, version: int | None, stack: str, endpoint: str, cause: Cause | None) -> None:
         span = self.span
         if span.is_recording():
@@ -130,6 +138,18 @@ class _Request:
             if version is not None:
                 span.set_attribute("twinserve.version", version)
             _tell_outcome(span, cause, failed=cause in FAULTS)
+        span.end()
+
+
+class _Copy(_Request):
+    """The span of a request's copy, which may begin and end after the request's own has ended."""
+
+    def compared(self, outcome: str) -> None:
+        span = self.span
+        span.set_attribute("twinserve.outcome", outcome)
+        if outcome in FAULTS:
+            span.set_attribute("error.type", outcome)
+            span.set_status(StatusCode.ERROR, outcome)
         span.end()
 
 

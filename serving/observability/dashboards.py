@@ -32,6 +32,8 @@ FAILURES = (
     "internal",
 )
 _FAILED = f'outcome=~"{"|".join(FAILURES)}"'
+# A line named "none" where nothing tells of a GPU: an empty panel could not be told from a broken one.
+NO_GPU = '(label_replace(vector(0), "gpu", "none", "", "") unless on() count(DCGM_FI_DEV_GPU_UTIL))'
 # Grafana's grid has 24 columns.
 _THIRD, _HALF, _WHOLE = 8, 12, 24
 
@@ -149,8 +151,20 @@ def _requests_in_one_call(span: int = _THIRD) -> timeseries.Panel:
     )
 
 
+def _gpus() -> list[timeseries.Panel]:
+    """What NVIDIA's exporter tells of the GPUs, which both servers share; docker-compose.gpu.yml starts it."""
+    return [
+        _lines(title, unit, (f"{expression} or {NO_GPU}", "{{gpu}}"), description="0 where no GPU is watched.")
+        for title, unit, expression in (
+            ("GPU, busy", "percentunit", "max by (gpu) (DCGM_FI_DEV_GPU_UTIL) / 100"),
+            ("GPU, memory", "bytes", "max by (gpu) (DCGM_FI_DEV_FB_USED) * 1024 * 1024"),
+            ("GPU, power", "watt", "max by (gpu) (DCGM_FI_DEV_POWER_USAGE)"),
+        )
+    ]
+
+
 def stacks() -> dashboard.Dashboard:
-    """*Stacks side by side*: rate, errors, latency, batches and resources of both."""
+    """*Stacks side by side*: rate, errors, latency, batches and resources of both, and the GPUs."""
     requests, attempts = "gateway_request_duration_seconds", "gateway_attempt_duration_seconds"
     failed = f"rate({requests}_count{{{_FAILED}}}[1m])"
     panels = [
@@ -181,6 +195,7 @@ def stacks() -> dashboard.Dashboard:
             description="Of all processes of the server.",
         ),
         _lines("Memory", "bytes", ("sum by (stack) (server_memory_bytes)", "{{stack}}")),
+        *_gpus(),
     ]
     return _with(
         _board("twinserve-stacks", "Stacks side by side", "The same models on both stacks, seen from the gateway."),

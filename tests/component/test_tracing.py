@@ -58,7 +58,7 @@ class World:
         await call(message.SerializeToString(), metadata=[("x-endpoint", endpoint), *headers.items()], timeout=20)
 
 
-def settings(servers: dict[str, Any], url: str) -> Settings:
+def settings(servers: dict[str, Any], url: str, mirror: str | None) -> Settings:
     ts, tf, oip = servers["ts"], servers["tf"], servers["oip"]
     torchserve = {"stack": "torchserve", "rest": ts.rest_url, "management": ts.management_url, "grpc": ts.grpc_address}
     tfserving = {"stack": "tfserving", "rest": tf.rest_url, "grpc": tf.grpc_address}
@@ -66,17 +66,22 @@ def settings(servers: dict[str, Any], url: str) -> Settings:
     of = {"ts": torchserve, "tf": tfserving, "oip": other}
     endpoints = {name: {**of[name.split("-")[0]], "transport": name.split("-")[1]} for name in ENDPOINTS}
     endpoints["ts-one"] = {**torchserve, "slots": 1}
+    model: dict[str, Any] = {"contract": "unused", "targets": [{"endpoint": name} for name in endpoints]}
+    if mirror is not None:
+        model["mirror"] = {"endpoint": mirror, "share": 1.0}
     return Settings(
         server={"rest_port": 0, "grpc_port": 0, "admin_port": None, "drain_seconds": 5},
         endpoints=endpoints,
-        models={"double": {"contract": "unused", "targets": [{"endpoint": name} for name in endpoints]}},
+        models={"double": model},
         telemetry={"tracing": {"endpoint": url}},
     )
 
 
 @asynccontextmanager
-async def running(url: str | None = None) -> AsyncIterator[World]:
-    """The gateway, its spans sent to the collector or to `url`; at the end of the block it has ended, all sent."""
+async def running(url: str | None = None, mirror: str | None = None) -> AsyncIterator[World]:
+    """The gateway, its spans sent to the collector or to `url`, every request copied to the endpoint `mirror`; at the
+    end of the block it has ended, all sent.
+    """
     model = double()
     async with AsyncExitStack() as stack:
         servers: dict[str, Any] = {"ts": FakeTorchServe(model), "tf": FakeTfServing(model), "oip": FakeOip(model)}
@@ -86,7 +91,7 @@ async def running(url: str | None = None) -> AsyncIterator[World]:
         stop, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
         contracts = {"double": contract("double", inputs=model.inputs, outputs=model.outputs, batch_cap=64)}
         serving = asyncio.create_task(
-            serve(settings(servers, url or collector.url), contracts, stop, listening.set_result)
+            serve(settings(servers, url or collector.url, mirror), contracts, stop, listening.set_result)
         )
         await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
@@ -206,9 +211,40 @@ async def test_a_batch_is_one_call_linked_to_all_its_requests() -> None:
 
 async def queued(world: World) -> float:
     """How many requests wait for the one slot."""
-    async with world.http.get(f"http://127.0.0.1:{world.addresses.rest_port}/metrics") as reply:
-        page = await reply.text()
+    page = await metrics(world)
     return float(page.split('gateway_endpoint_slots_queued{endpoint="ts-one"} ')[1].split("\n")[0])
+
+
+async def metrics(world: World) -> str:
+    async with world.http.get(f"http://127.0.0.1:{world.addresses.rest_port}/metrics") as reply:
+        return await reply.text()
+
+
+@pytest.mark.parametrize("failure", [None, "upstream_failed"])
+async def test_a_copy_to_a_mirror_hangs_from_the_request_and_its_call_from_the_copy(failure: str | None) -> None:
+    """Its server is told of its own call, in the client's trace; what fails there is no error of the request's."""
+    outcome = failure or "ok"
+    async with running(mirror="tf-grpc") as world:
+        if failure is not None:
+            world.servers["tf"].then(Fail())
+        await world.ask("predict", "ts-rest", traceparent=PARENT)
+        while (
+            f'gateway_mirror_duration_seconds_count{{model="double",endpoint="tf-grpc",outcome="{outcome}"}} 1'
+            not in (await metrics(world))
+        ):
+            await asyncio.sleep(0.01)
+    (request,), (copy,) = world.collector.named("predict"), world.collector.named("mirror")
+    (call,) = [
+        span for span in world.collector.named("infer double") if attributes(span)["twinserve.endpoint"] == "tf-grpc"
+    ]
+    assert parent_of(copy) == (TRACE, request.span_id.hex())
+    assert parent_of(call) == (TRACE, copy.span_id.hex())
+    assert (attributes(request)["twinserve.outcome"], request.status.code) == ("ok", 0)
+    for span in (copy, call):
+        assert attributes(span)["twinserve.outcome"] == outcome
+        assert span.status.code == (0 if failure is None else 2)
+    sent = f"00-{TRACE}-{call.span_id.hex()}-01"
+    assert [item for item in world.servers["tf"].heard if item.get("traceparent") == sent] != []
 
 
 async def test_what_failed_is_an_error_of_the_spans_and_what_the_client_did_wrong_is_none() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
+import subprocess
 import threading
 import time
 import urllib.error
@@ -18,9 +20,12 @@ from typing import Any
 
 import docker
 import pytest
+import yaml
 
 from loadtests.golden import load_golden
+from serving.docker import compose_command
 from serving.observability.dashboards import queries, rendered
+from serving.processes import LaunchError
 from tests.integration.compose import PROJECT, ROOT, STAND_IN, Composed, composed
 from twinserve.client import Question, predict_grpc, predict_rest
 
@@ -104,6 +109,7 @@ def test_every_container_is_hardened(project: Composed) -> None:
         assert any(option.startswith("no-new-privileges") for option in host["SecurityOpt"]), service
         assert config["User"].partition(":")[0] not in ("", "0", "root"), service
         assert host["Memory"] > 0, service
+        assert host["NanoCpus"] > 0, service
         assert host["PidsLimit"] > 0, service
         assert host["LogConfig"]["Config"]["max-size"], service
         sources = [mount.get("Source", "") for mount in attrs["Mounts"]]
@@ -112,6 +118,55 @@ def test_every_container_is_hardened(project: Composed) -> None:
         assert set(writable) <= {"/models", "/prometheus", "/var/lib/grafana"}, service
         if "/models" in writable:
             assert service == "models"
+
+
+def test_what_is_served_and_watched_says_that_it_is_healthy(project: Composed) -> None:
+    """And Prometheus reads all of them: the gateway, both servers' own metrics, and their processes'."""
+    healths = {
+        service: attrs["State"]["Health"]["Status"]
+        for service, attrs in containers().items()
+        if "Health" in attrs["State"]
+    }
+    assert set(healths) >= {"gateway", "torchserve", "tfserving"}
+    assert set(healths.values()) == {"healthy"}
+    if "prometheus" in project.services:
+        assert "prometheus" in healths
+        jobs = ["gateway", "processes", "processes", "processes", "tfserving", "torchserve"]
+        until(
+            lambda: sorted(sample["metric"]["job"] for sample in asked_of_prometheus(project, "up == 1")) == jobs, "up"
+        )
+
+
+def test_compose_reads_the_files_for_gpus_and_for_load_too() -> None:
+    """Their form; what is done with a GPU is not tested here."""
+    try:
+        compose = compose_command()
+    except LaunchError as exc:
+        pytest.skip(str(exc))
+    files = ["-f", "docker-compose.yml", "-f", "docker-compose.gpu.yml", "--profile", "load"]
+    done = subprocess.run([*compose, *files, "config"], cwd=ROOT, capture_output=True, text=True, check=True)
+    services = yaml.safe_load(done.stdout)["services"]
+    assert {"dcgm-exporter", "locust-master", "locust-worker"} <= services.keys()
+    for name in ("torchserve", "tfserving"):
+        (device,) = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device["capabilities"] == ["gpu"]
+        assert "gpu" in services[name]["image"]
+
+
+def test_models_that_were_changed_are_told_before_any_server_starts(
+    project: Composed, artifacts: Path, tmp_path: Path
+) -> None:
+    """By their sha256: `models` ends with the file's name, and nothing that depends on it starts."""
+    folder = tmp_path / "models" / "digits"
+    shutil.copytree(artifacts / "models" / "digits", folder)
+    changed = next(folder.glob("torchscript/*.mar"))
+    changed.write_bytes(changed.read_bytes()[:-1] + b"?")
+    mounted = {str(folder.parent): {"bind": "/models", "mode": "ro"}}
+    with closing(docker.from_env()) as client, pytest.raises(docker.errors.ContainerError) as caught:
+        # Root, since nobody else may enter a test's folder.
+        client.containers.run("twinserve/models", volumes=mounted, user="0", remove=True, stderr=True)
+    assert caught.value.exit_status == 1
+    assert changed.name in caught.value.stderr.decode()
 
 
 def test_a_client_reaches_the_gateways_doors_and_nothing_else(project: Composed) -> None:
@@ -193,6 +248,8 @@ def test_a_killed_server_is_survived_and_every_panel_shows_data(project: Compose
         project.stack.start(killed)
         back = digits.outcomes[killed]
         until(lambda: digits.outcomes[killed] > back + 50, f"answers of {killed} again", 120)
+        watched = 'count(up{job="processes"} == 1) == 3'
+        until(lambda: asked_of_prometheus(project, watched), "processor time and memory of all")
         missing = [("", "")]
 
         def all_shown() -> bool:
@@ -213,6 +270,18 @@ def test_a_killed_server_is_survived_and_every_panel_shows_data(project: Compose
     answered = digits.outcomes["torchserve"] + digits.outcomes["tfserving"]
     # What was in flight when it died is lost, never sent again: at most what the slots of one endpoint hold.
     assert total - answered <= 8, digits.outcomes
+
+
+@pytest.mark.parametrize("service", ["torchserve", "tfserving"])
+def test_a_server_whose_processes_die_is_started_again_and_gets_traffic(project: Composed, service: str) -> None:
+    """As after the OOM killer or a crash, which nobody asked for: nothing has to be done."""
+    before = containers()[service]["RestartCount"]
+    with closing(docker.from_env()) as client:
+        container = client.containers.get(containers()[service]["Id"])
+        # Every process but the container's first, which ends with the server that it waits for.
+        container.exec_run(["bash", "-c", "kill -9 -1"])
+    until(lambda: containers()[service]["RestartCount"] > before, f"a restart of {service}")
+    until(lambda: predict_rest(project.rest, question("digits", service)), f"an answer of {service}", 120)
 
 
 @pytest.mark.parametrize("service", ["torchserve", "tfserving"])

@@ -89,6 +89,7 @@ def test_what_was_not_looked_up_fails_it_and_says_why() -> None:
         "1 of 2 pinned packages scanned.",
         "NOT SCANNED 1: jinja2: Dependency not found on PyPI and could not be audited",
     ]
+    assert "SERVICE=osv" in told(verdict)
 
 
 def test_a_pin_that_the_report_leaves_out_was_not_scanned() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,10 +45,35 @@ class HttpServer(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes no connection more, and ends when those that there are have been answered.
+
+        For a client, a connection that waits in a socket's queue is one that was taken, and its request is on its way:
+        closing the socket would reset it. So the queues are emptied first.
+        """
+        waiting = [connection for opened in sockets or () for connection in _waiting(opened)]
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        for connection in waiting:
+            await loop.connect_accepted_socket(self._protocol, connection)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return DirectHttpProtocol(self.config, self.server_state, self.lifespan.state)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Captures none."""
         yield
+
+
+def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
+    """The connections that wait at a socket, by and by; none where it is closed."""
+    with contextlib.suppress(OSError):
+        listener.setblocking(False)
+        while True:
+            yield listener.accept()[0]
 
 
 def bound(host: str, port: int, *, share: bool = False) -> socket.socket:

@@ -68,9 +68,23 @@ def test_every_service_is_bounded_hardened_and_its_logs_rotate() -> None:
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert {"mem_limit", "pids_limit", "logging"} <= set(service), name
+        assert {"mem_limit", "cpus", "pids_limit", "logging"} <= set(service), name
         assert all("${BIND_ADDRESS:-127.0.0.1}" in port for port in service.get("ports", [])), name
         assert not any("docker.sock" in volume for volume in service.get("volumes", [])), name
+
+
+def test_what_serves_says_whether_it_is_healthy_without_curl() -> None:
+    """The public images have none."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    for name in ("gateway", "torchserve", "tfserving", "prometheus", "grafana"):
+        assert services[name]["healthcheck"]["test"][0] == "CMD", name
+        assert "curl" not in services[name]["healthcheck"]["test"], name
+
+
+def test_a_shell_in_front_of_tensorflow_serving_keeps_no_signal_from_it() -> None:
+    """The public image's entrypoint is one: as the first process it would not heed SIGTERM."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    assert services["tfserving"]["init"] is True
 
 
 def test_the_model_servers_are_on_a_network_without_a_way_out() -> None:
@@ -94,7 +108,7 @@ def test_the_file_for_gpus_only_adds_devices_and_says_that_it_was_not_run() -> N
     assert exporter["read_only"]
     assert exporter["security_opt"] == ["no-new-privileges:true"]
     assert (exporter["cap_drop"], exporter["cap_add"]) == (["ALL"], ["SYS_ADMIN"])
-    assert {"mem_limit", "pids_limit", "logging"} <= set(exporter)
+    assert {"mem_limit", "cpus", "pids_limit", "logging"} <= set(exporter)
 
 
 def test_prometheus_reads_the_gpus_where_the_file_for_them_is_used() -> None:

@@ -52,6 +52,32 @@ def test_every_dashboard_shows_which_server_answers(name: str) -> None:
     assert any("gateway_endpoint_info" in query for _, query in dashboards.queries(dashboards.rendered()[name]))
 
 
+@needs_promtool
+@pytest.mark.parametrize(
+    ("series", "samples"),
+    [
+        (["up 1"], [{"labels": '{gpu="none"}', "value": 0}]),
+        (
+            ['DCGM_FI_DEV_GPU_UTIL{gpu="0",Hostname="a"} 55', 'DCGM_FI_DEV_GPU_UTIL{gpu="1",Hostname="a"} 5'],
+            [{"labels": '{gpu="0"}', "value": 0.55}, {"labels": '{gpu="1"}', "value": 0.05}],
+        ),
+    ],
+)
+def test_a_gpu_is_shown_where_there_is_one_and_none_as_none(
+    tmp_path: Path, series: list[str], samples: list[dict[str, object]]
+) -> None:
+    """By what NVIDIA's exporter tells."""
+    asked = dict(dashboards.queries(dashboards.rendered()["stacks.json"]))
+    given = [dict(zip(("series", "values"), one.rsplit(" ", 1), strict=True)) for one in series]
+    case = {
+        "input_series": given,
+        "promql_expr_test": [{"expr": asked["GPU, busy"], "eval_time": "0m", "exp_samples": samples}],
+    }
+    file = tmp_path / "tests.yml"
+    file.write_text(yaml.safe_dump({"tests": [case]}), "utf-8")
+    promtool("test", "rules", str(file))
+
+
 def known_series() -> set[str]:
     registry = Registry()
     PrometheusObserver(registry)

@@ -80,13 +80,13 @@ def _torchserve(base: Path, name: str) -> Iterator[Run]:
 
 
 def _tensorflow(base: Path, name: str) -> Run:
-    from serving.servers import TFSERVING_FILES, WITHOUT_GRAPPLER  # noqa: PLC0415 - only here
+    from serving.tensorflow import FILES, WITHOUT_GRAPPLER  # noqa: PLC0415 - only here
     from serving.tfserving.savedmodel_server.load_flags import LoadFlags  # noqa: PLC0415 - TensorFlow
     from serving.tfserving.savedmodel_server.loading import Loader, options_of  # noqa: PLC0415 - TensorFlow
 
     folder = base / DEFAULT["tfserving"] if VARIANTS[name].default else record.folder_of(base, name)
     newest = max(path for path in folder.iterdir() if path.name.isdigit())
-    platform = str(TFSERVING_FILES / "nograppler.config") if name == WITHOUT_GRAPPLER else ""
+    platform = str(FILES / "nograppler.config") if name == WITHOUT_GRAPPLER else ""
     servable = Loader(options_of(LoadFlags(prefer_tflite_model=True, platform_config_file=platform)))(newest)
     signature = servable.signature("")
     if signature is None:

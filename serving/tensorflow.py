@@ -31,6 +31,7 @@ REASON_CHARS = 500
 # In the words with which it ends: each model that did not load, and why (core/server_core.cc).
 ENDED = "did not become available: "
 LOST = re.compile(r"\{\{name: (?P<name>\S+) version: \d+\} due to error: ")
+END = re.compile(r"\},\s*(?:\}|$)")
 # In its log: a model that was loaded, as TensorFlow Serving and as the stand-in say it.
 LOADED = re.compile(
     r"Successfully loaded servable version \{name: (?P<name>\S+) version: \d+\}"
@@ -81,7 +82,7 @@ def failures(log: str) -> dict[str, str]:
     _, _, words = log.rpartition(ENDED) if ENDED in log else ("", "", "")
     parts = LOST.split(words)[1:]
     return {
-        name: f"it does not load: {' '.join(re.sub(r'}[^}]*$', '', text).split())[:REASON_CHARS]}"
+        name: f"it does not load: {' '.join(END.split(text, 1)[0].split())[:REASON_CHARS]}"
         for name, text in zip(parts[::2], parts[1::2], strict=True)
     }
 

@@ -17,14 +17,14 @@ from serving.settings import LaunchSettings, Ports
 STAND_IN = """2026-11-26 04:00:00,000 INFO model m version 1: available after 0.10 s, from /m/savedmodel/1
 2026-11-26 04:00:00,100 ERROR model m-xla version 1: loading failed: INVALID_ARGUMENT: no graph
 2026-11-26 04:00:00,200 ERROR Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available: \
-{{name: m-xla version: 1} due to error: INVALID_ARGUMENT: no graph {node}},
+{{{name: m-xla version: 1} due to error: INVALID_ARGUMENT: no graph {node}}, }
 """
 # TensorFlow Serving's words, of two models, the second in two lines.
 REAL = """I tensorflow_serving/core/loader_harness.cc:95] Successfully loaded servable version {name: m version: 1}
 Failed to start server. Error: Unknown: 2 servable(s) did not become available: \
-{{name: m-tflite-fp32 version: 1} due to error: Invalid argument: Mmap of '/x' failed}, \
+{{{name: m-tflite-fp32 version: 1} due to error: Invalid argument: Mmap of '/x' failed}, \
 {{name: m-xla version: 1} due to error: Internal: no
-kernel},
+kernel}, }
 """
 
 

@@ -158,7 +158,7 @@ def _inside(measured: Measured, stack: str) -> list[str]:
     lines = ["", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for name, side in sides.items():
         size = sizes.get(name)
-        cells = [f"`{name}`", f"{size / 1e6:.2f} MB" if size else "-", f"{side.load_s:.2f} s"]
+        cells = [f"`{name}`", f"{size / 1e3:,.0f} kB" if size else "-", f"{side.load_s:.2f} s"]
         cells.append(f"{side.peak_rss_mb:.0f} MB" if side.peak_rss_mb else "-")
         for rows in BATCHES:
             cells.append(f"{_middle(side.ms[rows]):.3g}" if side.ms[rows] else "-")

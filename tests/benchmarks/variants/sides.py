@@ -183,7 +183,7 @@ def inside(base: Path, names: Sequence[str], logs: Path, rounds: Rounds) -> tupl
 def through_the_gateway(
     artifacts: Path, model: str, sides: Mapping[str, Side], folder: Path, rounds: Rounds
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Requests a second over the gateway's gRPC, all variants on running servers.
+    """Requests a second over the gateway's gRPC, the variants of all `sides` on running servers.
 
     Returns what these were, and of the variants that failed the reason. Raises LaunchError.
     """
@@ -198,7 +198,7 @@ def through_the_gateway(
     run.mkdir(exist_ok=True)
     (run / "models").unlink(missing_ok=True)
     (run / "models").symlink_to((artifacts / "models").resolve())
-    settings = LaunchSettings(artifacts=run, models=model, variants="all", start_timeout_s=300)
+    settings = LaunchSettings(artifacts=run, models=model, variants=",".join(sides), start_timeout_s=300)
     with LocalStack(settings, Ports.free(), report=lambda line: rounds.report(f"    {line}")) as stack:
         long: set[tuple[str, int]] = set()
 

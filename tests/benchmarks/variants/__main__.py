@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rounds=options.rounds or (2 if options.quick else 8),
         seconds=options.seconds or (0.1 if options.quick else 0.5),
         report=lambda line: print(line, file=sys.stderr, flush=True),
+        limit_s=options.limit,
     )
     if (busy := psutil.getloadavg()[0]) > 0.25 * (psutil.cpu_count() or 1):
         rounds.report(f"Other programs keep this machine busy (load average {busy:.1f}): times will spread widely.")
@@ -72,6 +73,17 @@ class Results:
     page: Path
     rounds: Rounds
 
+    def _rounds(self, measured: Measured) -> str:
+        """How many rounds everything had: fewer where they took long."""
+        had = {
+            len(values)
+            for side in measured.sides.values()
+            for part in (side.ms, side.per_second)
+            for values in part.values()
+        } - {0}
+        count = f"{min(had)} to {max(had)}" if len(had) > 1 else f"{max(had, default=0)}"
+        return f"{count} interleaved, {self.rounds.seconds:g} s each side, or one call where that takes longer"
+
     def write(self, measured: Measured, servers: Mapping[str, str]) -> None:
         """Writes one model's; what the page says of the others stays."""
         flags = cpu_flags()
@@ -81,7 +93,7 @@ class Results:
             f"{platform.system()} {platform.release()}",
             "vector instructions": " ".join(flags) or "not known",
             "load average at the end": f"{psutil.getloadavg()[0]:.1f}",
-            "rounds": f"{self.rounds.rounds} interleaved, {self.rounds.seconds:g} s each side",
+            "rounds": self._rounds(measured),
             "servers": ", ".join(dict.fromkeys(servers.values())),
             "versions": ", ".join(
                 [f"Python {platform.python_version()}", *(f"{each} {version(each)}" for each in PACKAGES)]
@@ -130,6 +142,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help="digits alone unless --models is given, two short rounds; not for the page"
     )
     parser.add_argument("--rounds", type=int, help="interleaved rounds (default: 8; quick: 2)")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=75.0,
+        help="seconds for the rounds of one model and batch size, in the server and again through the gateway, beyond"
+        " three rounds (default: %(default)g)",
+    )
     parser.add_argument("--seconds", type=float, help="seconds a side and round (default: 0.5; quick: 0.1)")
     return parser.parse_args(arguments)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from tests.benchmarks.gateway import grpc_load
 from tests.benchmarks.variants.alone import MARK, rows_of
 
 BATCHES = (1, 32)
+# An interval says little of fewer rounds.
+LEAST_ROUNDS = 3
 # Callers at once through the gateway, by rows of a request.
 CALLERS = {1: 4, 32: 2}
 # A heavy model answers 32 rows in seconds, on a busy machine in many.
@@ -47,11 +50,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Rounds:
-    """How often and how long everything is measured."""
+    """How often and how long everything is measured.
+
+    Each side has `seconds` in a round. Beyond LEAST_ROUNDS there are as many as fit into `limit_s`, for one batch size.
+    """
 
     rounds: int
     seconds: float
     report: Report
+    limit_s: float = math.inf
 
     def interleaved(self, names: Sequence[str], what: str) -> Iterator[list[str]]:
         """The names in the order of each round; every other one runs backwards, so that a drift hits all alike.
@@ -61,9 +68,13 @@ class Rounds:
         begin = time.monotonic()
         for number in range(self.rounds):
             yield list(names) if number % 2 == 0 else list(reversed(names))
-            done, left = number + 1, self.rounds - number - 1
-            ahead = f"; about {(time.monotonic() - begin) / done * left:.0f} s left of these" if left else ""
-            self.report(f"    {what}, round {done} of {self.rounds}{ahead}")
+            done = number + 1
+            each = max(time.monotonic() - begin, 1e-6) / done
+            left = min(self.rounds, max(LEAST_ROUNDS, int(min(self.limit_s / each, self.rounds)))) - done
+            ahead = f"; about {each * left:.0f} s left of these" if left > 0 else ""
+            self.report(f"    {what}, round {done} of {done + max(left, 0)}{ahead}")
+            if left <= 0:
+                return
 
 
 class SideError(RuntimeError):

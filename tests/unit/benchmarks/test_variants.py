@@ -70,3 +70,14 @@ def test_a_run_of_one_model_leaves_the_sections_of_the_others() -> None:
     assert again.index("## simplenn\n\nits\n") < again.index("## digits\n\nold\n") < again.index("## minilm\n")
     assert again.count("Not measured.") == 3
     assert page({"digits": "## digits\n\nnew\n"}, again) == again.replace("\nold\n", "\nnew\n")
+
+
+def test_there_are_no_more_rounds_than_fit_into_the_time() -> None:
+    """Three at least, however long they take, and never more than were asked for."""
+    told: list[str] = []
+    hasty = Rounds(rounds=8, seconds=0.1, report=told.append, limit_s=0.0)
+    orders = list(hasty.interleaved(["a", "b"], "model time, 1 row"))
+    assert orders == [["a", "b"], ["b", "a"], ["a", "b"]]
+    assert told[-1] == "    model time, 1 row, round 3 of 3"
+    assert len(list(Rounds(rounds=2, seconds=0.1, report=told.append, limit_s=0.0).interleaved(["a"], "x"))) == 2
+    assert len(list(Rounds(rounds=5, seconds=0.1, report=told.append).interleaved(["a"], "x"))) == 5

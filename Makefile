@@ -119,9 +119,9 @@ bench-gateway: setup  ## The gateway beside TorchServe, Envoy and bare servers; 
 # ROWS=drain,overload runs some rows, QUICK=1 few short rounds.
 bench-faults: setup  ## The times of what `make test-faults` counts: refusals, ejection, return, drain, goodput (6 minutes)
 	@$(BIN)/python -m tests.benchmarks.faults $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick)
-# MODELS=digits,minilm measures some models, QUICK=1 digits alone in two short rounds.
+# MODELS=digits,minilm measures some models, LIMIT=30 fewer rounds where they take long, QUICK=1 digits alone in two short rounds.
 bench-variants: setup  ## Every variant ÷ its own eager: time in the server, requests/s, memory; of what is built (40 minutes)
-	@$(BIN)/python -m tests.benchmarks.variants $(if $(MODELS),--models $(MODELS)) $(if $(QUICK),--quick)
+	@$(BIN)/python -m tests.benchmarks.variants $(if $(MODELS),--models $(MODELS)) $(if $(LIMIT),--limit $(LIMIT)) $(if $(QUICK),--quick)
 
 # QUICK=1 takes a quarter of the time. Exit code 1: a figure outside its limit; 3: the machine was too busy.
 bench-validate: setup  ## The load tests against known laws, at length: docs/benchmarking-validation.md (15 minutes, idle machine)

@@ -41,8 +41,9 @@ build.
 
 Exact variants: `|a - b| <= 1e-5 + 1e-5 * |b|` for every output of the test set, and the same class for every row.
 The others, quantized or pruned, have a contract of their own: the model's own metric on the test set may fall by what
-is stated here, and of a classification at least the stated share of rows keeps the original's class. How far the
-outputs really are apart is measured and shown below, whatever the contract allows.
+is stated here, and of a classification at least the stated share of rows keeps the original's class. Both were set
+before anything was measured ([decision 17](decisions/017-what-a-variant-may-cost.md)); what misses them is not
+available. How far the outputs really are apart is measured and shown below, whatever the contract allows.
 
 """
 NOTES = """
@@ -59,7 +60,9 @@ NOTES = """
 - `tflite-*` are made from the SavedModel. Inputs and outputs keep the contract's datatypes, and their names are
   those of the tensors in the file, which is what TensorFlow Serving makes a signature of. The ranges of
   `tflite-int8` come from up to 200 training rows. What the converter would silently leave in FP32 is not called
-  quantized: it is not available.
+  quantized: it is not available. The converter folds `simplenn`'s scaling of its inputs into the first layer, so that
+  ten raw features share one scale of 255 steps (cholesterol reaches 300, and a logarithm goes from 3 to 6):
+  `int8-static` leaves the scaling in FP32.
 - `int8-dynamic` takes one scale for the activations of a whole run, so that an outlier in one row changes the answers
   of the others. The gateway therefore batches no request for it with another's (`batching: false` on its
   target); the rows of one request still share a scale.

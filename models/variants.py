@@ -46,9 +46,10 @@ class Variant:
     `datatype` is what it computes in; `exporter` is the module below `models.export`. Where it is `exact`, its outputs
     must be within the model's own tolerance of the eager original's. Elsewhere it has a contract of its own: the
     model's metric may fall by `drop`, and of a classification `agreement` is the least share of rows with the same
-    class. `packages` shape the servable beside the stack's own framework; `cpu_bound` says that the servable only runs
-    on a CPU with the instructions of the one that it was made on; `mixes_rows` that a row's answer depends on the other
-    rows of a run, so that requests of different clients must not travel together.
+    class; both are set before anything is measured (docs/decisions/017). `packages` shape the servable beside the
+    stack's own framework; `cpu_bound` says that the servable only runs on a CPU with the instructions of the one that
+    it was made on; `mixes_rows` that a row's answer depends on the other rows of a run, so that requests of different
+    clients must not travel together.
     """
 
     name: str
@@ -154,7 +155,7 @@ _TORCHSERVE = (
         exact=False,
         exporter="int8_static",
         summary="INT8 weights and activations (PT2E), calibrated on training rows, compiled by AOTInductor.",
-        drop=0.03,
+        drop=0.02,
         agreement=0.97,
         packages=("torchao",),
         cpu_bound=True,
@@ -280,7 +281,7 @@ _TFSERVING = (
         exact=False,
         exporter="tflite",
         summary="TFLite with INT8 weights and activations, calibrated on training rows.",
-        drop=0.03,
+        drop=0.02,
         agreement=0.97,
     ),
     Variant(

@@ -21,9 +21,9 @@ from serving.java import JavaMissing, find_java
 from serving.models import find_models
 from serving.probes import owner_of
 from serving.processes import LaunchError
-from serving.servers import TFSERVING_PROGRAM, tfserving_title
 from serving.settings import LaunchSettings, Ports, is_free
 from serving.state import running
+from serving.tensorflow import PROGRAM, tfserving_title
 
 PACKAGES = ("torch", "tensorflow", "torchserve", "tensorflow-serving-api", "grpcio", "locust")
 # Artifacts, logs and TorchServe's unpacked archives; the packages themselves are installed by now.
@@ -87,12 +87,12 @@ def _torchserve() -> Finding:
 
 
 def _tfserving() -> Finding:
-    if shutil.which(TFSERVING_PROGRAM):
+    if shutil.which(PROGRAM):
         return Finding("ok", "Server of tfserving", f"{tfserving_title()} (real)")
     return Finding(
         "note",
         "Server of tfserving",
-        f"savedmodel-server (stand-in): {TFSERVING_PROGRAM} is not on the PATH, and there is no pip package of it",
+        f"savedmodel-server (stand-in): {PROGRAM} is not on the PATH, and there is no pip package of it",
     )
 
 

@@ -16,7 +16,7 @@ from serving import servers
 from serving.interrupts import Interrupts
 from serving.models import find_models, to_serve
 from serving.probes import owner_of
-from serving.processes import Child, LaunchError, NotReady, Port, PortTaken, Processes, Server, tail
+from serving.processes import Child, LaunchError, NotReady, Port, PortTaken, Processes, Server, ServerDied, tail
 from serving.settings import LaunchSettings, Ports, is_free
 from serving.state import ProcessId, RunState, ServerState
 
@@ -190,16 +190,16 @@ class LocalStack:
         began = time.monotonic()
         waiting: dict[str, Child] = {}
         for server in stage:
-            server.prepare()
-            waiting[server.name] = self._processes.start(server)
-            self._servers[server.name] = server
-            self._report(" ".join(filter(None, (f"starting {server.name}", server.note))))
+            waiting[server.name] = self._launch(server)
         self._save_state("starting")
         next_report = began + STILL_WAITING_S
         while waiting:
             missing = {}
-            for name, child in list(waiting.items()):
-                self.check()
+            for name in list(waiting):
+                self._replace_dead(waiting)
+                child = waiting.get(name)
+                if child is None:
+                    continue
                 lacks = child.server.waiting_for()
                 if lacks is None:
                     child.description = self._descriptions[name] = child.server.describe()
@@ -214,6 +214,28 @@ class LocalStack:
                 self._report("; ".join(f"{name} waits for {lacks}" for name, lacks in missing.items()))
             if waiting:
                 time.sleep(POLL_S)
+
+    def _launch(self, server: Server) -> Child:
+        server.prepare()
+        child = self._processes.start(server)
+        self._servers[server.name] = server
+        self._report(" ".join(filter(None, (f"starting {server.name}", server.note))))
+        return child
+
+    def _replace_dead(self, waiting: dict[str, Child]) -> None:
+        """Starts what there is in the place of a server that died before it was ready; raises ServerDied for others."""
+        try:
+            self.check()
+        except ServerDied as died:
+            child = waiting.get(died.name)
+            if child is None or child.server.again is None:
+                raise
+            left = child.server.again(died)
+            self._processes.stop([child])
+            del waiting[died.name], self._servers[died.name]
+            if left is not None:
+                waiting[died.name] = self._launch(left)
+            self._save_state("starting")
 
     def _overdue(self, missing: dict[str, str]) -> str:
         lines = []

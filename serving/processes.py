@@ -75,6 +75,7 @@ class Server:
     `waiting_for` returns None once it is ready, else what is still missing; then `describe` names the program that
     answers, with its version, and the path `health` under `url` answers 200. `note` tells the user what is started.
     `allowance_s` is how much longer than usual its start may take. `prepare` is called just before it is started.
+    `again` is asked where it dies before it is ready: what is started in its place, None for nothing, or it raises.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Server:
     note: str = ""
     allowance_s: float = 0.0
     prepare: Callable[[], None] = lambda: None
+    again: Callable[[ServerDied], Server | None] | None = None
 
 
 @dataclass(slots=True)

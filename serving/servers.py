@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,16 +22,21 @@ from serving.loading import Loading, without
 from serving.models import BuiltModel
 from serving.processes import LaunchError, Port, Server
 from serving.settings import PREFIX, LaunchSettings, Ports
+from serving.tensorflow import (
+    PROGRAM,
+    WITHOUT_GRAPPLER,
+    Drops,
+    saved_models,
+    tfserving,
+    tfserving_nograppler,
+    tfserving_title,
+)
 
 TORCHSERVE_FILES = Path(__file__).parent / "torchserve"
-TFSERVING_FILES = Path(__file__).parent / "tfserving"
-TFSERVING_PROGRAM = "tensorflow_model_server"
-STAND_IN = "serving.tfserving.savedmodel_server"
 # A Unix socket's path holds 107 bytes and a final zero; TorchServe adds `/.ts.sock.` and a number.
 LONGEST_SOCKET_FOLDER = 107 - len("/.ts.sock.65535")
-# What a variant may take longer than a default one: torch.compile and XLA compile before they are ready.
+# What a variant may take longer than a default one: torch.compile compiles before it is ready.
 ALLOWANCE_S = 30.0
-WITHOUT_GRAPPLER = "savedmodel-nograppler"
 EMPTY = {"BOOL": False, "BYTES": ""}
 STACK_ENDPOINTS = {"torchserve": ("ts", "ts-grpc"), "tfserving": ("tf", "tf-rest")}
 NOGRAPPLER_ENDPOINTS = ("tf-nograppler", "tf-nograppler-rest")
@@ -49,7 +53,7 @@ def all_servers(
     """The model servers, which start together, then the gateway. Writes their files into the run folder.
 
     A server that has nothing to serve is left out; TensorFlow's comes a second time where a variant needs one without
-    Grappler. A variant that ends while TorchServe loads it costs the others nothing, and `report` is told.
+    Grappler. A variant that does not load costs the others nothing, and `report` is told.
     """
     if not models:
         small = f"`twinserve models build {' '.join(DEMO)} --variants default` builds the small ones"
@@ -60,10 +64,12 @@ def all_servers(
     loading = Loading(settings, ports, archived, variants, report)
     if archived:
         first.append(torchserve(settings, ports, models, loading=loading))
+    tensorflow = frozenset(one.served_name for model in models for one in model.on("tfserving"))
+    drops = Drops(tensorflow, loading.dropped, report)
     if saved_models(models):
-        first.append(tfserving(settings, ports, models))
+        first.append(tfserving(settings, ports, models, drops))
     if saved_models(models, without_grappler=True):
-        first.append(tfserving_nograppler(settings, ports, models))
+        first.append(tfserving_nograppler(settings, ports, models, drops))
     return [first, [gateway(settings, ports, models, loading.dropped)]]
 
 
@@ -86,7 +92,7 @@ def torchserve(
         raise LaunchError(str(exc)) from exc
     home = _site_packages("ts")
     remove_temporary(settings.run_dir)
-    folder = _emptied(settings.run_dir / "torchserve")
+    folder = settings.emptied("torchserve")
     store = folder / "model-store"
     store.mkdir()
     served = archives(models)
@@ -120,65 +126,12 @@ def torchserve(
         command=command,
         waiting_for=(loading or Loading(settings, ports, served)).waiting_for,
         describe=lambda: probes.torchserve_name(host, rest),
-        ports=_ports(ports, names),
+        ports=ports.listed(names),
         environment=environment,
         url=f"http://{host}:{rest}",
         health="/ping",
         note=f"with {java}",
         allowance_s=ALLOWANCE_S * sum(len(model.on("torchserve")) for model in models),
-    )
-
-
-def tfserving(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel]) -> Server:
-    """TensorFlow Serving where its program is on the PATH, else the stand-in, which takes the same options."""
-    options = []
-    if any(variant.name.startswith("tflite") for model in models for variant in model.variants):
-        # Of the folders that have one: a SavedModel's is served as before.
-        options.append("--prefer_tflite_model=true")
-    return _tensorflow("tfserving", settings, ports, saved_models(models), options)
-
-
-def tfserving_nograppler(settings: LaunchSettings, ports: Ports, models: Sequence[BuiltModel]) -> Server:
-    """A second server of TensorFlow's, whose sessions do not rewrite what they run."""
-    options = [f"--platform_config_file={TFSERVING_FILES / 'nograppler.config'}"]
-    served = saved_models(models, without_grappler=True)
-    return _tensorflow("tfserving-nograppler", settings, ports, served, options)
-
-
-def _tensorflow(
-    name: str, settings: LaunchSettings, ports: Ports, served: Mapping[str, Path], more: Sequence[str]
-) -> Server:
-    folder = _emptied(settings.run_dir / name)
-    config = folder / "models.config"
-    config.write_text(models_config(served))
-    its_ports = [f"{name.replace('-', '_')}_{door}_port" for door in ("grpc", "rest")]
-    grpc, rest = (getattr(ports, each) for each in its_ports)
-    host = settings.host
-    options = [
-        f"--port={grpc}",
-        f"--rest_api_port={rest}",
-        f"--model_config_file={config}",
-        # A model that does not load ends the start at once: by default it is tried for five minutes more.
-        "--max_num_load_retries=0",
-        *more,
-    ]
-    if program := shutil.which(TFSERVING_PROGRAM):
-        # The real server has no option to listen on one address only.
-        command, title = [program, *options], tfserving_title()
-    else:
-        command = [sys.executable, "-m", STAND_IN, *options, f"--bind_address={host}"]
-        title = "savedmodel-server (stand-in)"  # with its version once it answers
-    names = list(served)
-    return Server(
-        name=name,
-        command=command,
-        waiting_for=probes.tfserving_waits_for(host, rest, names),
-        describe=lambda: probes.tfserving_name(host, rest, names[0], title),
-        ports=_ports(ports, its_ports),
-        url=f"http://{host}:{rest}",
-        health=f"/v1/models/{names[0]}",
-        note=f"as {title}",
-        allowance_s=ALLOWANCE_S * len(names) / 2,
     )
 
 
@@ -189,18 +142,6 @@ def archives(models: Iterable[BuiltModel]) -> dict[str, Path]:
         if "torchserve" in model.stacks:
             found[model.name] = model.archive
         found |= {variant.served_name: variant.archive for variant in model.on("torchserve")}
-    return found
-
-
-def saved_models(models: Iterable[BuiltModel], *, without_grappler: bool = False) -> dict[str, Path]:
-    """What TensorFlow's server serves, or its second process does: folders of numbered versions by name there."""
-    found = {}
-    for model in models:
-        if "tfserving" in model.stacks and not without_grappler:
-            found[model.name] = model.saved_model
-        for variant in model.on("tfserving"):
-            if (variant.name == WITHOUT_GRAPPLER) is without_grappler:
-                found[variant.served_name] = variant.folder
     return found
 
 
@@ -229,7 +170,7 @@ def gateway(
         command=[sys.executable, "-m", "gateway", "--config", str(file)],
         waiting_for=probes.gateway_waits_for(host, rest, bodies),
         describe=lambda: probes.gateway_name(host, rest),
-        ports=_ports(ports, ["gateway_rest_port", "gateway_grpc_port", "gateway_admin_port"]),
+        ports=ports.listed(["gateway_rest_port", "gateway_grpc_port", "gateway_admin_port"]),
         url=f"http://{host}:{rest}",
         health="/v2/health/ready",
         prepare=prepare,
@@ -249,7 +190,7 @@ def gateway_config(settings: LaunchSettings, ports: Ports, models: Sequence[Buil
         "grpc": f"{host}:{ports.tfserving_nograppler_grpc_port}",
         "rest": f"http://{host}:{ports.tfserving_nograppler_rest_port}",
     }
-    if shutil.which(TFSERVING_PROGRAM):
+    if shutil.which(PROGRAM):
         tf_side["server"] = plain_side["server"] = tfserving_title()
     torch_models, tf_models = archives(models), saved_models(models)
     plain_models = saved_models(models, without_grappler=True)
@@ -330,33 +271,9 @@ def _filled(shape: Sequence[int], value: object) -> object:
     return [_filled(shape[1:], value)] * max(shape[0], 1) if shape else value
 
 
-def models_config(served: Mapping[str, Path]) -> str:
-    """TensorFlow Serving's model_config_list, in protobuf's text format, of folders by model name."""
-    # JSON's string escapes are among those of protobuf's text format.
-    entries = [
-        f"  config {{\n    name: {json.dumps(name)}\n    base_path: {json.dumps(str(folder))}\n"
-        f'    model_platform: "tensorflow"\n  }}\n'
-        for name, folder in served.items()
-    ]
-    return f"model_config_list {{\n{''.join(entries)}}}\n"
-
-
-def tfserving_title() -> str:
-    """What the TensorFlow Serving on the PATH calls itself, with its version, such as `TensorFlow Serving 2.19.1`."""
-    told = subprocess.run(  # noqa: S603 - the program that is run anyway
-        [TFSERVING_PROGRAM, "--version"], capture_output=True, text=True, check=False
-    ).stdout
-    lines = [line for line in told.splitlines() if line.startswith("TensorFlow ModelServer:")]
-    return f"TensorFlow Serving {lines[0].partition(':')[2].strip()}" if lines else "TensorFlow Serving"
-
-
 def every_port(ports: Ports) -> tuple[Port, ...]:
     """The ports of all servers."""
-    return _ports(ports, tuple(Ports.model_fields))
-
-
-def _ports(ports: Ports, names: Sequence[str]) -> tuple[Port, ...]:
-    return tuple(Port(getattr(ports, name), Ports.use_of(name), Ports.setting_of(name)) for name in names)
+    return ports.listed(Ports.model_fields)
 
 
 def _site_packages(package: str) -> Path:
@@ -373,12 +290,6 @@ def remove_temporary(run_dir: Path) -> None:
     shutil.rmtree(temporary.resolve(), ignore_errors=True)
     if temporary.is_symlink():
         temporary.unlink()
-
-
-def _emptied(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
 
 
 def _link(source: Path, target: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import shutil
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, PositiveFloat
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from serving.processes import Port
 
 PortNumber = Annotated[int, Field(ge=1, le=65535)]
 PREFIX = "TWINSERVE_"
@@ -59,6 +63,10 @@ class Ports(BaseSettings):
             )
         return cls(**chosen)
 
+    def listed(self, names: Iterable[str]) -> tuple[Port, ...]:
+        """The ports of these fields, as a server lists its own."""
+        return tuple(Port(getattr(self, name), self.use_of(name), self.setting_of(name)) for name in names)
+
     @classmethod
     def use_of(cls, name: str) -> str:
         """What the port of field `name` is for, as a phrase."""
@@ -97,6 +105,13 @@ class LaunchSettings(BaseSettings):
     def run_dir(self) -> Path:
         """Where the state, the logs and the written configuration of a run are; absolute."""
         return self.artifacts.resolve() / "run"
+
+    def emptied(self, name: str) -> Path:
+        """A folder in the run's, with nothing in it."""
+        folder = self.run_dir / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:

@@ -188,7 +188,7 @@ def _unknown_variants(campaign: Campaign, built: Collection[str]) -> Iterator[tu
     known = {name for model in campaign.models for name in (built.get(model, ()) if isinstance(built, Mapping) else ())}
     for number, name in enumerate(campaign.variants or ()):
         if known and name not in known:
-            told = f"there are: {', '.join(sorted(known))}; `twinserve models list` says what else can be built"
+            told = f"there are: {', '.join(sorted(known))}; `twinserve models list` says why not, of any other"
             yield (
                 ("variants", number),
                 f"no model of this campaign has '{_short(name)}'{_meant(name, sorted(known))}; {told}",

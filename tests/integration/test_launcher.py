@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from serving import reaper
 from serving.interrupts import SAME_SIGNAL_S
 from serving.local import AlreadyRunning, LocalStack
-from serving.processes import LaunchError, NotReady, PortTaken, ServerDied
+from serving.processes import LaunchError, NotReady, PortTaken, Server, ServerDied
 from serving.settings import LaunchSettings, Ports
 from serving.state import RunState, running
 from tests.unit.serving import tiny_launcher
@@ -98,6 +99,27 @@ def test_a_server_that_dies_at_start_is_named_with_its_last_words(settings: Laun
     assert state is not None
     assert (state.status, state.message) == ("failed", str(died.value))
     assert left_running(server.process.pid for server in state.servers) == []
+
+
+def test_a_server_that_dies_at_start_may_be_replaced(settings: LaunchSettings, ports: list[int]) -> None:
+    """By what it says of its end: another server in its place, or none; the others go on meanwhile."""
+    ends: list[str] = []
+
+    def ended(in_its_place: Server | None) -> Callable[[ServerDied], Server | None]:
+        def again(died: ServerDied) -> Server | None:
+            ends.append(f"{died.name} {died.code}")
+            return in_its_place
+
+        return again
+
+    better = tiny("bad", ports[1])
+    bad = replace(tiny("bad", ports[1], "--die-on-get"), again=ended(better))
+    useless = replace(tiny("useless", ports[2], "--die-on-get"), again=ended(None))
+    with LocalStack(settings, stages=[[tiny("good", ports[0]), bad, useless], [tiny("last", ports[3])]]) as stack:
+        assert sorted(stack.servers) == ["bad", "good", "last"]
+        stack.stop_server("bad")
+        assert stack.start_server("bad").server is better
+    assert sorted(ends) == ["bad 7", "useless 7"]
 
 
 def test_a_server_that_dies_while_the_stack_is_up_is_noticed(settings: LaunchSettings, ports: list[int]) -> None:

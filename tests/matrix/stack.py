@@ -19,7 +19,7 @@ import httpx
 import yaml
 
 from gateway.core.contract import ModelContract
-from serving import probes, servers
+from serving import probes, servers, tensorflow
 from serving.local import LocalStack
 from serving.models import BuiltModel
 from serving.processes import Server
@@ -217,7 +217,7 @@ def _processes(
     handlers.archives(settings.run_dir / "torchserve" / "model-store")
     stage = [
         torchserve,
-        servers.tfserving(settings, ports, [*saved, *real]),
+        tensorflow.tfserving(settings, ports, [*saved, *real]),
         second,
         first,
     ]

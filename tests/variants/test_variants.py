@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,30 @@ def test_a_corrupt_variant_is_refused_and_the_others_are_served(artifacts: Path,
         answer = predict_rest(stack.gateway_rest, Question(name, inputs))
         assert golden.fault(0, 1, answer.outputs) is None
         assert f"variant={good}" in predict_grpc(stack.gateway_grpc, Question(name, inputs, variant=good)).served_by
+
+
+def test_a_tensorflow_variant_that_does_not_load_costs_the_others_nothing(artifacts: Path, tmp_path: Path) -> None:
+    """Files that were verified and are no model here: the server ends, and starts again without them."""
+    name, broken, good = "simplenn", ("tflite-fp32", "savedmodel-nograppler"), "tflite-fp16"
+    base = tmp_path / "models" / name
+    shutil.copytree(artifacts / "models" / name, base)
+    for variant in broken:
+        its = record.load(base, VARIANTS[variant])
+        file = next(path for path in its.files if path.endswith((".tflite", ".pb")))
+        folder = record.folder_of(base, variant)
+        (folder / file).write_bytes(b"no model")
+        changed = {**its.files, file: manifest.sha256(folder / file)}
+        replace(its, files=changed).save(folder)
+    inputs = {key: array[:1] for key, array in load_golden(tmp_path, name).inputs.items()}
+    said: list[str] = []
+    settings = LaunchSettings(artifacts=tmp_path, models=name, variants=",".join((*broken, good)))
+    with LocalStack(settings, Ports.free(), report=said.append) as stack:
+        assert "tfserving-nograppler" not in stack.servers  # it had nothing else
+        for variant in broken:
+            assert any(line.startswith(f"left out: {name}-{variant}: it does not load: ") for line in said), said
+            with pytest.raises(PredictError, match=f"404.*variant '{variant}' .* not available: it does not load: "):
+                predict_rest(stack.gateway_rest, Question(name, inputs, variant=variant))
+        for variant in ("savedmodel", good, "torchscript"):
+            answer = predict_grpc(stack.gateway_grpc, Question(name, inputs, variant=variant))
+            assert f"variant={variant}" in answer.served_by
+    print("\n".join(line for line in said if line.startswith("left out")))

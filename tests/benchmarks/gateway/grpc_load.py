@@ -14,19 +14,23 @@ import grpc
 import uvloop
 
 
-async def main(address: str, method: str, calls: int, seconds: float, message: bytes) -> dict[str, float]:
-    """Runs the load; a call that fails ends it."""
+async def main(
+    address: str, method: str, calls: int, seconds: float, message: bytes, *, ahead: int = 1, timeout_s: float = 30
+) -> dict[str, float]:
+    """Runs the load after `ahead` calls that do not count; a call that fails, or takes longer, ends it."""
     answered = 0
     async with grpc.aio.insecure_channel(address, options=[("grpc.enable_retries", 0)]) as channel:
         call = channel.unary_unary(method, None, None)
-        await call(message, wait_for_ready=True, timeout=10)
+        await asyncio.wait_for(channel.channel_ready(), 10)
+        for _ in range(ahead):
+            await call(message, timeout=timeout_s)
         begin, cpu = time.perf_counter(), time.process_time()
         end = begin + seconds
 
         async def one_after_the_other() -> None:
             nonlocal answered
             while time.perf_counter() < end:
-                await call(message, timeout=30)
+                await call(message, timeout=timeout_s)
                 answered += 1
 
         async with asyncio.TaskGroup() as group:

@@ -1,8 +1,9 @@
-"""The page of a run: each variant ÷ its own eager with 95 % intervals, and why where it is slower."""
+"""The page and its section of a model: each variant ÷ its own eager with 95 % intervals, and why where it is slower."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from loadtests.analysis.statistics import Interval, bootstrap_mean
 from models.record import Record
 from models.variants import VARIANTS
+from models.zoo import MODELS
 from tests.benchmarks.variants.alone import KERAS_EAGER
 from tests.benchmarks.variants.sides import BATCHES, Side
 
@@ -38,6 +40,13 @@ HEAD = """# Variants, measured
 
 Written by `make bench-variants`: every variant of every model ÷ its own eager, in one run, the variants in turn within
 each round. [Variants](variants.md) says what each is and how far its answers are from the original's.
+
+    make variants                        # all models in all variants
+    make bench-variants                  # all of them, each model's section of this page as soon as it was measured
+    make bench-variants MODELS=digits    # one model; the sections of the others stay
+
+Where the program on the TensorFlow server is the stand-in, ratios hold within it, and say nothing of TensorFlow
+Serving.
 
 - **Model time** is the median of a call's time inside the server, by the very code that serves it, in a process for
   each variant: our handler for TorchServe (one torch thread, as a worker has), the SavedModel server's executor for
@@ -97,38 +106,42 @@ def why_slower(side: Side, rows: int, flags: Sequence[str]) -> str:
     return said or "not known"
 
 
-def markdown(found: Sequence[Measured], about: Mapping[str, str], flags: Sequence[str]) -> str:
-    """The whole page."""
-    parts = [HEAD, *(f"- {name}: {value}" for name, value in about.items())]
-    for measured in found:
-        parts += ["", f"## {measured.model}"]
-        for stack in STACKS:
-            parts += _inside(measured, stack)
-        parts += ["", *_gateway(measured)]
-        slower = _slower(measured, flags)
-        parts += ["", "Slower inside the server, and the likely reason:", "", *slower] if slower else []
-        missing = [f"- `{item.variant}`: {item.reason}" for item in measured.records if not item.available]
-        missing += [f"- {what}: not measured: {reason}" for what, reason in measured.failed.items()]
-        parts += ["", "Not available:", "", *missing] if missing else []
+def section(measured: Measured, about: Mapping[str, str], flags: Sequence[str]) -> str:
+    """A model's part of the page."""
+    parts = [f"## {measured.model}", "", *(f"- {name}: {value}" for name, value in about.items())]
+    for stack in STACKS:
+        parts += _inside(measured, stack)
+    parts += ["", *_gateway(measured)]
+    slower = _slower(measured, flags) + _slower_outside(measured)
+    parts += ["", "Slower, and the likely reason:", "", *slower] if slower else []
+    missing = [f"- `{item.variant}`: {item.reason}" for item in measured.records if not item.available]
+    missing += [f"- {what}: not measured: {reason}" for what, reason in measured.failed.items()]
+    parts += ["", "Not available:", "", *missing] if missing else []
     return "\n".join(parts) + "\n"
 
 
-def document(found: Sequence[Measured], about: Mapping[str, str]) -> dict[str, Any]:
+def page(sections: Mapping[str, str], before: str) -> str:
+    """The whole page, by model: the `sections` there are, and of other models those of the page `before`."""
+    kept = {part.partition("\n")[0]: f"## {part}" for part in re.split(r"(?m)^## ", before)[1:]}
+    found = (sections.get(name) or kept.get(name) or f"## {name}\n\nNot measured.\n" for name in MODELS)
+    return "\n".join([HEAD, *(f"{part.rstrip()}\n" for part in found)])
+
+
+def document(measured: Measured, about: Mapping[str, str]) -> dict[str, Any]:
     """The same figures for a program: every round of every side."""
     return {
+        "model": measured.model,
         "about": dict(about),
-        "not measured": {measured.model: dict(measured.failed) for measured in found if measured.failed},
-        "models": {
-            measured.model: {
-                name: {
-                    "ms": side.ms,
-                    "per_second": side.per_second,
-                    "load_s": side.load_s,
-                    "peak_rss_mb": side.peak_rss_mb,
-                }
-                for name, side in measured.sides.items()
+        "not measured": dict(measured.failed),
+        "variants": [item.listed() for item in measured.records],
+        "sides": {
+            name: {
+                "ms": side.ms,
+                "per_second": side.per_second,
+                "load_s": side.load_s,
+                "peak_rss_mb": side.peak_rss_mb,
             }
-            for measured in found
+            for name, side in measured.sides.items()
         },
     }
 
@@ -145,7 +158,7 @@ def _inside(measured: Measured, stack: str) -> list[str]:
     lines = ["", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for name, side in sides.items():
         size = sizes.get(name)
-        cells = [f"`{name}`", f"{size / 1e6:.2f} MB" if size else "-", f"{side.load_s:.2f} s"]
+        cells = [f"`{name}`", f"{size / 1e3:,.0f} kB" if size else "-", f"{side.load_s:.2f} s"]
         cells.append(f"{side.peak_rss_mb:.0f} MB" if side.peak_rss_mb else "-")
         for rows in BATCHES:
             cells.append(f"{_middle(side.ms[rows]):.3g}" if side.ms[rows] else "-")
@@ -201,7 +214,26 @@ def _slower(measured: Measured, flags: Sequence[str]) -> list[str]:
                 found = ratio(side.ms[rows], base.ms[rows])
                 if found.low > 1:
                     reason = why_slower(side, rows, flags)
-                    lines.append(f"- `{name}`, {_rows(rows)}, {found.value:.2f} times `{other}`: {reason}")
+                    lines.append(f"- `{name}`, {_rows(rows)}, {found.value:.2f} times `{other}`'s model time: {reason}")
+    return lines
+
+
+def _slower_outside(measured: Measured) -> list[str]:
+    lines = []
+    for name, side in measured.sides.items():
+        other = GATEWAY[_stack(name)]
+        base = measured.sides.get(other)
+        for rows in BATCHES if base is not None and base is not side else ():
+            if not side.per_second[rows] or not base.per_second[rows]:
+                continue
+            found = ratio(side.per_second[rows], base.per_second[rows])
+            if found.high < 1:
+                said = "inside the server its time was not measured"
+                if side.ms[rows] and base.ms[rows]:
+                    inside = ratio(side.ms[rows], base.ms[rows])
+                    said = f"inside the server it takes {inside.value:.2f} of its time"
+                    said += "" if inside.low > 1 else ", so that the difference lies in the way there"
+                lines.append(f"- `{name}`, {_rows(rows)}, {found.value:.2f} of `{other}`'s requests/s: {said}")
     return lines
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,8 +26,12 @@ from tests.benchmarks.gateway import grpc_load
 from tests.benchmarks.variants.alone import MARK, rows_of
 
 BATCHES = (1, 32)
+# An interval says little of fewer rounds.
+LEAST_ROUNDS = 3
 # Callers at once through the gateway, by rows of a request.
 CALLERS = {1: 4, 32: 2}
+# A heavy model answers 32 rows in seconds, on a busy machine in many.
+CALL_LIMIT_S = 120.0
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 Report = Callable[[str], None]
@@ -44,17 +50,31 @@ class Side:
 
 @dataclass(frozen=True)
 class Rounds:
-    """How often and how long everything is measured."""
+    """How often and how long everything is measured.
+
+    Each side has `seconds` in a round. Beyond LEAST_ROUNDS there are as many as fit into `limit_s`, for one batch size.
+    """
 
     rounds: int
     seconds: float
     report: Report
+    limit_s: float = math.inf
 
-    def interleaved(self, names: Sequence[str]) -> Iterator[list[str]]:
-        """The names in the order of each round; every other one runs backwards, so that a drift hits all alike."""
+    def interleaved(self, names: Sequence[str], what: str) -> Iterator[list[str]]:
+        """The names in the order of each round; every other one runs backwards, so that a drift hits all alike.
+
+        `what` is measured, for the report of how far it is.
+        """
+        begin = time.monotonic()
         for number in range(self.rounds):
             yield list(names) if number % 2 == 0 else list(reversed(names))
-            self.report(f"    round {number + 1} of {self.rounds}")
+            done = number + 1
+            each = max(time.monotonic() - begin, 1e-6) / done
+            left = min(self.rounds, max(LEAST_ROUNDS, int(min(self.limit_s / each, self.rounds)))) - done
+            ahead = f"; about {each * left:.0f} s left of these" if left > 0 else ""
+            self.report(f"    {what}, round {done} of {done + max(left, 0)}{ahead}")
+            if left <= 0:
+                return
 
 
 class SideError(RuntimeError):
@@ -62,7 +82,7 @@ class SideError(RuntimeError):
 
 
 def take_turns(
-    figures: Mapping[str, dict[int, list[float]]], rounds: Rounds, ask: Callable[[str, int], float]
+    what: str, figures: Mapping[str, dict[int, list[float]]], rounds: Rounds, ask: Callable[[str, int], float]
 ) -> dict[str, str]:
     """Fills `figures` by name and batch size, a value of `ask` a round; of those that fail, the reason.
 
@@ -71,7 +91,8 @@ def take_turns(
     """
     failed: dict[str, str] = {}
     for rows in BATCHES:
-        for order in rounds.interleaved(list(figures)):
+        size = f"{rows} row{'s' if rows > 1 else ''}"
+        for order in rounds.interleaved(list(figures), f"{what}, {size}"):
             for name in order:
                 if name in failed:
                     continue
@@ -161,7 +182,7 @@ def inside(base: Path, names: Sequence[str], logs: Path, rounds: Rounds) -> tupl
         def ask(name: str, rows: int) -> float:
             return running[name].ask(rows=rows, seconds=rounds.seconds)["ms"]
 
-        failed |= take_turns({name: side.ms for name, side in sides.items()}, rounds, ask)
+        failed |= take_turns("model time", {name: side.ms for name, side in sides.items()}, rounds, ask)
         for name in sides.keys() - failed.keys():
             try:
                 sides[name].peak_rss_mb = running[name].ended()["peak_rss_mb"]
@@ -173,7 +194,7 @@ def inside(base: Path, names: Sequence[str], logs: Path, rounds: Rounds) -> tupl
 def through_the_gateway(
     artifacts: Path, model: str, sides: Mapping[str, Side], folder: Path, rounds: Rounds
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Requests a second over the gateway's gRPC, all variants on running servers.
+    """Requests a second over the gateway's gRPC, the variants of all `sides` on running servers.
 
     Returns what these were, and of the variants that failed the reason. Raises LaunchError.
     """
@@ -188,28 +209,29 @@ def through_the_gateway(
     run.mkdir(exist_ok=True)
     (run / "models").unlink(missing_ok=True)
     (run / "models").symlink_to((artifacts / "models").resolve())
-    settings = LaunchSettings(artifacts=run, models=model, variants="all", start_timeout_s=300)
+    settings = LaunchSettings(artifacts=run, models=model, variants=",".join(sides), start_timeout_s=300)
     with LocalStack(settings, Ports.free(), report=lambda line: rounds.report(f"    {line}")) as stack:
-        warm: set[tuple[str, int]] = set()
+        long: set[tuple[str, int]] = set()
 
         def ask(name: str, rows: int) -> float:
-            sent = message(name, rows)
-            if (name, rows) not in warm:
-                warm.add((name, rows))
-                _load(stack.gateway_grpc, rows, rounds.seconds, sent)
-            return _load(stack.gateway_grpc, rows, rounds.seconds, sent)
+            # Where a call takes longer than a side's whole turn, it needs no other before it, once it was made.
+            ahead = 0 if (name, rows) in long else 1
+            done = _load(stack.gateway_grpc, rows, rounds.seconds, message(name, rows), ahead)
+            if done["requests"] <= CALLERS[rows]:
+                long.add((name, rows))
+            return done["requests"] / done["seconds"]
 
-        failed = take_turns({name: side.per_second for name, side in sides.items()}, rounds, ask)
+        failed = take_turns("requests/s", {name: side.per_second for name, side in sides.items()}, rounds, ask)
         return dict(stack.servers), failed
 
 
-def _load(address: str, rows: int, seconds: float, sent: bytes) -> float:
-    """Answers a second; raises SideError where a call fails."""
+def _load(address: str, rows: int, seconds: float, sent: bytes, ahead: int) -> dict[str, float]:
+    """How many answers came in how many seconds; raises SideError where a call fails."""
+    load = grpc_load.main(address, METHOD, CALLERS[rows], seconds, sent, ahead=ahead, timeout_s=CALL_LIMIT_S)
     try:
-        done = uvloop.run(grpc_load.main(address, METHOD, CALLERS[rows], seconds, sent))
+        return uvloop.run(load)
     except (grpc.aio.AioRpcError, ExceptionGroup) as exc:
         first = exc.exceptions[0] if isinstance(exc, ExceptionGroup) else exc
         if not isinstance(first, grpc.aio.AioRpcError):
             raise
         raise SideError(f"{first.code().name}: {first.details()}") from exc
-    return done["requests"] / done["seconds"]

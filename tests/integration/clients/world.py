@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from loadtests.golden import Golden, load_golden
-from serving import probes, servers
+from serving import probes, servers, tensorflow
 from serving.local import LocalStack
 from serving.models import BuiltModel, find_models
 from serving.processes import Port, Server
@@ -164,7 +164,7 @@ def running(artifacts: Path, stubs: Path) -> Iterator[World]:
     stages = [
         [
             servers.torchserve(settings, ports, models),
-            servers.tfserving(settings, ports, models),
+            tensorflow.tfserving(settings, ports, models),
             mlserver_server(settings.run_dir / "mlserver", ml_ports, settings.models_dir / MODEL),
         ],
         [_gateway(name, settings.run_dir, configuration, models, numbers) for name, numbers in chosen.items()],

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gateway.settings import load
-from serving import servers
+from serving import servers, tensorflow
 from serving.models import BuiltModel, to_serve
 from serving.processes import LaunchError
 from serving.settings import LaunchSettings, Ports
@@ -46,7 +46,7 @@ def models(tmp_path: Path) -> list[BuiltModel]:
 @pytest.fixture
 def real_tfserving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program called as TensorFlow Serving is, on the PATH."""
-    program = tmp_path / "bin" / servers.TFSERVING_PROGRAM
+    program = tmp_path / "bin" / tensorflow.PROGRAM
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho 'TensorFlow ModelServer: 2.19.1-rc0+dev.sha.1234'\necho 'TF: 2.19.0'\n")
     program.chmod(0o755)
@@ -104,7 +104,7 @@ def test_without_tensorflow_serving_the_stand_in_takes_its_options(
     settings: LaunchSettings, models: list[BuiltModel]
 ) -> None:
     """The same options, and loopback, which the real one cannot be told."""
-    server = servers.tfserving(settings, PORTS, models)
+    server = tensorflow.tfserving(settings, PORTS, models)
     config = settings.run_dir / "tfserving" / "models.config"
     assert list(server.command)[1:3] == ["-m", "serving.tfserving.savedmodel_server"]
     assert list(server.command)[3:] == [
@@ -121,7 +121,7 @@ def test_tensorflow_serving_on_the_path_is_used_and_named(
     settings: LaunchSettings, models: list[BuiltModel], real_tfserving: Path
 ) -> None:
     """With the version that it tells, in the note and in the gateway's configuration."""
-    server = servers.tfserving(settings, PORTS, models)
+    server = tensorflow.tfserving(settings, PORTS, models)
     assert server.command[0] == str(real_tfserving)
     assert not any(option.startswith("--bind_address") for option in server.command)
     endpoints = servers.gateway_config(settings, PORTS, models)["endpoints"]
@@ -131,7 +131,7 @@ def test_tensorflow_serving_on_the_path_is_used_and_named(
 
 def test_models_config_quotes_names_and_paths() -> None:
     """Quotes and backslashes in a path do not end its string."""
-    text = servers.models_config({"m": Path('/a "b"/c\\d/savedmodel')})
+    text = tensorflow.models_config({"m": Path('/a "b"/c\\d/savedmodel')})
     assert text == (
         "model_config_list {\n  config {\n"
         '    name: "m"\n    base_path: "/a \\"b\\"/c\\\\d/savedmodel"\n    model_platform: "tensorflow"\n'
@@ -193,7 +193,7 @@ def varied(models: list[BuiltModel]) -> list[BuiltModel]:
 def test_variants_stand_beside_the_models_on_their_servers(settings: LaunchSettings, varied: list[BuiltModel]) -> None:
     """Each under a name of its own; one needs a server without Grappler."""
     (first, (gateway,)) = servers.all_servers(settings, PORTS, varied)
-    torchserve, tensorflow, plain = first
+    torchserve, optimised, plain = first
     store = settings.run_dir / "torchserve" / "model-store"
     assert sorted(path.name for path in store.iterdir()) == [
         *("digits-int8-dynamic.mar", "digits-onnx.mar", "digits.mar", "simplenn.mar")
@@ -203,10 +203,10 @@ def test_variants_stand_beside_the_models_on_their_servers(settings: LaunchSetti
         *("digits", "digits-xla", "digits-tflite-int8", "simplenn")
     ]
     assert str(varied[0].folder / "variants" / "xla") in served
-    assert "--prefer_tflite_model=true" in tensorflow.command
+    assert "--prefer_tflite_model=true" in optimised.command
     assert plain.name == "tfserving-nograppler"
     assert f"--rest_api_port={PORTS.tfserving_nograppler_rest_port}" in plain.command
-    assert f"--platform_config_file={servers.TFSERVING_FILES / 'nograppler.config'}" in plain.command
+    assert f"--platform_config_file={tensorflow.FILES / 'nograppler.config'}" in plain.command
     assert "digits-savedmodel-nograppler" in (settings.run_dir / "tfserving-nograppler" / "models.config").read_text()
     assert torchserve.allowance_s > 0
     assert gateway.name == "gateway"

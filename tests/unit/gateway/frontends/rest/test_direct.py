@@ -298,3 +298,38 @@ async def test_the_end_of_the_gateway_is_announced_with_the_answer(client: Clien
     assert b"connection: close\r\n" in client.wire.written
     assert client.wire.is_closing()
     client.close()
+
+
+async def test_a_repeated_head_is_not_parsed_again(client: Client) -> None:
+    """Its request is served as the first one was, and another one by what it says."""
+    parts = [post(), post(body=b"abcde"), post(b"Content-Length: 3\r\n", body=b"123"), post(target=b"/n"), post()]
+    for part in parts:
+        await client.say(part)
+    assert client.endpoint.asked == [("m", b"12345"), ("m", b"abcde"), ("m", b"123"), ("m", b"12345")]
+    assert client.wire.written.count(ANSWER) == 4
+    assert client.app.bodies == [b"12345"]
+
+
+async def test_a_repeated_head_before_its_answer_waits_for_it(client: Client) -> None:
+    """As any request that follows another."""
+    await client.say(post())
+    client.endpoint.may_answer.clear()
+    await client.say(post(body=b"first"), post(body=b"later"))
+    assert client.endpoint.asked == [("m", b"12345"), ("m", b"first")]
+    client.endpoint.answer()
+    await client.say()
+    assert client.app.bodies == [b"later"]
+
+
+async def test_the_end_of_the_drain_ends_what_is_served_without_a_task() -> None:
+    """The server cancels what it finds among its tasks."""
+    client = Client()
+    client.endpoint.straight = True
+    client.endpoint.may_answer.clear()
+    await client.say(post())
+    (task,) = client.protocol.tasks
+    task.cancel()
+    await client.say()
+    assert client.endpoint.causes == [Cause.NOT_READY]
+    assert client.wire.written == ANSWER
+    assert not client.protocol.tasks

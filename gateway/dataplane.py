@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError, get_running_loop
 from collections.abc import Mapping
 from dataclasses import replace
 
 from gateway import __version__
-from gateway.core.backend import Middleware, compose
+from gateway.core.backend import Cancel, Done, Middleware, Outcome, compose, nothing
+from gateway.core.clock import Clock
 from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
+from gateway.core.deadlines import Deadlines
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import (
     ANYWHERE,
@@ -22,11 +25,52 @@ from gateway.core.messages import (
 from gateway.routing.router import Router
 
 
-class DataPlane:
-    """Answers for all models. `middleware` is the request stack around the router, outermost first."""
+class Flying:
+    """One request that was started: it ends by its answer, at its deadline, or when it is told to."""
 
-    def __init__(self, router: Router, *middleware: Middleware) -> None:
+    __slots__ = ("_cancel", "_deadlines", "_done", "_left", "_why", "ended")
+
+    def __init__(self, deadlines: Deadlines, done: Done, left: float) -> None:
+        self._deadlines = deadlines
+        self._done = done
+        self._left = left
+        self._cancel: Cancel = nothing
+        self._why: GatewayError | None = None
+        self.ended = False
+
+    def started(self, cancel: Cancel, at: float) -> None:
+        """It is under way, until a time of the loop."""
+        self._cancel = cancel
+        if not self.ended:
+            self._deadlines.add(self, at)
+
+    def end(self, why: GatewayError) -> None:
+        """Ends it, as failed for this reason, unless it has ended by itself."""
+        if self._why is None and not self.ended:
+            self._why = why
+            self._cancel()
+
+    def expire(self) -> None:
+        """Its time is over."""
+        self.end(GatewayError(Cause.DEADLINE, f"no answer within the {self._left * 1e3:.0f} ms left"))
+
+    def landed(self, outcome: Outcome) -> None:
+        """Hears how it ended."""
+        self.ended = True
+        self._deadlines.remove(self)
+        self._done(self._why if self._why is not None and isinstance(outcome, CancelledError) else outcome)
+
+
+class DataPlane:
+    """Answers for all models. `middleware` is the request stack around the router, outermost first.
+
+    With a `clock` that stack is the deadline alone, and requests may also be started without it.
+    """
+
+    def __init__(self, router: Router, *middleware: Middleware, clock: Clock | None = None) -> None:
         self._router = router
+        self._clock = clock
+        self._deadlines: Deadlines | None = None
         self._handler = compose(router.dispatch, *middleware)
         self._accepting = False
         self._others_ready = True
@@ -95,10 +139,33 @@ class DataPlane:
 
         Raises GatewayError with the cause of whatever went wrong.
         """
+        return await self._handler(self._checked(request), context)
+
+    def begin(self, request: InferenceRequest, context: CallContext, done: Done) -> Flying | None:
+        """`infer` without a coroutine: `done` is called once, with its answer or what it raises.
+
+        None where only `infer` can do it: nothing has happened then. Raises what is wrong with the request itself.
+        """
+        clock = self._clock
+        if clock is None or context.trace is not None:
+            return None
+        checked = self._checked(request)
+        left = context.deadline - clock.now()
+        if left <= 0:
+            raise GatewayError(Cause.DEADLINE, "the deadline had passed before the request could be sent")
+        if self._deadlines is None:
+            self._deadlines = Deadlines()
+        flying = Flying(self._deadlines, done, left)
+        cancel = self._router.start(checked, context, flying.landed)
+        if cancel is None:
+            return None
+        flying.started(cancel, get_running_loop().time() + left)
+        return flying
+
+    def _checked(self, request: InferenceRequest) -> InferenceRequest:
         route = self._router.route(request.model.name)
         resolved = route.resolve(request.model)
-        checked = route.contract(resolved.signature_name).check_request(_with_spec(request, resolved))
-        return await self._handler(checked, context)
+        return route.contract(resolved.signature_name).check_request(_with_spec(request, resolved))
 
     def models(self) -> tuple[str, ...]:
         """The names of the models that have a route."""

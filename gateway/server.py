@@ -84,7 +84,7 @@ class Gateway:
         self._clock = clock
         self._observer = observer
         self._tracer = tracer
-        self.data_plane = DataPlane(fleet.router, deadline(clock))
+        self.data_plane = DataPlane(fleet.router, deadline(clock), clock=clock)
 
     @contextlib.contextmanager
     def doors(self, metrics: Callable[[], Awaitable[bytes]], *, share: bool = False) -> Iterator[Doors]:

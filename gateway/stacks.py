@@ -6,18 +6,20 @@ request, below it once per upstream call.
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Collection
 from functools import cache
 
 from gateway.batching.batcher import Batcher
 from gateway.batching.fair_queue import BatchLimits
-from gateway.core.backend import Middleware
+from gateway.core.backend import Asked, Cancel, Done, Middleware, Outcome, Start, compose, nothing
 from gateway.core.clock import Clock
-from gateway.core.errors import GatewayError
+from gateway.core.context import CallContext
+from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest
 from gateway.core.observer import Observer
 from gateway.resilience.circuit_breaker import BreakerLimits, BreakerState, CircuitBreaker
-from gateway.resilience.gate import gate, record, shut
+from gateway.resilience.gate import gate, record, shut, tell
 from gateway.routing.endpoint import Coalescing
 from gateway.telemetry.middleware import attempt_metrics, attempt_traces
 
@@ -41,6 +43,7 @@ class EndpointStack:
         breaker: BreakerLimits | None = None,
     ) -> None:
         self._name = name
+        self._stack = stack
         self._clock = clock
         self._observer = observer
         self._limits = breaker or BreakerLimits()
@@ -61,7 +64,7 @@ class EndpointStack:
             return shut(breaker, endpoint=self._name, model=model)
         return self.batcher.refusal(caller)
 
-    def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
+    def around(self, model: str, limits_of: Coalescing, call: Asked) -> Asked:
         """For one target of a model's route; all of a model's targets here share one breaker."""
         breaker = self._breakers.get(model) or self._new_breaker(model)
         made = cache(BatchLimits)
@@ -70,12 +73,49 @@ class EndpointStack:
             limits = limits_of(request)
             return None if limits is None else made(*limits)
 
-        return (
-            gate(breaker, endpoint=self._name),
-            self.batcher.coalescing(batch_limits),
-            record(breaker, self._clock),
-            self._counted,
-        )
+        batcher = self.batcher
+        inner = compose(call.handler, record(breaker, self._clock), self._counted)
+        line = batcher.line(inner, batch_limits, None if call.start is None else self._sending(breaker, call.start))
+
+        def start(request: InferenceRequest, context: CallContext, done: Done) -> Cancel | None:
+            # A closed breaker lets everything through, and need not be told of what leaves.
+            return batcher.start(line, request, context, done) if breaker.closed else None
+
+        return Asked(compose(batcher.handler(line), gate(breaker, endpoint=self._name)), start)
+
+    def _sending(self, breaker: CircuitBreaker, start: Start) -> Start:
+        """What `record` and `attempt_metrics` are around a handler, around one that needs no coroutine."""
+        now, observer, endpoint, stack = self._clock.now, self._observer, self._name, self._stack
+
+        def send(request: InferenceRequest, context: CallContext, done: Done) -> Cancel | None:
+            if context.trace is not None:
+                # Of a batch, some of whose members are traced.
+                return None
+            begin = now()
+
+            def ended(outcome: Outcome) -> None:
+                at = now()
+                seconds = at - begin
+                cause: Cause | None = None
+                if isinstance(outcome, BaseException):
+                    cause = context.cause_of(outcome, at)
+                    if isinstance(outcome, (GatewayError, CancelledError)):
+                        tell(breaker, cause, seconds)
+                else:
+                    breaker.record(None)
+                context.timings.add("upstream", seconds)
+                observer.attempt_finished(
+                    model=request.model.name, endpoint=endpoint, stack=stack, cause=cause, seconds=seconds
+                )
+                done(outcome)
+
+            try:
+                return start(request, context, ended)
+            except Exception as exc:
+                ended(exc)
+                return nothing
+
+        return send
 
     def around_mirror(self, model: str) -> tuple[Middleware, ...]:
         """For copies: a slot, but no gate, no say in what the breaker does, and metrics of their own."""

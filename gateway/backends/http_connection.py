@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 import httptools
 
 from gateway.backends.errors import bad_reply, lost, too_late
+from gateway.core.deadlines import Deadlines
 from gateway.core.errors import GatewayError
+from gateway.core.http_head import Repeated, repeatable
 from gateway.core.values import value_type
 
 # The parser has no limits of its own: this much may come that is no body, between two parts of the body too.
@@ -59,6 +61,10 @@ class HttpReply:
         return "json" in self.headers.get("Content-Type", "")
 
 
+# How an exchange has ended: CancelledError where that was us.
+Ended = Callable[[HttpReply | BaseException], None]
+
+
 class HttpConnection(asyncio.Protocol):
     """The client's end of one connection. `opened` is told once it is there, `gone` once it is closed by either side.
 
@@ -73,16 +79,23 @@ class HttpConnection(asyncio.Protocol):
         max_reply_bytes: int,
         opened: Callable[[HttpConnection], None],
         gone: Callable[[HttpConnection], None],
+        deadlines: Deadlines,
     ) -> None:
         self._server = server
         self._max_reply_bytes = max_reply_bytes
         self._opened = opened
         self._gone = gone
-        self._loop = asyncio.get_running_loop()
+        self._deadlines = deadlines
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
-        self._waiter: asyncio.Future[HttpReply] | None = None
+        self._ended: Ended | None = None
+        # How the exchange has ended, until the parser, which may be what says so, has returned.
+        self._outcome: HttpReply | BaseException | None = None
         self._headers: list[tuple[bytes, bytes]] = []
+        # The reply's, while those of `_headers` may be trailers.
+        self._raw = self._headers
+        # The last reply's head, which the next one's is likely to be.
+        self._last: Repeated[tuple[int, Headers]] | None = None
         self._fields = Headers(self._headers)
         self._body: bytes | bytearray = b""
         self._framing = 0
@@ -102,9 +115,27 @@ class HttpConnection(asyncio.Protocol):
         However it fails, or is cancelled, the connection ends. Only for one that is `reusable`: nobody would tell of
         the end of one that has ended.
         """
-        waiter: asyncio.Future[HttpReply] = self._loop.create_future()
-        self._waiter = waiter
-        timer = self._loop.call_at(deadline, self._expire)
+        waiter: asyncio.Future[HttpReply] = asyncio.get_running_loop().create_future()
+
+        def ended(outcome: HttpReply | BaseException) -> None:
+            if waiter.done():
+                return
+            if isinstance(outcome, BaseException):
+                waiter.set_exception(outcome)
+            else:
+                waiter.set_result(outcome)
+
+        self.start(head, body, deadline, ended)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    def start(self, head: bytes, body: bytes | None, deadline: float, ended: Ended) -> None:
+        """The same without waiting: `ended` is called once, with the reply or with what `exchange` raises."""
+        self._ended = ended
+        self._deadlines.add(self, deadline)
         self.answered = False
         self._framing = 0
         if body is None:
@@ -113,19 +144,23 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
-        try:
-            return await waiter
-        except BaseException:
-            self._transport.abort()
-            raise
-        finally:
-            timer.cancel()
-            self._waiter = None
+
+    def cancel(self) -> None:
+        """Ends the connection at once, and its call as one that was cancelled."""
+        self._fail(asyncio.CancelledError())
+        self._transport.abort()
+        self._tell()
 
     def abort(self) -> None:
         """Ends the connection at once; a call on it fails with UPSTREAM_LOST."""
         self._fail(lost(self._server))
         self._transport.abort()
+        self._tell()
+
+    def expire(self) -> None:
+        """The time of its call is over."""
+        self._fail(too_late(self._server))
+        self._tell()
 
     # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
@@ -136,10 +171,17 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser; what comes unasked ends the connection."""
-        if self._waiter is None or self._waiter.done():
+        if self._ended is None:
             self._transport.abort()
             return
         self.answered = True
+        last, first = self._last, not self._framing
+        body = last.body(data) if last is not None and first else None
+        if body is not None and last is not None and len(body) <= self._max_reply_bytes:
+            self._end(*last.made, body)
+            self._tell()
+            return
+        self._last = None
         self._framing += len(data)
         try:
             self._parser.feed_data(data)
@@ -149,6 +191,11 @@ class HttpConnection(asyncio.Protocol):
             self._transport.abort()
         if self._framing > MAX_FRAMING_BYTES:
             self._fail(bad_reply(self._server, f"more than {MAX_FRAMING_BYTES} bytes that are no body"))
+        outcome = self._outcome
+        if outcome is not None:
+            if first and isinstance(outcome, HttpReply):
+                self._last = repeatable(data, self._raw, outcome.body, (outcome.status, self._fields))
+            self._tell()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the reply that ends so, and fails any other."""
@@ -156,14 +203,15 @@ class HttpConnection(asyncio.Protocol):
             self._finish()
         self._fail(lost(self._server, exc or ConnectionError("the server closed the connection")))
         self._gone(self)
+        self._tell()
 
     # -- httptools ----------------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """A reply starts; one that comes right behind the one asked for would be the next request's."""
-        if self._waiter is None or self._waiter.done():
+        if self._outcome is not None:
             self._transport.abort()
-        self._headers = []
+        self._headers = self._raw = []
         self._fields = Headers(self._headers)
         self._body = b""
 
@@ -220,26 +268,36 @@ class HttpConnection(asyncio.Protocol):
         if self._parser.get_status_code() >= 200:
             self._finish()
 
-    def _expire(self) -> None:
-        self._fail(too_late(self._server))
-
     def _finish(self) -> None:
         self._until_close = False
-        waiter = self._waiter
-        if waiter is None or waiter.done():
+        if self._ended is None or self._outcome is not None:
             return
         # bytes() of bytes is the same object.
-        waiter.set_result(HttpReply(self._parser.get_status_code(), self._fields, bytes(self._body)))
+        self._end(self._parser.get_status_code(), self._fields, bytes(self._body))
         self._body = b""
-        # A server may answer before it has read everything: the rest of the request is then in the way of the next. An
-        # orderly close would wait until it has been read, which a server that has its answer out may never do.
-        if not self._parser.should_keep_alive() or self._transport.get_write_buffer_size():
+        if not self._parser.should_keep_alive():
             self._transport.abort()
 
-    def _fail(self, error: GatewayError) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(error)
+    def _end(self, status: int, fields: Headers, body: bytes) -> None:
+        """The reply is whole."""
+        self._outcome = HttpReply(status, fields, body)
+        # A server may answer before it has read everything: the rest of the request is then in the way of the next. An
+        # orderly close would wait until it has been read, which a server that has its answer out may never do.
+        if self._transport.get_write_buffer_size():
             self._transport.abort()
+
+    def _fail(self, error: GatewayError | asyncio.CancelledError) -> None:
+        if self._ended is not None and self._outcome is None:
+            self._outcome = error
+            self._transport.abort()
+
+    def _tell(self) -> None:
+        """Tells how the exchange has ended, once. Whoever hears it may start the next one."""
+        ended, outcome = self._ended, self._outcome
+        if ended is not None and outcome is not None:
+            self._ended = self._outcome = None
+            self._deadlines.remove(self)
+            ended(outcome)
 
     def _too_large(self) -> GatewayError:
         return bad_reply(self._server, f"more than {self._max_reply_bytes} bytes")

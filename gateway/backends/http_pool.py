@@ -11,14 +11,16 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from urllib.parse import urlsplit
 
 from gateway.backends.channel import CONNECT_TIMEOUT_S, MAX_REPLY_BYTES
 from gateway.backends.errors import lost, too_late, translated, unreachable
-from gateway.backends.http_connection import HttpConnection, HttpReply
+from gateway.backends.http_connection import Ended, HttpConnection, HttpReply
+from gateway.backends.room import Room
+from gateway.core.deadlines import Deadlines
 from gateway.core.errors import Cause, GatewayError
 
 __all__ = ["HttpPool", "HttpReply"]
@@ -53,7 +55,8 @@ class HttpPool:
         self._idle: dict[tuple[str, int, bool], deque[HttpConnection]] = {}
         self._open: set[HttpConnection] = set()
         self._loop = asyncio.get_running_loop()
-        self._room = asyncio.Semaphore(_CONNECTIONS)
+        self._room = Room(_CONNECTIONS)
+        self._deadlines = Deadlines()
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
         self._all_gone = asyncio.Event()
@@ -76,19 +79,48 @@ class HttpPool:
         if self._closed:
             raise GatewayError(Cause.UPSTREAM_UNREACHABLE, f"the connections to {self._server} are closed")
         place, head = _opened(method, url, content_type)
-        if headers:
-            head += _fields(headers)
-        head += b"\r\n" if body is None else b"Content-Length: %d\r\n\r\n" % len(body)
+        head += _rest_of_head(headers, body)
         deadline = self._loop.time() + timeout_s
-        if self._room.locked():
+        if not self._room.take():
             await self._wait_for_room(deadline)
-        else:
-            # Does not wait, so that no timer is needed.
-            await self._room.acquire()
         try:
             return await self._exchange(place, head, body, deadline, again=method == "GET")
         finally:
-            self._room.release()
+            self._room.leave()
+
+    def start(
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout_s: float,
+        body: bytes,
+        content_type: str,
+        headers: Mapping[str, str] | None,
+        ended: Ended,
+    ) -> Callable[[], None] | None:
+        """The same without waiting, where a connection is kept: `ended` is called once, with what `request` returns or
+        raises; what is returned cancels the request. None, and nothing is sent, where `request` has to be asked.
+        """
+        if self._closed:
+            return None
+        place, head = _opened(method, url, content_type)
+        head += _rest_of_head(headers, body)
+        connection = self._kept(place)
+        if connection is None:
+            return None
+        if not self._room.take():
+            self._keep(place, connection)
+            return None
+
+        def exchanged(outcome: HttpReply | BaseException) -> None:
+            self._room.leave()
+            if connection.reusable:
+                self._keep(place, connection)
+            ended(outcome)
+
+        connection.start(head, body, self._loop.time() + timeout_s, exchanged)
+        return connection.cancel
 
     async def close(self) -> None:
         """Closes every connection; calls in flight fail with UPSTREAM_LOST, later ones with UPSTREAM_UNREACHABLE."""
@@ -97,6 +129,7 @@ class HttpPool:
             self._sweep.cancel()
         for connection in list(self._open):
             connection.abort()
+        self._deadlines.close()
         await self._all_gone.wait()
 
     async def _exchange(
@@ -122,7 +155,7 @@ class HttpPool:
         """Waits until fewer than the most requests are under way; raises DEADLINE."""
         with translated(self._server):
             async with asyncio.timeout_at(deadline):
-                await self._room.acquire()
+                await self._room.wait()
 
     def _kept(self, place: _Place) -> HttpConnection | None:
         """The connection that was used last, so that those not needed any more grow old."""
@@ -175,7 +208,11 @@ class HttpPool:
 
     def _connection(self) -> HttpConnection:
         return HttpConnection(
-            server=self._server, max_reply_bytes=self._max_reply_bytes, opened=self._opened, gone=self._gone
+            server=self._server,
+            max_reply_bytes=self._max_reply_bytes,
+            opened=self._opened,
+            gone=self._gone,
+            deadlines=self._deadlines,
         )
 
     def _opened(self, connection: HttpConnection) -> None:
@@ -228,6 +265,12 @@ def _place(url: str) -> _Place:
 
 def _no_url(url: str) -> GatewayError:
     return GatewayError(Cause.INTERNAL, f"'{url[:128]}' is no URL of a model server")
+
+
+def _rest_of_head(headers: Mapping[str, str] | None, body: bytes | None) -> bytes:
+    """The lines of a head that differ between requests, and its end."""
+    length = b"\r\n" if body is None else b"Content-Length: %d\r\n\r\n" % len(body)
+    return _fields(headers) + length if headers else length
 
 
 def _fields(headers: Mapping[str, str]) -> bytes:

@@ -7,6 +7,7 @@ answer is true.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -19,7 +20,7 @@ from gateway.backends.http_pool import HttpPool, HttpReply
 from gateway.backends.tfserving_grpc import MARK, UNSTATED, described
 from gateway.codecs import tfserving_json
 from gateway.codecs.tfserving_proto import signature_not_found
-from gateway.core.backend import ModelState
+from gateway.core.backend import Cancel, Done, ModelState
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.context import CallContext
 from gateway.core.errors import Cause, GatewayError
@@ -76,6 +77,7 @@ class TfServingRest:
         self._configured = server
         self._clock = clock or SystemClock()
         self._known: dict[str, _Known] = {}
+        self._tasks: set[asyncio.Task[InferenceResponse]] = set()
 
     async def infer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         """One predict call; the first of a model also asks for its status and metadata."""
@@ -87,6 +89,66 @@ class TfServingRest:
             # The version that was the newest is gone. It was refused, not computed, so asking its successor is safe.
             self._known.pop(request.model.name, None)
             return await self._infer(request, context)
+
+    def start(self, request: InferenceRequest, context: CallContext, done: Done) -> Cancel | None:
+        """The same without waiting, where it is known how to ask and a connection is kept."""
+        known = self._known.get(request.model.name)
+        way = None if known is None else known.ways.get(request.model)
+        if way is None:
+            return None
+        sent = _as(way, request)
+        cancel: list[Cancel] = []
+
+        def ended(outcome: HttpReply | BaseException) -> None:
+            if isinstance(outcome, BaseException):
+                done(outcome)
+                return
+            try:
+                response = tfserving_json.decode_response(_checked(outcome).body, sent, way.outputs)
+            except GatewayError as exc:
+                if exc.cause is not Cause.VERSION_NOT_FOUND or request.model.version is not None:
+                    done(exc)
+                else:
+                    cancel[:] = [self._ask_next(request, context, done)]
+            except Exception as exc:
+                done(exc)
+            else:
+                done(response)
+
+        first = self._http.start(
+            "POST",
+            way.url,
+            timeout_s=time_left(context, self._clock),
+            body=tfserving_json.encode_request(sent),
+            content_type="application/json",
+            headers=context.sent_along,
+            ended=ended,
+        )
+        if first is None:
+            return None
+        cancel.append(first)
+
+        def stop() -> None:
+            cancel[0]()
+
+        return stop
+
+    def _ask_next(self, request: InferenceRequest, context: CallContext, done: Done) -> Cancel:
+        """Asks, in a task, for the successor of the version that is gone; `infer` says why."""
+        self._known.pop(request.model.name, None)
+        task = asyncio.create_task(self._infer(request, context), name="ask the next version")
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[InferenceResponse]) -> None:
+            self._tasks.discard(task)
+            done(asyncio.CancelledError() if task.cancelled() else task.exception() or task.result())
+
+        task.add_done_callback(ended)
+
+        def cancel() -> None:
+            task.cancel()
+
+        return cancel
 
     async def server(self) -> str:
         """The name in the mark that the SavedModel server puts on every answer."""
@@ -132,8 +194,7 @@ class TfServingRest:
         model = request.model
         known = self._known.get(model.name) or await self._refresh(model.name, left)
         way = known.ways.get(model) or await self._way(known, model, context)
-        if way.model is not model:
-            request = InferenceRequest(way.model, request.inputs, request.wanted, request.parameters, request.id)
+        request = _as(way, request)
         reply = await self._http.request(
             "POST",
             way.url,
@@ -186,6 +247,13 @@ class TfServingRest:
 
     async def _get(self, path: str, timeout_s: float) -> HttpReply:
         return _checked(await self._http.request("GET", self._base_url + path, timeout_s=timeout_s))
+
+
+def _as(way: _Way, request: InferenceRequest) -> InferenceRequest:
+    """The request with the version that it is sent to."""
+    if way.model is request.model:
+        return request
+    return InferenceRequest(way.model, request.inputs, request.wanted, request.parameters, request.id)
 
 
 @lru_cache(maxsize=1024)

@@ -10,17 +10,17 @@ fails with is told to each of them (docs/errors.md).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Coroutine, Hashable, Iterable
 from functools import partial
 from typing import Any
 
 from gateway.batching.coalesce import batch_key, bytes_of, joined, rows_of, split
+from gateway.batching.entries import Batch, Entry, LimitsOf, Line, fail_all, future_of, retrieved
 from gateway.batching.fair_queue import BatchLimits, FairQueue
 from gateway.batching.forecast import Forecast
 from gateway.batching.quarantine import Quarantine
-from gateway.core.backend import Handler, Middleware
+from gateway.batching.refusals import full, no_time, shutting_down
+from gateway.core.backend import Cancel, Done, Handler, Middleware, Outcome, Start
 from gateway.core.clock import Clock
 from gateway.core.context import CallContext, together
 from gateway.core.digest import digest
@@ -32,48 +32,6 @@ from gateway.core.observer import Observer
 BLAMES_A_MEMBER = frozenset({Cause.UPSTREAM_REJECTED, Cause.UPSTREAM_FAILED})
 # Perhaps a member did it. None is sent again, and none of them travels with others for a while.
 MAYBE_A_MEMBER = frozenset({Cause.UPSTREAM_LOST, Cause.UPSTREAM_BAD_REPLY, Cause.DEADLINE})
-
-# What a request's batch may hold; None for one that travels alone.
-LimitsOf = Callable[[InferenceRequest], BatchLimits | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """What all requests to one target share: its handler, how its requests may be batched, how long it takes."""
-
-    inner: Handler
-    limits_of: LimitsOf
-    forecast: Forecast
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """One waiting request; `answer` is done by the batch that takes it, or cancelled by its caller."""
-
-    request: InferenceRequest
-    context: CallContext
-    caller: str
-    """The connection's peer."""
-    line: _Line
-    key: Hashable
-    rows: int
-    nbytes: int
-    limits: BatchLimits | None
-    since: float
-    turn: int
-    """The turn in which it came and there was a free slot; -1 where there was none."""
-    answer: asyncio.Future[InferenceResponse]
-    batch: _Batch | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Batch:
-    """Entries under way together, how many of them somebody still waits for, and whether they have a slot."""
-
-    members: list[_Entry]
-    wanted: int
-    task: asyncio.Task[None] | None = None
-    holds_slot: bool = True
 
 
 class Batcher:
@@ -95,11 +53,13 @@ class Batcher:
         self._observer = observer
         self._cancels = cancels
         self._busy = 0
-        self._queue: FairQueue[_Entry] = FairQueue()
+        self._queue: FairQueue[Entry] = FairQueue()
         self._quarantine = Quarantine(clock)
         self._turn = 0
         self._turn_ends = False
         self._tasks: set[asyncio.Task[Any]] = set()
+        # Those under way without a task.
+        self._started: set[Batch] = set()
         self._quiet: asyncio.Event | None = None
 
     @property
@@ -124,11 +84,15 @@ class Batcher:
 
     def __call__(self, inner: Handler) -> Handler:
         """The middleware for a target whose requests travel alone."""
-        return self._handler(_Line(inner, lambda _: None, Forecast(self._clock)))
+        return self.handler(self.line(inner, lambda _: None))
 
     def coalescing(self, limits_of: LimitsOf) -> Middleware:
         """The middleware for a target that takes batches: of requests whose contract says that dimension 0 is one."""
-        return lambda inner: self._handler(_Line(inner, limits_of, Forecast(self._clock)))
+        return lambda inner: self.handler(self.line(inner, limits_of))
+
+    def line(self, inner: Handler, limits_of: LimitsOf, start: Start | None = None) -> Line:
+        """A target's requests; `start` is `inner` in its other form, where it has one. It raises nothing."""
+        return Line(inner, limits_of, Forecast(self._clock), start)
 
     async def quiet(self) -> None:
         """Returns once no call runs and no request waits."""
@@ -140,36 +104,77 @@ class Batcher:
         """Ends the calls that run on their own; requests that wait are refused."""
         for entry in list(self._queue):
             self._queue.discard(entry)
-            _fail(entry, self._shutting_down())
+            entry.fail(shutting_down(self._endpoint))
+        for batch in list(self._started):
+            if batch.cancel is not None:
+                batch.cancel()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _handler(self, line: _Line) -> Handler:
+    def handler(self, line: Line) -> Handler:
+        """What a request of a line goes through."""
+
         async def handle(request: InferenceRequest, context: CallContext) -> InferenceResponse:
-            # Nobody waits longer than this turn where a slot is free: every release hands its slot on.
             limits = line.limits_of(request)
-            alone = limits is None or self._cancels
-            if alone and self._busy < self._slots and not len(self._queue):
-                self._observer.queue_left(endpoint=self._endpoint, model=request.model.name, seconds=0.0)
-                self._busy += 1
-                self._changed()
+            if self._goes_at_once(limits):
+                self._take_slot(request)
                 if not self._cancels:
                     return await self._left_alone(line, request, context)
                 try:
                     return await self._call(line, request, context)
                 finally:
                     self._release()
-            entry = self._enter(line, request, context, limits)
+            answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
+            entry = self._enter(line, request, context, limits, future_of(answer))
             try:
-                return await entry.answer
+                return await answer
             except asyncio.CancelledError:
                 self._leave(entry)
                 raise
 
         return handle
 
-    async def _left_alone(self, line: _Line, request: InferenceRequest, context: CallContext) -> InferenceResponse:
+    def start(self, line: Line, request: InferenceRequest, context: CallContext, done: Done) -> Cancel | None:
+        """The same without a coroutine, where the request has to wait or its server's backend can be asked so."""
+        limits = line.limits_of(request)
+        if not self._goes_at_once(limits):
+            entry = self._enter(line, request, context, limits, done)
+
+            def leave() -> None:
+                if entry.done is not None:
+                    self._leave(entry)
+                    entry.tell(asyncio.CancelledError())
+
+            return leave
+        if line.start is None or not self._cancels:
+            return None
+        started = self._clock.now()
+
+        def ended(outcome: Outcome) -> None:
+            if isinstance(outcome, InferenceResponse):
+                line.forecast.took(self._clock.now() - started)
+            self._release()
+            done(outcome)
+
+        self._busy += 1
+        cancel = line.start(request, context, ended)
+        self._busy -= 1
+        if cancel is not None:
+            self._take_slot(request)
+            self._observer.batch_sent(endpoint=self._endpoint, model=request.model.name, requests=1)
+        return cancel
+
+    def _goes_at_once(self, limits: BatchLimits | None) -> bool:
+        # Nobody waits longer than this turn where a slot is free: every release hands its slot on.
+        return (limits is None or self._cancels) and self._busy < self._slots and not len(self._queue)
+
+    def _take_slot(self, request: InferenceRequest) -> None:
+        self._observer.queue_left(endpoint=self._endpoint, model=request.model.name, seconds=0.0)
+        self._busy += 1
+        self._changed()
+
+    async def _left_alone(self, line: Line, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         """A call that the server would go on with: a task of the batcher's, which a caller may leave."""
         call = self._spawn(self._call(line, request, context))
         call.add_done_callback(lambda _: self._release())
@@ -177,13 +182,13 @@ class Batcher:
             return await asyncio.shield(call)
         except asyncio.CancelledError:
             if call.cancelled():
-                raise self._shutting_down() from None
+                raise shutting_down(self._endpoint) from None
             if not call.done():
-                call.add_done_callback(_retrieved)
+                call.add_done_callback(retrieved)
                 self._observer.call_orphaned(endpoint=self._endpoint)
             raise
 
-    async def _call(self, line: _Line, request: InferenceRequest, context: CallContext) -> InferenceResponse:
+    async def _call(self, line: Line, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         started = self._clock.now()
         self._observer.batch_sent(endpoint=self._endpoint, model=request.model.name, requests=1)
         response = await line.inner(request, context)
@@ -191,19 +196,23 @@ class Batcher:
         return response
 
     def _enter(
-        self, line: _Line, request: InferenceRequest, context: CallContext, limits: BatchLimits | None
-    ) -> _Entry:
+        self,
+        line: Line,
+        request: InferenceRequest,
+        context: CallContext,
+        limits: BatchLimits | None,
+        done: Done,
+    ) -> Entry:
         now = self._clock.now()
-        loop = asyncio.get_running_loop()
         turn = self._turn if self._busy < self._slots else -1
         if turn >= 0:
             if len(self._queue) >= self._places:
                 self._dispatch()
             if not self._turn_ends:
                 self._turn_ends = True
-                loop.call_soon(self._end_turn)
+                asyncio.get_running_loop().call_soon(self._end_turn)
         elif context.deadline - now <= line.forecast.at_least(now):
-            raise self._no_time()
+            raise no_time(self._endpoint)
         caller = context.caller
         if len(self._queue) >= self._places and self._busy >= self._slots:
             self._make_room(caller)
@@ -215,8 +224,7 @@ class Batcher:
             limits = None
         else:
             key = (id(line), batch_key(request))
-        answer: asyncio.Future[InferenceResponse] = loop.create_future()
-        entry = _Entry(request, context, caller, line, key, rows, bytes_of(request), limits, now, turn, answer)
+        entry = Entry(request, context, caller, line, key, rows, bytes_of(request), limits, now, turn, done)
         self._queue.push(entry)
         self._changed()
         return entry
@@ -229,45 +237,33 @@ class Batcher:
         self._turn += 1
         self._changed()
 
-    def _no_time(self) -> GatewayError:
-        return GatewayError(
-            Cause.DEADLINE, f"endpoint '{self._endpoint}' is busy, and too little time is left for its answer"
-        )
-
     def refusal(self, caller: str) -> RefusedError | None:
         """What one more request of `caller` would be refused with now; None where it would be taken."""
         if len(self._queue) < self._places or self._busy < self._slots or self._queue.giving_way(caller) is not None:
             return None
-        return self._full()
+        return full(self._endpoint, self._slots, self._places)
 
     def _make_room(self, caller: str) -> None:
         """Gives a place of the caller that has most to one that would still have fewer; raises OVERLOADED."""
         longest = self._queue.giving_way(caller)
         if longest is None:
-            raise self._full()
+            raise full(self._endpoint, self._slots, self._places)
         self._queue.discard(longest)
-        _fail(longest, self._full())
+        longest.fail(full(self._endpoint, self._slots, self._places))
 
-    def _full(self) -> RefusedError:
-        return RefusedError(
-            Cause.OVERLOADED,
-            f"endpoint '{self._endpoint}' is busy: {self._slots} calls run and {self._places} requests wait",
-            retry_after_s=1.0,
-        )
-
-    def _leave(self, entry: _Entry) -> None:
+    def _leave(self, entry: Entry) -> None:
         """The caller is gone: a waiting entry gives up its place; a batch goes on for its other members."""
         if self._queue.discard(entry):
             self._changed()
             return
         batch = entry.batch
-        if batch is None or batch.task is None or batch.task.done():
+        if batch is None or batch.cancel is None:
             return
         batch.wanted -= 1
         if batch.wanted:
             return
         if self._cancels:
-            batch.task.cancel()
+            batch.cancel()
         else:
             self._observer.call_orphaned(endpoint=self._endpoint)
 
@@ -284,74 +280,112 @@ class Batcher:
             if not members:
                 continue
             self._busy += 1
-            batch = _Batch(members, len(members))
+            batch = Batch(members, len(members), together([entry.context for entry in members]), now)
             for entry in members:
                 entry.batch = batch
                 waited = now - entry.since
                 entry.context.queued(self._endpoint, waited)
                 self._observer.queue_left(endpoint=self._endpoint, model=entry.request.model.name, seconds=waited)
-            batch.task = self._spawn(self._run(batch))
-            # Also where the task is cancelled before its first step.
-            batch.task.add_done_callback(partial(self._ended, batch))
+            self._send(batch)
 
-    def _in_time(self, entry: _Entry, now: float) -> bool:
+    def _in_time(self, entry: Entry, now: float) -> bool:
         if entry.context.deadline - now > (0.0 if entry.turn == self._turn else entry.line.forecast.at_least(now)):
             return True
-        _fail(entry, self._no_time())
+        entry.fail(no_time(self._endpoint))
         return False
 
-    def _ended(self, batch: _Batch, _task: asyncio.Task[None]) -> None:
-        for entry in batch.members:
-            if not entry.answer.done():
-                _fail(entry, self._shutting_down())
+    def _send(self, batch: Batch) -> None:
+        """Makes the call that a batch is: without a task where its server's backend can be asked so."""
+        members = batch.members
+        line, first = members[0].line, members[0].request
+        self._observer.batch_sent(endpoint=self._endpoint, model=first.model.name, requests=len(members))
+        try:
+            whole = first if len(members) == 1 else joined([entry.request for entry in members])
+        except Exception as exc:
+            self._finished(batch, exc)
+            return
+        if line.start is not None and self._cancels:
+            self._started.add(batch)
+            batch.cancel = line.start(whole, batch.context, partial(self._finished, batch))
+            if batch.cancel is not None:
+                return
+            self._started.discard(batch)
+        self._spawn_for(batch, self._run(batch, line, whole))
+
+    async def _run(self, batch: Batch, line: Line, whole: InferenceRequest) -> None:
+        outcome: Outcome
+        try:
+            outcome = await line.inner(whole, batch.context)
+        except Exception as exc:
+            outcome = exc
+        self._finished(batch, outcome)
+
+    def _finished(self, batch: Batch, outcome: Outcome) -> None:
+        """Tells the members of a call how it ended, or asks each again."""
+        self._started.discard(batch)
+        batch.cancel = None
+        members = batch.members
+        if isinstance(outcome, InferenceResponse):
+            members[0].line.forecast.took(self._clock.now() - batch.started)
+            # Before its members go on with their answers: they are many, and the server need not wait for that.
+            self._let_go(batch)
+            try:
+                parts = [outcome] if len(members) == 1 else split(outcome, [entry.rows for entry in members])
+            except GatewayError as exc:
+                if exc.cause in MAYBE_A_MEMBER:
+                    self._quarantine.add(digest(entry.request) for entry in members)
+                fail_all(members, exc, batch.context)
+                return
+            for entry, part in zip(members, parts, strict=True):
+                entry.context.timings.take_over(batch.context.timings)
+                entry.tell(part)
+            return
+        if isinstance(outcome, GatewayError) and len(members) > 1:
+            if outcome.cause in BLAMES_A_MEMBER:
+                self._spawn_for(batch, self._one_by_one(members))
+                return
+            if outcome.cause in MAYBE_A_MEMBER:
+                self._quarantine.add(digest(entry.request) for entry in members)
+        fail_all(members, outcome if isinstance(outcome, Exception) else shutting_down(self._endpoint), batch.context)
         self._let_go(batch)
 
-    def _let_go(self, batch: _Batch) -> None:
+    def _spawn_for(self, batch: Batch, call: Coroutine[Any, Any, None]) -> None:
+        """Runs a batch's call in a task."""
+        task = batch.task = self._spawn(call)
+
+        def cancel() -> None:
+            task.cancel()
+
+        batch.cancel = cancel
+        # Also where the task is cancelled before its first step.
+        task.add_done_callback(partial(self._ended, batch))
+
+    def _ended(self, batch: Batch, task: asyncio.Task[None]) -> None:
+        if batch.task is not task:
+            # Its members are asked one by one now.
+            return
+        batch.cancel = None
+        for entry in batch.members:
+            entry.fail(shutting_down(self._endpoint))
+        self._let_go(batch)
+
+    def _let_go(self, batch: Batch) -> None:
         """Hands a batch's slot on, once."""
         if batch.holds_slot:
             batch.holds_slot = False
             self._release()
 
-    async def _run(self, batch: _Batch) -> None:
-        members = batch.members
-        line, model = members[0].line, members[0].request.model.name
-        context = together([entry.context for entry in members])
-        started = self._clock.now()
-        self._observer.batch_sent(endpoint=self._endpoint, model=model, requests=len(members))
-        try:
-            whole = members[0].request if len(members) == 1 else joined([entry.request for entry in members])
-            response = await line.inner(whole, context)
-            line.forecast.took(self._clock.now() - started)
-            # Before its members go on with their answers: they are many, and the server need not wait for that.
-            self._let_go(batch)
-            self._deliver(members, response, context)
-        except GatewayError as exc:
-            if len(members) > 1 and exc.cause in BLAMES_A_MEMBER:
-                await self._one_by_one(line, members)
-                return
-            if len(members) > 1 and exc.cause in MAYBE_A_MEMBER:
-                self._quarantine.add(digest(entry.request) for entry in members)
-            _fail_all(members, exc, context)
-        except Exception as exc:
-            _fail_all(members, exc, context)
-
-    async def _one_by_one(self, line: _Line, members: Iterable[_Entry]) -> None:
+    async def _one_by_one(self, members: Iterable[Entry]) -> None:
         """Each member that is still waited for and has time, alone, one after the other, in the batch's slot."""
         for entry in members:
-            if entry.answer.done() or not self._in_time(entry, self._clock.now()):
+            if entry.done is None or not self._in_time(entry, self._clock.now()):
                 continue
             try:
-                response = await self._call(line, entry.request, entry.context)
+                response = await self._call(entry.line, entry.request, entry.context)
             except Exception as exc:
-                _fail(entry, exc)
+                entry.fail(exc)
             else:
-                _deliver(entry, response)
-
-    def _deliver(self, members: list[_Entry], response: InferenceResponse, context: CallContext) -> None:
-        parts = [response] if len(members) == 1 else split(response, [entry.rows for entry in members])
-        for entry, part in zip(members, parts, strict=True):
-            entry.context.timings.take_over(context.timings)
-            _deliver(entry, part)
+                entry.tell(response)
 
     def _spawn(self, call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(call, name=f"batch:{self._endpoint}")
@@ -359,34 +393,8 @@ class Batcher:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _shutting_down(self) -> GatewayError:
-        return GatewayError(Cause.NOT_READY, f"endpoint '{self._endpoint}' is shutting down", retry_after_s=1.0)
-
     def _changed(self) -> None:
         if self._quiet is not None and not self._busy:
             self._quiet.set()
             self._quiet = None
         self._observer.slots_changed(endpoint=self._endpoint, busy=self._busy, queued=len(self._queue))
-
-
-def _deliver(entry: _Entry, response: InferenceResponse) -> None:
-    if not entry.answer.done():
-        entry.answer.set_result(response)
-
-
-def _fail_all(members: Iterable[_Entry], exc: Exception, context: CallContext) -> None:
-    for entry in members:
-        entry.context.timings.take_over(context.timings)
-        _fail(entry, exc)
-
-
-def _fail(entry: _Entry, exc: Exception) -> None:
-    """Each member gets an exception of its own."""
-    if not entry.answer.done():
-        entry.answer.set_exception(exc.again() if isinstance(exc, GatewayError) else exc)
-
-
-def _retrieved(call: asyncio.Task[Any]) -> None:
-    """Looks at the end of a call that nobody waits for, so that asyncio does not report it as forgotten."""
-    with suppress(asyncio.CancelledError):
-        call.exception()

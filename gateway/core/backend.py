@@ -13,6 +13,26 @@ from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, Inference
 Handler = Callable[[InferenceRequest, CallContext], Awaitable[InferenceResponse]]
 Middleware = Callable[[Handler], Handler]
 
+# How a call that was started has ended; asyncio's CancelledError where it was cancelled.
+Outcome = InferenceResponse | BaseException
+Done = Callable[[Outcome], None]
+Cancel = Callable[[], None]
+Start = Callable[[InferenceRequest, CallContext, Done], Cancel | None]
+"""A handler without a coroutine: what it gives to `done`, once, a handler would return or raise.
+
+That may be before it returns. None says that the call cannot be started at once: nothing was done or counted, and the
+handler is to be asked. What it gives else cancels the call, whose `done` then hears so at once. It may raise
+GatewayError where there was nothing to start.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One way to a server in both forms: as a handler, and where it has one without coroutines, as `start`."""
+
+    handler: Handler
+    start: Start | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
@@ -63,6 +83,10 @@ class Backend(Protocol):
     async def close(self) -> None:
         """Closes connections; calls in flight fail."""
         ...
+
+
+def nothing() -> None:
+    """Cancels a call that has ended already."""
 
 
 def compose(handler: Handler, *middleware: Middleware) -> Handler:

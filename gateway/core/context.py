@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
 
-from gateway.core.errors import Cause
+from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import ServedBy
 from gateway.core.trace import Trace
 
@@ -105,6 +106,12 @@ class CallContext:
     def cancelled_for(self, now: float) -> Cause:
         """Why the call was cancelled at `now`: for its deadline, or else since its client left."""
         return Cause.DEADLINE if now >= self.deadline - TRAVEL_S else Cause.CLIENT_GONE
+
+    def cause_of(self, outcome: BaseException, now: float) -> Cause:
+        """Why the call ended at `now` without an answer."""
+        if isinstance(outcome, GatewayError):
+            return outcome.cause
+        return self.cancelled_for(now) if isinstance(outcome, CancelledError) else Cause.INTERNAL
 
 
 def together(contexts: Sequence[CallContext]) -> CallContext:

@@ -16,13 +16,14 @@ from typing import Any, Self
 
 from gateway.codecs import oip_binary
 from gateway.codecs.selection import merge_selection
+from gateway.core.backend import Done
 from gateway.core.clock import Clock
 from gateway.core.context import CallContext
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ServedBy
 from gateway.core.observer import Observer
 from gateway.core.trace import Tracer
-from gateway.dataplane import DataPlane
+from gateway.dataplane import DataPlane, Flying
 from gateway.telemetry.logging import log_access
 
 logger = logging.getLogger(__name__)
@@ -119,16 +120,18 @@ class Admission:
 class Ticket:
     """One admitted request's share of the bytes in flight, given back when its stay ends."""
 
-    __slots__ = ("_admission", "_arrived", "in_flight", "taken")
+    __slots__ = ("_admission", "_arrived", "entered", "in_flight", "taken")
 
     def __init__(self, admission: Admission, *, arrived: bool = False) -> None:
         self._admission = admission
         self._arrived = arrived
+        self.entered = False
         self.in_flight = False
         self.taken = 0
 
     def __enter__(self) -> Self:
         self._admission.arrive()
+        self.entered = True
         if self._arrived:
             self.whole()
         return self
@@ -137,6 +140,12 @@ class Ticket:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._admission.leave(self)
+
+    def leave(self) -> None:
+        """Ends the stay of a request, if it was let in."""
+        if self.entered:
+            self.entered = False
+            self._admission.leave(self)
 
     def whole(self) -> None:
         """Counts the request as in flight, now that all of it has arrived; raises OVERLOADED where it does not fit."""
@@ -216,6 +225,11 @@ class Edge:
         if selection:
             request = merge_selection(request, **selection)
         return self.data_plane.infer(request, call.context)
+
+    def start(self, call: Call, request: InferenceRequest, selection: Mapping[str, str], done: Done) -> Flying | None:
+        """`infer` without a coroutine, as `DataPlane.begin` has it."""
+        call.model = request.model.name
+        return None if selection else self.data_plane.begin(request, call.context, done)
 
     def seconds_left(self, call: Call) -> float:
         """The time until the call's deadline; raises DEADLINE where there is none left."""

@@ -87,6 +87,11 @@ class CircuitBreaker:
         return self._state
 
     @property
+    def closed(self) -> bool:
+        """Whether it lets everything through, without a word."""
+        return self._state is BreakerState.CLOSED
+
+    @property
     def retry_after_s(self) -> float:
         """Seconds until it may be tried again."""
         return max(0.0, self._until - self._clock.now())

@@ -57,10 +57,7 @@ def record(breaker: CircuitBreaker, clock: Clock) -> Middleware:
                 response = await inner(request, context)
             except (GatewayError, asyncio.CancelledError) as exc:
                 now = clock.now()
-                cause = exc.cause if isinstance(exc, GatewayError) else context.cancelled_for(now)
-                # Of a client's own short deadline the server is not to blame.
-                if cause is not Cause.CLIENT_GONE and (cause is not Cause.DEADLINE or now - begin >= PATIENCE_S):
-                    breaker.record(cause)
+                tell(breaker, context.cause_of(exc, now), now - begin)
                 raise
             breaker.record(None)
             return response
@@ -68,3 +65,10 @@ def record(breaker: CircuitBreaker, clock: Clock) -> Middleware:
         return handle
 
     return wrap
+
+
+def tell(breaker: CircuitBreaker, cause: Cause, seconds: float) -> None:
+    """Records that a call failed after `seconds`, where the server may be to blame."""
+    # Of a client's own short deadline it is not.
+    if cause is not Cause.CLIENT_GONE and (cause is not Cause.DEADLINE or seconds >= PATIENCE_S):
+        breaker.record(cause)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gateway.core.backend import Handler
+from gateway.core.backend import Asked, Cancel, Done, Outcome, Start
 from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
 from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, InferenceResponse, ModelSpec
@@ -14,8 +14,8 @@ from gateway.routing.endpoint import Coalescing, Endpoint, Target
 from gateway.routing.table import Route
 
 
-def upstream_call(endpoint: Endpoint, target: Target, route: Route) -> Handler:
-    """The handler that asks `endpoint` for a target of `route`."""
+def upstream_call(endpoint: Endpoint, target: Target, route: Route) -> Asked:
+    """What asks `endpoint` for a target of `route`."""
     theirs = dict(target.names)
     ours = {their: own for own, their in theirs.items()}
 
@@ -39,13 +39,30 @@ def upstream_call(endpoint: Endpoint, target: Target, route: Route) -> Handler:
             request.selection,
         )
 
-    async def call(request: InferenceRequest, context: CallContext) -> InferenceResponse:
-        response = await endpoint.backend.infer(translated(request), context)
+    def checked(request: InferenceRequest, response: InferenceResponse) -> InferenceResponse:
         if ours:
             response = replace(response, outputs=renamed(response.outputs, ours))
         return route.contract(request.model.signature_name).check_response(request, response)
 
-    return call
+    async def call(request: InferenceRequest, context: CallContext) -> InferenceResponse:
+        return checked(request, await endpoint.backend.infer(translated(request), context))
+
+    begin: Start | None = getattr(endpoint.backend, "start", None)
+    if begin is None:
+        return Asked(call)
+
+    def start(request: InferenceRequest, context: CallContext, done: Done) -> Cancel | None:
+        def ended(outcome: Outcome) -> None:
+            if isinstance(outcome, InferenceResponse):
+                try:
+                    outcome = checked(request, outcome)
+                except Exception as exc:
+                    outcome = exc
+            done(outcome)
+
+        return begin(translated(request), context, ended)
+
+    return Asked(call, start)
 
 
 def coalescing(route: Route, target: Target) -> Coalescing:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
-from gateway.core.backend import Backend, Middleware, ModelState
+from gateway.core.backend import Asked, Backend, Middleware, ModelState
 from gateway.core.contract import ModelContract
 from gateway.core.errors import GatewayError
 from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, ModelMetadata, ModelSpec, TensorSpec
@@ -90,8 +90,8 @@ class Surroundings(Protocol):
         """
         ...
 
-    def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
-        """The middleware for one target of a model's route, outermost first; what it counts outlives the route."""
+    def around(self, model: str, limits_of: Coalescing, call: Asked) -> Asked:
+        """`call`, to one target of a model's route, in what is around it; what that counts outlives the route."""
         ...
 
     def around_mirror(self, model: str) -> tuple[Middleware, ...]:
@@ -112,9 +112,9 @@ class Bare:
         """None: everything is taken."""
         return None
 
-    def around(self, model: str, limits_of: Coalescing) -> tuple[Middleware, ...]:
-        """None."""
-        return ()
+    def around(self, model: str, limits_of: Coalescing, call: Asked) -> Asked:
+        """The call as it is."""
+        return call
 
     def around_mirror(self, model: str) -> tuple[Middleware, ...]:
         """None."""

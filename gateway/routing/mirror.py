@@ -218,7 +218,7 @@ def mirror_of(
         return None
     endpoint = endpoints[rules.target.endpoint]
     surroundings = endpoint.surroundings
-    handler = compose(upstream_call(endpoint, rules.target, route), *surroundings.around_mirror(model))
+    handler = compose(upstream_call(endpoint, rules.target, route).handler, *surroundings.around_mirror(model))
     if before is not None:
         before.point(route.main, handler, lambda: surroundings.idle)
         return before

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from gateway.core.backend import Handler, compose
+from gateway.core.backend import Cancel, Done, Handler, Start
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.context import CallContext
 from gateway.core.errors import Cause, GatewayError, RefusedError
-from gateway.core.messages import ANYWHERE, InferenceRequest, InferenceResponse, ModelSpec, Selection, ServedBy
+from gateway.core.messages import ANYWHERE, InferenceRequest, InferenceResponse, ModelSpec, Selection
 from gateway.core.observer import NullObserver, Observer
 from gateway.routing.call import coalescing, upstream_call
 from gateway.routing.compare import Way, compared
-from gateway.routing.endpoint import Endpoint, Status, Target, Verdict
+from gateway.routing.endpoint import Endpoint, Status, Target
 from gateway.routing.health import HealthMonitor
 from gateway.routing.load import Load
 from gateway.routing.mirror import Mirror, MirrorReport, mirror_of
+from gateway.routing.path import Flight, Path
 from gateway.routing.policies import Candidate, Policy, policy, sticky_key
 from gateway.routing.retry import RetryBudget, retryable, spendable
 from gateway.routing.selection import eligible, variant_of
@@ -31,39 +32,21 @@ COMPARING_PROTOCOL = "predict"
 
 
 @dataclass(frozen=True, slots=True)
-class _Path:
-    """One target of a route, with the way to it."""
-
-    target: Target
-    endpoint: Endpoint
-    handler: Handler
-    load: Load
-    health: HealthMonitor
-    """What said how the target is when the path was made: a request that started by it asks nobody else."""
-    variant: str | None
-
-    def verdict(self, model: str) -> Verdict:
-        """What the last check said of the target."""
-        return self.health.verdict(model, self.target)
-
-    def fits(self, spec: ModelSpec) -> bool:
-        """Whether the target can answer for `spec`."""
-        return self.verdict(spec.name).answers(spec)
-
-
-@dataclass(frozen=True, slots=True)
 class _Prepared:
     """One route, ready to be used. What it counts goes on where the next table has the same traffic rules.
 
-    `paths` are for requests that name no target; `every` has those that answer only by name too.
+    `paths` are for requests that name no target; `every` has those that answer only by name too. `straight` is how the
+    only one of `paths` is asked where nothing else is to be decided; `failed` is told how that failed.
     """
 
     route: Route
-    every: tuple[_Path, ...]
-    paths: tuple[_Path, ...]
+    every: tuple[Path, ...]
+    paths: tuple[Path, ...]
     policy: Policy
     budget: RetryBudget
     mirror: Mirror | None
+    straight: Start | None
+    failed: Callable[[GatewayError], None]
 
 
 class Router:
@@ -178,7 +161,7 @@ class Router:
     def model_ready(self, spec: ModelSpec, selection: Selection) -> bool:
         """Whether a request for `spec` with this selection would find a fit endpoint; raises MODEL_NOT_FOUND."""
         route = self.route(spec.name)
-        paths: Sequence[_Path] = self._chosen(self._prepared[spec.name], selection)
+        paths: Sequence[Path] = self._chosen(self._prepared[spec.name], selection)
         if route.traffic.policy in LISTED_ORDER:
             paths = self._allowed(route.traffic, paths)
         return any(path.fits(spec) for path in paths)
@@ -223,6 +206,23 @@ class Router:
         finally:
             under_way.leave()
 
+    def start(self, request: InferenceRequest, context: CallContext, done: Done) -> Cancel | None:
+        """`dispatch` without a coroutine, for a request that can go only one way; None where it is not that simple."""
+        spec = request.model
+        prepared = self._prepared[spec.name]
+        start = prepared.straight
+        if start is None or request.selection is not ANYWHERE or spec.version is not None or context.trace is not None:
+            return None
+        path = prepared.paths[0]
+        verdict = path.verdict(spec.name)
+        if not verdict.answers(spec):
+            return None
+        flight = Flight(path, verdict, request, context, done, self._clock, self._under_way, prepared.failed)
+        cancel = flight.start(start)
+        if cancel is not None:
+            prepared.budget.deposit()
+        return cancel
+
     def explain(self, request: InferenceRequest, context: CallContext) -> list[tuple[Target, str]]:
         """Where a request would go now: the targets in the order of this one draw, each with why it is (not) fit."""
         self.route(request.model.name)
@@ -249,7 +249,7 @@ class Router:
                 raise failure
             before = context.served_by
             try:
-                return await _ask(path, verdict, request, context), path.target
+                return await path.ask(verdict, request, context), path.target
             except RefusedError as exc:
                 # This endpoint has not seen the request.
                 refusal, context.served_by = refusal or exc, before
@@ -267,7 +267,7 @@ class Router:
             raise failure
         raise refusal if refusal is not None else self._none_fit(request.model, [path.target for path in order])
 
-    def _chosen(self, prepared: _Prepared, selection: Selection) -> list[_Path]:
+    def _chosen(self, prepared: _Prepared, selection: Selection) -> list[Path]:
         """The paths that a client's selection leaves, in listed order; raises as `eligible` does."""
         if selection == ANYWHERE:
             return list(prepared.paths)
@@ -275,7 +275,7 @@ class Router:
         chosen = {target.key for target in eligible(route, self._endpoints, selection)}
         return [path for path in prepared.every if path.target.key in chosen]
 
-    def _order(self, prepared: _Prepared, request: InferenceRequest, context: CallContext) -> Sequence[_Path]:
+    def _order(self, prepared: _Prepared, request: InferenceRequest, context: CallContext) -> Sequence[Path]:
         """The paths that the client's selection leaves, in the order of the route's policy."""
         traffic, spec = prepared.route.traffic, request.model
         if len(prepared.paths) == 1 and request.selection is ANYWHERE and spec.version is None:
@@ -292,7 +292,7 @@ class Router:
         by_key = {path.target.key: path for path in paths}
         return [by_key[candidate.target.key] for candidate in ordered]
 
-    def _allowed(self, traffic: Traffic, order: Sequence[_Path]) -> Sequence[_Path]:
+    def _allowed(self, traffic: Traffic, order: Sequence[Path]) -> Sequence[Path]:
         """Of paths in a policy's order those that may be tried: all, or those of the first one's stack, or one."""
         if len(order) == 1 or traffic.policy == "pinned":
             return order[:1]
@@ -303,9 +303,9 @@ class Router:
     def _ways(self, prepared: _Prepared, request: InferenceRequest) -> list[Way]:
         """All fit targets, each as a way to ask it alone, the primary's first."""
 
-        def asking(path: _Path) -> Handler:
+        def asking(path: Path) -> Handler:
             async def ask(asked: InferenceRequest, context: CallContext) -> InferenceResponse:
-                return await _ask(path, path.verdict(asked.model.name), asked, context)
+                return await path.ask(path.verdict(asked.model.name), asked, context)
 
             return ask
 
@@ -318,7 +318,7 @@ class Router:
             raise self._none_fit(request.model, prepared.route.unnamed)
         return ways
 
-    def _standing(self, spec: ModelSpec, path: _Path, allowed: bool) -> str:
+    def _standing(self, spec: ModelSpec, path: Path, allowed: bool) -> str:
         """Why a request would, or would not, be sent along `path`."""
         verdict = self._health.verdict(spec.name, path.target)
         if not allowed:
@@ -354,10 +354,10 @@ class Router:
         for target in route.targets:
             endpoint = self._endpoints[target.endpoint]
             load = loads.get(target.key) or Load(self._clock)
-            around = endpoint.surroundings.around(target.circuit(name), coalescing(route, target))
-            handler = compose(upstream_call(endpoint, target, route), load, *around)
+            bare = upstream_call(endpoint, target, route)
+            call = endpoint.surroundings.around(target.circuit(name), coalescing(route, target), bare)
             variant = variant_of(target, endpoint.stack, route.main)
-            paths.append(_Path(target, endpoint, handler, load, self._health, variant))
+            paths.append(Path.of(target, endpoint, call, load, self._health, variant))
         mirror = mirror_of(
             name,
             route,
@@ -367,30 +367,24 @@ class Router:
             observer=self._observer,
             random=self._random,
         )
+        unnamed = tuple(path for path in paths if not path.target.by_name)
+        simple = len(unnamed) == 1 and mirror is None and route.traffic.policy != "compare"
+
+        def failed(error: GatewayError) -> None:
+            # There is nobody else to ask.
+            if retryable(error) and route.traffic.max_attempts > 1:
+                self._observer.retried(model=name, outcome="candidates")
+
         return _Prepared(
             route,
             tuple(paths),
-            tuple(path for path in paths if not path.target.by_name),
+            unnamed,
             policy(route.traffic.policy, self._random) if same is None else same.policy,
             RetryBudget(route.traffic.retry_budget) if same is None else same.budget,
             mirror,
+            unnamed[0].call.start if simple else None,
+            failed,
         )
-
-
-async def _ask(path: _Path, verdict: Verdict, request: InferenceRequest, context: CallContext) -> InferenceResponse:
-    """A target's answer, with what gave it; `context` knows of it also where it fails."""
-    endpoint, spec = path.endpoint, request.model
-    context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, None, path.variant)
-    response = await path.handler(request, context)
-    version = response.version if response.version is not None else spec.version
-    if version is None:
-        # TensorFlow Serving's REST answers do not name their version: it is then the newest one, by its own policy.
-        version = verdict.versions[0]
-    # Both made by hand, since dataclasses.replace costs twice as much, for every request.
-    served_by = context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, version, path.variant)
-    return InferenceResponse(
-        spec.name, version, response.outputs, response.parameters, request.id, served_by, response.comparison
-    )
 
 
 def _fits(health: HealthMonitor, spec: ModelSpec, target: Target) -> bool:

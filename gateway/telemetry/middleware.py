@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from time import perf_counter
 
 from gateway.core.backend import Handler, Middleware
 from gateway.core.clock import Clock
 from gateway.core.context import CallContext
-from gateway.core.errors import Cause, GatewayError
+from gateway.core.errors import Cause
 from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.core.observer import Observer
 from gateway.core.trace import Attempt
@@ -25,15 +24,11 @@ def attempt_metrics(observer: Observer, clock: Clock, *, endpoint: str, stack: s
             model = request.model.name
             attempt = _begun(context, model, endpoint, stack)
             begin = perf_counter()
-            cause: Cause | None = Cause.INTERNAL
+            cause: Cause | None = None
             try:
                 response = await inner(request, context)
-                cause = None
-            except GatewayError as exc:
-                cause = exc.cause
-                raise
-            except asyncio.CancelledError:
-                cause = context.cancelled_for(clock.now())
+            except BaseException as exc:
+                cause = context.cause_of(exc, clock.now())
                 raise
             finally:
                 seconds = perf_counter() - begin

@@ -104,6 +104,11 @@ def told(
     return status, all_headers, shape.body(error, request_id)
 
 
+def shutting_down() -> GatewayError:
+    """What a request is told that cannot be waited for."""
+    return GatewayError(Cause.NOT_READY, "the gateway is shutting down")
+
+
 async def send_error(
     send: Send,
     error: GatewayError,

@@ -1,21 +1,29 @@
 """The short way of what most requests are: whole, of moderate size, for a model's inference route.
 
 Such a request is there, from its first byte to its last, when the parser returns. It needs no ASGI scope, no events and
-no layers that pass them on: from the connection it goes to its endpoint, and its answer back, in one task. Whatever is
-not so simple goes the way of all others, and both ways end in the same endpoint.
+no layers that pass them on: from the connection it goes to its endpoint, and its answer back, in straight functions
+where the data plane has a way without coroutines, else in one task. Whatever is not so simple goes the way of all
+others, and all ways end in the same endpoint.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from asyncio import CancelledError
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.http_head import Repeated, repeatable
+from gateway.frontends.rest.answers import shutting_down
 from gateway.frontends.rest.http_protocol import BoundedHttpProtocol
 
 if TYPE_CHECKING:
+    from gateway.core.backend import Done, Outcome
+    from gateway.core.messages import InferenceResponse
+    from gateway.dataplane import Flying
     from gateway.frontends.rest.body import Connection
 
 logger = logging.getLogger(__name__)
@@ -26,14 +34,38 @@ MAX_BODY_BYTES = 64 << 10
 Fields = list[tuple[bytes, bytes]]
 
 
-class Endpoint(Protocol):
-    """What answers a whole request: status, headers and body, or None where the client has gone."""
+class Served(Protocol):
+    """One request that is there whole, as its endpoint serves it."""
 
-    async def respond(
-        self, headers: Fields, path: Mapping[str, str], caller: str, body: bytes, connection: Connection
-    ) -> tuple[int, Fields, bytes] | None:
-        """Serves one request; raises nothing but what ends its task."""
+    def open(self) -> None:
+        """Admits and reads it; raises what it is refused for."""
         ...
+
+    def start(self, done: Done) -> Flying | None:
+        """Has it answered without a coroutine, where that is possible; raises what it is refused for."""
+        ...
+
+    async def run(self) -> InferenceResponse:
+        """Has it answered."""
+        ...
+
+    def closed(self, outcome: Outcome) -> tuple[int, Fields, bytes] | None:
+        """The answer to it: status, headers and body, or None where the client has gone."""
+        ...
+
+
+class Endpoint(Protocol):
+    """What answers whole requests."""
+
+    def begin(
+        self, headers: Fields, path: Mapping[str, str], caller: str, body: bytes, connection: Connection
+    ) -> Served:
+        """Begins to serve one."""
+        ...
+
+
+# Who answers a request, and the parameters of its path.
+Way = tuple[Endpoint, Mapping[str, str]]
 
 
 class _Untold:
@@ -48,9 +80,10 @@ class Exchange:
 
     __slots__ = (
         "_body",
-        "_endpoint",
-        "_path",
+        "_flying",
         "_protocol",
+        "_served",
+        "_way",
         "disconnected",
         "keep_alive",
         "response_complete",
@@ -65,15 +98,15 @@ class Exchange:
     def __init__(
         self,
         protocol: DirectHttpProtocol,
-        endpoint: Endpoint,
-        path: Mapping[str, str],
+        way: Way,
         headers: Fields,
         body: bytes,
     ) -> None:
         self._protocol = protocol
-        self._endpoint = endpoint
-        self._path = path
+        self._way = way
         self._body = body
+        self._served: Served
+        self._flying: Flying | None = None
         self.scope: dict[str, Any] = {"method": "POST", "headers": headers}
         self.keep_alive = True
         self.disconnected = self.response_started = self.response_complete = False
@@ -82,24 +115,83 @@ class Exchange:
         """The answer is on its way: the connection goes on with the next request."""
         self._protocol.on_response_complete()
 
-    async def run(self) -> None:
-        """Asks the endpoint, and sends what it says."""
+    def repeatable(self, data: bytes) -> Repeated[tuple[Way, Fields]] | None:
+        """What may come again of the request, which `data` began with."""
+        headers = self.scope["headers"]
+        return repeatable(data, headers, self._body, (self._way, headers))
+
+    def begin(self) -> None:
+        """Asks the endpoint; once it has answered, in this turn of the loop or in a later one, the answer is sent."""
         protocol = self._protocol
         client = protocol.client
         # The connection knows its last request for as long as it is open: not with its body.
         body, self._body = self._body, b""
+        endpoint, path = self._way
+        served = endpoint.begin(self.scope["headers"], path, client[0] if client else "", body, protocol)
+        self._served = served
         try:
-            answer = await self._endpoint.respond(
-                self.scope["headers"], self._path, client[0] if client else "", body, protocol
-            )
+            served.open()
+            flying = served.start(self.answered)
+        except Exception as exc:
+            self.answered(exc)
+            return
+        if flying is None:
+            self._run_as(self._serve())
+        elif not flying.ended:
+            self._flying = flying
+            # Here the server looks for what it has to cancel when its time to drain is over.
+            protocol.tasks.add(cast("Any", self))
+            protocol.watch(self._gone)
+
+    def cancel(self, msg: object = None) -> None:
+        """Ends the request as a task is ended; the server does that when it cannot wait any longer."""
+        if self._flying is not None:
+            self._flying.end(shutting_down())
+
+    def answered(self, outcome: Outcome) -> None:
+        """Sends the answer to a request that ended so."""
+        protocol = self._protocol
+        if self._flying is not None:
+            self._flying = None
+            protocol.tasks.discard(cast("Any", self))
+            protocol.watch(None)
+        try:
+            answer = self._served.closed(outcome)
             if answer is not None and protocol.flow.write_paused:
-                # The client does not read its earlier answers.
-                await protocol.flow.drain()
-            if not self.disconnected and (answer is None or not protocol.answer(*answer)):
-                protocol.transport.close()
+                self._run_as(self._drain(answer))
+            else:
+                self._send(answer)
         except Exception:
             logger.exception("a request could not be answered")
             protocol.transport.close()
+
+    def _gone(self) -> None:
+        if self._flying is not None:
+            self._flying.end(GatewayError(Cause.CLIENT_GONE, "the client closed the connection before the answer"))
+
+    async def _serve(self) -> None:
+        outcome: Outcome
+        try:
+            outcome = await self._served.run()
+        except (Exception, CancelledError) as exc:
+            outcome = exc
+        self.answered(outcome)
+
+    async def _drain(self, answer: tuple[int, Fields, bytes]) -> None:
+        """Sends an answer once the client has read its earlier ones."""
+        await self._protocol.flow.drain()
+        self._send(answer)
+
+    def _send(self, answer: tuple[int, Fields, bytes] | None) -> None:
+        if not self.disconnected and (answer is None or not self._protocol.answer(*answer)):
+            self._protocol.transport.close()
+
+    def _run_as(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Goes on in a task."""
+        tasks = self._protocol.tasks
+        task = self._protocol.loop.create_task(coroutine)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
 
 class DirectHttpProtocol(BoundedHttpProtocol):
@@ -108,8 +200,12 @@ class DirectHttpProtocol(BoundedHttpProtocol):
     """
 
     # The endpoint of the request that is being read and its parameters, while it may still go the short way.
-    _way: tuple[Endpoint, Mapping[str, str]] | None = None
+    _way: Way | None = None
     _whole: bytes | bytearray = b""
+    # What came whole, until the parser has returned.
+    _next: Exchange | None = None
+    # The last request's head, which the next one's is likely to be.
+    _last: Repeated[tuple[Way, Fields]] | None = None
 
     def __init__(self, config: Any, *args: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(config, *args, **options)
@@ -117,9 +213,26 @@ class DirectHttpProtocol(BoundedHttpProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser; a request whose body is not there with its head takes the long way."""
+        last = self._last
+        if last is not None:
+            body = None if self._head_open or self._parting or self._refused else last.body(data)
+            if body is not None and self.cycle.response_complete:
+                self._stop_clock()
+                self._unset_keepalive_if_required()
+                self._exchange(*last.made, body).begin()
+                return
+            self._last = None
+        between = self.cycle is None or self.cycle.response_complete
         super().data_received(data)
         if self._way is not None:
             self._take_long_way()
+        exchange = self._next
+        if exchange is not None:
+            # Not from within the parser, which may have more to tell.
+            self._next = None
+            if between and not self._refused and not self._head_open:
+                self._last = exchange.repeatable(data)
+            exchange.begin()
 
     def on_message_begin(self) -> None:
         """A head starts; what only the long way needs is made there."""
@@ -168,11 +281,12 @@ class DirectHttpProtocol(BoundedHttpProtocol):
             return
         self._framing = 0
         self._way = None
-        exchange = Exchange(self, *way, self.headers, bytes(self._whole))
+        self._next = self._exchange(way, self.headers, bytes(self._whole))
+
+    def _exchange(self, way: Way, headers: Fields, body: bytes) -> Exchange:
+        exchange = Exchange(self, way, headers, body)
         self.cycle = self._running = cast("Any", exchange)
-        task = self.loop.create_task(exchange.run())
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        return exchange
 
     def _refuse(self, status: int, detail: str) -> None:
         if self._way is not None:

@@ -27,6 +27,8 @@ HEAD_SECONDS = 10.0
 # How long a connection without a request stays open when the gateway ends: one may be on its way.
 PARTING_SECONDS = 0.25
 CLOSE = (b"connection", b"close")
+# A body up to this size is copied behind its head, which costs less than to write two pieces.
+JOINED_BYTES = 65_536
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -91,7 +93,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         head = b"".join(lines)
         if head.count(b"\n") != len(sent) + 2:
             raise ValueError("a header holds a line end")
-        self.transport.writelines((head, body))
+        if len(body) <= JOINED_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:

@@ -11,9 +11,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.codecs import predict_json
 from gateway.codecs.selection import version_number
+from gateway.core.backend import Done, Outcome
 from gateway.core.contract import ContractOf
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
+from gateway.dataplane import Flying
 from gateway.frontends.edge import (
     SELECTION_HEADERS,
     Call,
@@ -25,7 +27,7 @@ from gateway.frontends.edge import (
     seconds_from_milliseconds,
     served_by_header,
 )
-from gateway.frontends.rest.answers import Answer, common, send_answer, send_error, stating, told
+from gateway.frontends.rest.answers import Answer, common, send_answer, send_error, shutting_down, stating, told
 from gateway.frontends.rest.body import CONNECTION, Body, Connection, too_large, while_connected
 from gateway.frontends.rest.errors import PREDICT_SHAPE, ErrorShape
 from gateway.frontends.rest.middleware import REQUEST_ID
@@ -130,95 +132,41 @@ class InferenceEndpoint:
         except asyncio.CancelledError:
             # The client's own leaving is an outcome; what is left is a server that ends its tasks to shut down.
             # The answer is this task's end too: raised again, the cancelling would be logged as a failure.
-            outcome = _shutting_down()
+            outcome = shutting_down()
         if isinstance(outcome, GatewayError):
             await self._send_error(send, call, body, outcome)
             return
         await send_answer(send, 200, outcome.media_type, outcome.body, [*_telling(call), *outcome.headers])
 
-    async def respond(
+    def begin(
         self, headers: Fields, path: Mapping[str, str], caller: str, body: bytes, connection: Connection
-    ) -> tuple[int, Fields, bytes] | None:
-        """The same for a request that is there whole, without ASGI: its answer, None where the client has gone."""
+    ) -> Serving:
+        """Begins the same for a request that is there whole, without ASGI."""
         sent = None
         for name, value in headers:
             if name == b"x-request-id":
                 sent = value.decode("latin-1")
                 break
-        request_id = request_id_from(sent)
         call = self._edge.open(
             self._door.protocol,
-            request_id,
+            request_id_from(sent),
             caller,
             ((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers),
         )
         call.model = path.get("model", "")
-        cause: Cause | None = Cause.NOT_READY
-        try:
-            try:
-                answer = await self._infer_whole(call, headers, path, body, connection)
-                cause = None
-            except Exception as exc:
-                error = failure(request_id, exc)
-                cause = error.cause
-            finally:
-                self._edge.finish(call, cause)
-        except asyncio.CancelledError:
-            error = _shutting_down()
-        if cause is None:
-            return (
-                200,
-                [
-                    *stating(answer.media_type, answer.body),
-                    *_telling(call),
-                    *answer.headers,
-                    *common(request_id),
-                ],
-                answer.body,
-            )
-        if error.cause is Cause.CLIENT_GONE:
-            return None
-        shape = self._shape(error)
-        status, extra, text = told(error, shape, request_id, _telling(call))
-        return status, [*stating(shape.media_type, text), *extra, *common(request_id)], text
+        return Serving(self, self._edge, call, headers, path, body, connection)
 
-    async def _infer_whole(
-        self, call: Call, sent: Fields, path: Mapping[str, str], body: bytes, connection: Connection
-    ) -> Answer:
-        edge = self._edge
-        with edge.admission.receive() as ticket:
-            headers = RequestHeaders.among(sent)
-            timeout = headers.values.get(b"x-request-timeout-ms")
-            if timeout is not None:
-                edge.allow(call, seconds_from_milliseconds(timeout.decode("latin-1")))
-            translate = self._translate(headers)
-            edge.seconds_left(call)
-            if call.model:
-                edge.data_plane.check_room(call.model, call.context.caller)
-            cap, kind = self._cap(sent)
-            if len(body) > cap:
-                raise too_large(cap, kind)
-            ticket.take(len(body))
-            ticket.whole()
-            timings = call.context.timings
-            with timings.phase("decode"):
-                request, encode = translate(body, path, edge.data_plane.contract)
-            work = edge.infer(call, request, headers.selection)
-            response = await while_connected(_nothing, work, connection)
-            with timings.phase("encode"):
-                return encode(response)
-
-    def _cap(self, _headers: Fields) -> tuple[int, str]:
+    def cap_of(self, _headers: Fields) -> tuple[int, str]:
         """How large a body with these headers may be, and of what kind it then is: all of it is JSON."""
         limits = self._edge.limits
         return min(limits.json_bytes, limits.body_bytes), "as JSON"
 
     def _body(self, scope: Scope, receive: Receive) -> Body:
         """The request's body."""
-        cap, kind = self._cap(scope["headers"])
+        cap, kind = self.cap_of(scope["headers"])
         return Body(receive, scope["headers"], cap=cap, kind=kind, connection=scope.get(CONNECTION))
 
-    def _translate(self, headers: RequestHeaders) -> Translate:
+    def translation(self, headers: RequestHeaders) -> Translate:
         """How a request with these headers is decoded, and its answer encoded; raises what is wrong with them."""
         headers.check_media_type()
 
@@ -247,7 +195,7 @@ class InferenceEndpoint:
         timeout = headers.values.get(b"x-request-timeout-ms")
         if timeout is not None:
             self._edge.allow(call, seconds_from_milliseconds(timeout.decode("latin-1")))
-        translate = self._translate(headers)
+        translate = self.translation(headers)
         data = await self._read(call, body, ticket)
         timings = call.context.timings
         with timings.phase("decode"):
@@ -277,15 +225,121 @@ class InferenceEndpoint:
             return
         headers = _telling(call)
         if body.skippable:
-            await send_error(send, error, self._shape(error), call.context.request_id, headers)
+            await send_error(send, error, self.shape(error), call.context.request_id, headers)
             return
         headers.append((b"connection", b"close"))
         rest = partial(body.discard, self._edge.limits.body_timeout_s)
-        await send_error(send, error, self._shape(error), call.context.request_id, headers, before_end=rest)
+        await send_error(send, error, self.shape(error), call.context.request_id, headers, before_end=rest)
 
-    def _shape(self, _error: GatewayError) -> ErrorShape:
+    def shape(self, _error: GatewayError) -> ErrorShape:
         """How the door tells this error."""
         return self._door.errors
+
+
+class Serving:
+    """One request that was there whole, from its head to its answer, on whichever of two ways.
+
+    `start` has it served without a coroutine where that is possible; `run` serves it in any case. `closed` makes the
+    answer of how it ended, and is called once.
+    """
+
+    __slots__ = (
+        "_body",
+        "_call",
+        "_connection",
+        "_edge",
+        "_encode",
+        "_endpoint",
+        "_headers",
+        "_path",
+        "_request",
+        "_selection",
+        "_ticket",
+    )
+
+    _encode: Encode
+    _request: InferenceRequest
+    _selection: Mapping[str, str]
+
+    def __init__(
+        self,
+        endpoint: InferenceEndpoint,
+        edge: Edge,
+        call: Call,
+        headers: Fields,
+        path: Mapping[str, str],
+        body: bytes,
+        connection: Connection,
+    ) -> None:
+        self._endpoint = endpoint
+        self._edge = edge
+        self._call = call
+        self._headers = headers
+        self._path = path
+        self._body = body
+        self._connection = connection
+        self._ticket = edge.admission.receive()
+
+    def open(self) -> None:
+        """Admits and reads the request; raises what it is refused for."""
+        edge, call, ticket, endpoint = self._edge, self._call, self._ticket, self._endpoint
+        body, self._body = self._body, b""
+        ticket.__enter__()
+        headers = RequestHeaders.among(self._headers)
+        timeout = headers.values.get(b"x-request-timeout-ms")
+        if timeout is not None:
+            edge.allow(call, seconds_from_milliseconds(timeout.decode("latin-1")))
+        translate = endpoint.translation(headers)
+        edge.seconds_left(call)
+        if call.model:
+            edge.data_plane.check_room(call.model, call.context.caller)
+        cap, kind = endpoint.cap_of(self._headers)
+        if len(body) > cap:
+            raise too_large(cap, kind)
+        ticket.take(len(body))
+        ticket.whole()
+        self._selection = headers.selection
+        with call.context.timings.phase("decode"):
+            self._request, self._encode = translate(body, self._path, edge.data_plane.contract)
+
+    def start(self, done: Done) -> Flying | None:
+        """Has it answered, as `DataPlane.begin` does."""
+        return self._edge.start(self._call, self._request, self._selection, done)
+
+    async def run(self) -> InferenceResponse:
+        """Has it answered; raises CLIENT_GONE where the client leaves meanwhile."""
+        work = self._edge.infer(self._call, self._request, self._selection)
+        return await while_connected(_nothing, work, self._connection)
+
+    def closed(self, outcome: Outcome) -> tuple[int, Fields, bytes] | None:
+        """The answer to a request that ended so: status, headers and body, None where the client has gone."""
+        call = self._call
+        request_id = call.context.request_id
+        answer: Answer | None = None
+        if isinstance(outcome, InferenceResponse):
+            try:
+                with call.context.timings.phase("encode"):
+                    answer = self._encode(outcome)
+            except Exception as exc:
+                outcome = exc
+        if answer is not None:
+            self._left(None)
+            return (
+                200,
+                [*stating(answer.media_type, answer.body), *_telling(call), *answer.headers, *common(request_id)],
+                answer.body,
+            )
+        error = failure(request_id, outcome) if isinstance(outcome, Exception) else shutting_down()
+        self._left(error.cause)
+        if error.cause is Cause.CLIENT_GONE:
+            return None
+        shape = self._endpoint.shape(error)
+        status, extra, text = told(error, shape, request_id, _telling(call))
+        return status, [*stating(shape.media_type, text), *extra, *common(request_id)], text
+
+    def _left(self, cause: Cause | None) -> None:
+        self._ticket.leave()
+        self._edge.finish(self._call, cause)
 
 
 def predict_door() -> Door:
@@ -301,10 +355,6 @@ def model_spec(path: Mapping[str, str]) -> ModelSpec:
     """The model that an Open Inference Protocol path names; raises VERSION_NOT_FOUND."""
     model, version = path["model"], path.get("version")
     return ModelSpec(model, None if version is None else version_number(version, model))
-
-
-def _shutting_down() -> GatewayError:
-    return GatewayError(Cause.NOT_READY, "the gateway is shutting down")
 
 
 async def _nothing() -> Message:

@@ -39,12 +39,14 @@ class OipEndpoint(InferenceEndpoint):
     def __init__(self, edge: Edge) -> None:
         super().__init__(edge, oip_door())
 
-    def _cap(self, headers: Fields) -> tuple[int, str]:
+    def cap_of(self, headers: Fields) -> tuple[int, str]:
+        """With binary data, as much as any body."""
         if any(name == _LENGTH for name, _ in headers):
             return self._edge.limits.body_bytes, "with binary data"
-        return super()._cap(headers)
+        return super().cap_of(headers)
 
-    def _translate(self, headers: RequestHeaders) -> Translate:
+    def translation(self, headers: RequestHeaders) -> Translate:
+        """As JSON, or with binary data behind it."""
         _check_media_type(headers)
         stated = headers.values.get(_LENGTH)
         limits = self._edge.limits

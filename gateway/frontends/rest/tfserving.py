@@ -76,8 +76,9 @@ class TfServingPredict(InferenceEndpoint):
         with timings.phase("encode"):
             return Answer(tfserving_json_in.encode_response(response, row=asked.row))
 
-    def _shape(self, error: GatewayError) -> ErrorShape:
-        return _OUTPUT_SHAPE if isinstance(error, UnsupportedOutputError) else super()._shape(error)
+    def shape(self, error: GatewayError) -> ErrorShape:
+        """As TensorFlow Serving tells it."""
+        return _OUTPUT_SHAPE if isinstance(error, UnsupportedOutputError) else super().shape(error)
 
 
 class TfServingDoor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.backend import compose
+from gateway.core.backend import Asked
 from gateway.core.context import CallContext
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse
@@ -34,7 +34,7 @@ async def test_a_breaker_that_may_be_tried_is_not_shown_as_open() -> None:
             (line,) = [line for line in (await view.metrics()).decode().splitlines() if line.startswith(name)]
             return float(line.removeprefix(name))
 
-        handler = compose(_lost, *fleet.members["a"].stack.around("doubler", lambda _: None))
+        handler = fleet.members["a"].stack.around("doubler", lambda _: None, Asked(_lost)).handler
         assert await shown() == 0
         for _ in range(5):
             with pytest.raises(GatewayError):

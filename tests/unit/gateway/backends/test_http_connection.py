@@ -334,3 +334,20 @@ def test_headers_ignore_case_and_keep_the_first() -> None:
     assert (headers["content-TYPE"], headers["X-a"], headers.get("x-b")) == ("text/plain", "1", None)
     assert list(headers) == ["content-type", "x-a"]
     assert len(headers) == 2
+
+
+async def test_replies_with_the_same_head_are_read_by_what_they_hold(pool: HttpPool) -> None:
+    """Also where the head was parsed for another reply."""
+    replies = [OK, OK.replace(b"ok", b"no"), OK.replace(b"200 OK", b"404 Not"), OK]
+    async with scripted(replies) as (url, read):
+        found = [await pool.request("POST", url, timeout_s=5, body=b"{}") for _ in replies]
+    assert [(reply.status, reply.body) for reply in found] == [(200, b"ok"), (200, b"no"), (404, b"ok"), (200, b"ok")]
+    assert read == [4]
+
+
+async def test_a_second_reply_behind_a_repeated_head_ends_the_connection(pool: HttpPool) -> None:
+    """Nobody asked for it."""
+    async with scripted([OK, OK + OK], [OK]) as (url, read):
+        found = [await pool.request("POST", url, timeout_s=5, body=b"{}") for _ in range(3)]
+    assert [reply.body for reply in found] == [b"ok"] * 3
+    assert read == [2, 1]

@@ -11,11 +11,17 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from gateway.core.backend import Done, Outcome
+from gateway.core.deadlines import Deadlines
+from gateway.core.errors import Cause, GatewayError
+from gateway.core.messages import InferenceResponse
+from gateway.dataplane import Flying
 from gateway.frontends.rest.direct import MAX_BODY_BYTES, DirectHttpProtocol, Fields
 from tests.unit.gateway.frontends.rest.test_http_protocol import Wire
 
 LENGTH = b"Content-Length: 5\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nx-way: short\r\n\r\nhello"
+RESPONSE = InferenceResponse("m", 1, ())
 LONG = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -29,23 +35,67 @@ class Answering:
         self.outcome: tuple[int, Fields, bytes] | None = (200, [(b"x-way", b"short")], b"hello")
         self.broken = False
         self.left = False
+        self.straight = False
+        self.waiting: list[Flying] = []
+        self.causes: list[Cause] = []
 
-    async def respond(
-        self, _headers: Fields, path: Mapping[str, str], _caller: str, body: bytes, connection: Any
-    ) -> tuple[int, Fields, bytes] | None:
-        """The outcome, while the client is there."""
-        self.asked.append((path["model"], body))
+    def answer(self) -> None:
+        """Answers what goes the way without coroutines."""
+        self.may_answer.set()
+        waiting, self.waiting = self.waiting, []
+        for flying in waiting:
+            flying.landed(RESPONSE)
+
+    def begin(self, _headers: Fields, path: Mapping[str, str], _caller: str, body: bytes, connection: Any) -> Asked:
+        """What is asked."""
+        return Asked(self, path["model"], body, connection)
+
+
+class Asked:
+    """One request, which goes the way without coroutines where its endpoint has `straight`."""
+
+    def __init__(self, endpoint: Answering, model: str, body: bytes, connection: Any) -> None:
+        self._endpoint = endpoint
+        self._connection = connection
+        self._asked = (model, body)
+
+    def open(self) -> None:
+        """Keeps what is asked."""
+        self._endpoint.asked.append(self._asked)
+
+    def start(self, done: Done) -> Flying | None:
+        """Answers once the endpoint may, without a task of the connection's."""
+        if not self._endpoint.straight:
+            return None
+        flying = Flying(Deadlines(), done, 1.0)
+        self._endpoint.waiting.append(flying)
+        flying.started(lambda: flying.landed(asyncio.CancelledError()), asyncio.get_running_loop().time() + 9.0)
+        if self._endpoint.may_answer.is_set():
+            self._endpoint.answer()
+        return flying
+
+    async def run(self) -> InferenceResponse:
+        """Waits until the endpoint may answer, while the client is there."""
+        endpoint = self._endpoint
 
         def gone() -> None:
-            self.left = True
-            self.may_answer.set()
+            endpoint.left = True
+            endpoint.may_answer.set()
 
-        connection.watch(gone)
-        await self.may_answer.wait()
-        connection.watch(None)
-        if self.broken:
+        self._connection.watch(gone)
+        await endpoint.may_answer.wait()
+        self._connection.watch(None)
+        return RESPONSE
+
+    def closed(self, outcome: Outcome) -> tuple[int, Fields, bytes] | None:
+        """The outcome, while the client is there."""
+        endpoint = self._endpoint
+        if endpoint.broken:
             raise ValueError("as a bug would")
-        return None if self.left else self.outcome
+        if isinstance(outcome, GatewayError):
+            endpoint.causes.append(outcome.cause)
+            endpoint.left = outcome.cause is Cause.CLIENT_GONE
+        return None if endpoint.left else endpoint.outcome
 
 
 class App:
@@ -95,9 +145,12 @@ class Client:
         self.protocol.connection_lost(None)
 
 
-@pytest.fixture
-async def client() -> Client:
-    return Client()
+@pytest.fixture(params=[False, True], ids=["in a task", "straight"])
+async def client(request: pytest.FixtureRequest) -> Client:
+    """Of an endpoint that answers by a coroutine, and of one that needs none."""
+    client = Client()
+    client.endpoint.straight = request.param
+    return client
 
 
 def post(head: bytes = LENGTH, target: bytes = b"/m", version: bytes = b"1.1", body: bytes = b"12345") -> bytes:
@@ -153,7 +206,7 @@ async def test_a_head_in_pieces_leaves_no_clock_running(client: Client) -> None:
     client.protocol.data_received(post()[:20])
     client.protocol.data_received(post()[20:])
     await client.say()
-    client.endpoint.may_answer.set()
+    client.endpoint.answer()
     await client.say()
     assert client.wire.written == ANSWER
     client.close()
@@ -179,7 +232,7 @@ async def test_what_follows_a_request_waits_for_its_answer(client: Client) -> No
     client.endpoint.may_answer.clear()
     await client.say(post() + post(target=b"/other"))
     assert client.wire.written == b""
-    client.endpoint.may_answer.set()
+    client.endpoint.answer()
     await client.say()
     assert client.wire.written == ANSWER + LONG
     client.close()
@@ -190,7 +243,7 @@ async def test_what_is_no_http_behind_a_request_ends_the_connection_after_its_an
     client.endpoint.may_answer.clear()
     await client.say(post() + b"\x00\r\n\r\n")
     assert client.wire.written == b""
-    client.endpoint.may_answer.set()
+    client.endpoint.answer()
     await client.say()
     assert b"x-way: short\r\nconnection: close\r\n" in client.wire.written
     client.close()
@@ -240,8 +293,43 @@ async def test_the_end_of_the_gateway_is_announced_with_the_answer(client: Clien
     client.endpoint.may_answer.clear()
     await client.say(post())
     client.protocol.shutdown()
-    client.endpoint.may_answer.set()
+    client.endpoint.answer()
     await client.say()
     assert b"connection: close\r\n" in client.wire.written
     assert client.wire.is_closing()
     client.close()
+
+
+async def test_a_repeated_head_is_not_parsed_again(client: Client) -> None:
+    """Its request is served as the first one was, and another one by what it says."""
+    parts = [post(), post(body=b"abcde"), post(b"Content-Length: 3\r\n", body=b"123"), post(target=b"/n"), post()]
+    for part in parts:
+        await client.say(part)
+    assert client.endpoint.asked == [("m", b"12345"), ("m", b"abcde"), ("m", b"123"), ("m", b"12345")]
+    assert client.wire.written.count(ANSWER) == 4
+    assert client.app.bodies == [b"12345"]
+
+
+async def test_a_repeated_head_before_its_answer_waits_for_it(client: Client) -> None:
+    """As any request that follows another."""
+    await client.say(post())
+    client.endpoint.may_answer.clear()
+    await client.say(post(body=b"first"), post(body=b"later"))
+    assert client.endpoint.asked == [("m", b"12345"), ("m", b"first")]
+    client.endpoint.answer()
+    await client.say()
+    assert client.app.bodies == [b"later"]
+
+
+async def test_the_end_of_the_drain_ends_what_is_served_without_a_task() -> None:
+    """The server cancels what it finds among its tasks."""
+    client = Client()
+    client.endpoint.straight = True
+    client.endpoint.may_answer.clear()
+    await client.say(post())
+    (task,) = client.protocol.tasks
+    task.cancel()
+    await client.say()
+    assert client.endpoint.causes == [Cause.NOT_READY]
+    assert client.wire.written == ANSWER
+    assert not client.protocol.tasks

@@ -51,15 +51,11 @@ def attempt_traces(clock: Clock, *, endpoint: str, stack: str) -> Middleware:
             attempt = _begun(context, request.model.name, endpoint, stack)
             if attempt is None:
                 return await inner(request, context)
-            cause: Cause | None = Cause.INTERNAL
+            cause: Cause | None = None
             try:
                 response = await inner(request, context)
-                cause = None
-            except GatewayError as exc:
-                cause = exc.cause
-                raise
-            except asyncio.CancelledError:
-                cause = context.cancelled_for(clock.now())
+            except BaseException as exc:
+                cause = context.cause_of(exc, clock.now())
                 raise
             finally:
                 attempt.finish(cause)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 
 
 class Room:
@@ -32,7 +33,9 @@ class Room:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._waiting.remove(turn)
+                # Who left meanwhile has passed it over, perhaps.
+                with suppress(ValueError):
+                    self._waiting.remove(turn)
             else:
                 # It was given the place at the same moment.
                 self.leave()

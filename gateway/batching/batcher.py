@@ -18,20 +18,15 @@ from gateway.batching.coalesce import batch_key, bytes_of, joined, rows_of, spli
 from gateway.batching.entries import Batch, Entry, LimitsOf, Line, fail_all, future_of, retrieved
 from gateway.batching.fair_queue import BatchLimits, FairQueue
 from gateway.batching.forecast import Forecast
-from gateway.batching.quarantine import Quarantine
+from gateway.batching.quarantine import BLAMES_A_MEMBER, MAYBE_A_MEMBER, Quarantine
 from gateway.batching.refusals import full, no_time, shutting_down
 from gateway.core.backend import Cancel, Done, Handler, Middleware, Outcome, Start
 from gateway.core.clock import Clock
 from gateway.core.context import CallContext, together
 from gateway.core.digest import digest
-from gateway.core.errors import Cause, GatewayError, RefusedError
+from gateway.core.errors import GatewayError, RefusedError
 from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.core.observer import Observer
-
-# The answer blames a member's data or the model's code: each is asked again alone, so that only the bad one fails.
-BLAMES_A_MEMBER = frozenset({Cause.UPSTREAM_REJECTED, Cause.UPSTREAM_FAILED})
-# Perhaps a member did it. None is sent again, and none of them travels with others for a while.
-MAYBE_A_MEMBER = frozenset({Cause.UPSTREAM_LOST, Cause.UPSTREAM_BAD_REPLY, Cause.DEADLINE})
 
 
 class Batcher:
@@ -57,6 +52,7 @@ class Batcher:
         self._quarantine = Quarantine(clock)
         self._turn = 0
         self._turn_ends = False
+        self._dispatching = False
         self._tasks: set[asyncio.Task[Any]] = set()
         # Those under way without a task.
         self._started: set[Batch] = set()
@@ -142,9 +138,11 @@ class Batcher:
             entry = self._enter(line, request, context, limits, done)
 
             def leave() -> None:
-                if entry.done is not None:
+                # First of all it has left: the end of its call, if that is now, is not told to it.
+                left, entry.done = entry.done, None
+                if left is not None:
                     self._leave(entry)
-                    entry.tell(asyncio.CancelledError())
+                    left(asyncio.CancelledError())
 
             return leave
         if line.start is None or not self._cancels:
@@ -257,12 +255,9 @@ class Batcher:
             self._changed()
             return
         batch = entry.batch
-        if batch is None or batch.cancel is None:
+        if batch is None or not batch.left():
             return
-        batch.wanted -= 1
-        if batch.wanted:
-            return
-        if self._cancels:
+        if self._cancels and batch.cancel is not None:
             batch.cancel()
         else:
             self._observer.call_orphaned(endpoint=self._endpoint)
@@ -274,19 +269,27 @@ class Batcher:
         self._changed()
 
     def _dispatch(self) -> None:
-        while self._busy < self._slots and len(self._queue):
-            now = self._clock.now()
-            members = [entry for entry in self._queue.take() if self._in_time(entry, now)]
-            if not members:
-                continue
-            self._busy += 1
-            batch = Batch(members, len(members), together([entry.context for entry in members]), now)
-            for entry in members:
-                entry.batch = batch
-                waited = now - entry.since
-                entry.context.queued(self._endpoint, waited)
-                self._observer.queue_left(endpoint=self._endpoint, model=entry.request.model.name, seconds=waited)
-            self._send(batch)
+        # A call that ends before it has begun gives its slot back in here: the loop is the one to go on with it.
+        if not self._dispatching:
+            self._dispatching = True
+            try:
+                while self._busy < self._slots and len(self._queue):
+                    self._send_next(self._clock.now())
+            finally:
+                self._dispatching = False
+
+    def _send_next(self, now: float) -> None:
+        members = [entry for entry in self._queue.take() if self._in_time(entry, now)]
+        if not members:
+            return
+        self._busy += 1
+        batch = Batch(members, len(members), together([entry.context for entry in members]), now)
+        for entry in members:
+            entry.batch = batch
+            waited = now - entry.since
+            entry.context.queued(self._endpoint, waited)
+            self._observer.queue_left(endpoint=self._endpoint, model=entry.request.model.name, seconds=waited)
+        self._send(batch)
 
     def _in_time(self, entry: Entry, now: float) -> bool:
         if entry.context.deadline - now > (0.0 if entry.turn == self._turn else entry.line.forecast.at_least(now)):
@@ -352,11 +355,7 @@ class Batcher:
     def _spawn_for(self, batch: Batch, call: Coroutine[Any, Any, None]) -> None:
         """Runs a batch's call in a task."""
         task = batch.task = self._spawn(call)
-
-        def cancel() -> None:
-            task.cancel()
-
-        batch.cancel = cancel
+        batch.cancel = task.cancel
         # Also where the task is cancelled before its first step.
         task.add_done_callback(partial(self._ended, batch))
 

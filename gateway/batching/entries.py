@@ -75,6 +75,13 @@ class Batch:
     cancel: Cancel | None = None
     holds_slot: bool = True
 
+    def left(self) -> bool:
+        """One of its members has left: whether a call is under way that nobody waits for any more."""
+        if self.cancel is None:
+            return False
+        self.wanted -= 1
+        return not self.wanted
+
 
 def future_of(answer: asyncio.Future[InferenceResponse]) -> Done:
     """What gives a future its result, unless whoever waited for it has left."""

@@ -6,6 +6,12 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from gateway.core.clock import Clock
+from gateway.core.errors import Cause
+
+# The answer blames a member's data or the model's code: each is asked again alone, so that only the bad one fails.
+BLAMES_A_MEMBER = frozenset({Cause.UPSTREAM_REJECTED, Cause.UPSTREAM_FAILED})
+# Perhaps a member did it. None is sent again, and none of them travels with others for a while.
+MAYBE_A_MEMBER = frozenset({Cause.UPSTREAM_LOST, Cause.UPSTREAM_BAD_REPLY, Cause.DEADLINE})
 
 _SECONDS = 300.0
 _KEPT = 4096

@@ -16,7 +16,7 @@ Middleware = Callable[[Handler], Handler]
 # How a call that was started has ended; asyncio's CancelledError where it was cancelled.
 Outcome = InferenceResponse | BaseException
 Done = Callable[[Outcome], None]
-Cancel = Callable[[], None]
+Cancel = Callable[[], object]
 Start = Callable[[InferenceRequest, CallContext, Done], Cancel | None]
 """A handler without a coroutine: what it gives to `done`, once, a handler would return or raise.
 

@@ -56,11 +56,14 @@ class Deadlines:
     def _ring(self) -> None:
         self._timer, self._at = None, inf
         now = self._loop.time()
-        for late in [late for late, at in self._until.items() if at <= now]:
-            # One that ended another may have taken it out.
-            if self._until.pop(late, None) is not None:
-                late.expire()
-        if self._until:
-            earliest = min(self._until.values())
-            if earliest < self._at:
-                self._set(earliest)
+        try:
+            for late in [late for late, at in self._until.items() if at <= now]:
+                # One that ended another may have taken it out.
+                if self._until.pop(late, None) is not None:
+                    late.expire()
+        finally:
+            # A bug of one must not cost the others their deadlines.
+            if self._until:
+                earliest = min(self._until.values())
+                if earliest < self._at:
+                    self._set(earliest)

@@ -146,7 +146,8 @@ class Exchange:
     def cancel(self, msg: object = None) -> None:
         """Ends the request as a task is ended; the server does that when it cannot wait any longer."""
         if self._flying is not None:
-            self._flying.end(shutting_down())
+            # As a task would end: not before whoever goes through all tasks has gone through them.
+            self._protocol.loop.call_soon(self._flying.end, shutting_down())
 
     def answered(self, outcome: Outcome) -> None:
         """Sends the answer to a request that ended so."""
@@ -222,7 +223,9 @@ class DirectHttpProtocol(BoundedHttpProtocol):
                 self._exchange(*last.made, body).begin()
                 return
             self._last = None
-        between = self.cycle is None or self.cycle.response_complete
+        # What begins within a head, or within the body of a request that has its answer, is no head itself.
+        cycle = self.cycle
+        between = not self._head_open and (cycle is None or (cycle.response_complete and not cycle.more_body))
         super().data_received(data)
         if self._way is not None:
             self._take_long_way()

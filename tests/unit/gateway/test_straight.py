@@ -53,8 +53,15 @@ class Server(FakeBackend):
         super().__init__()
         self.pending: list[tuple[InferenceRequest, Done]] = []
         self.cancelled = 0
+        # What cannot be written in the server's protocol fails before it is sent.
+        self.cannot_write: float | None = None
+
+    def _write(self, request: InferenceRequest) -> None:
+        if request.inputs[0].array[0, 0] == self.cannot_write:
+            raise GatewayError(Cause.UNSUPPORTED_DATATYPE, "as told")
 
     async def infer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
+        self._write(request)
         answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
 
         def done(outcome: Outcome) -> None:
@@ -71,6 +78,7 @@ class Server(FakeBackend):
             raise
 
     def start(self, request: InferenceRequest, context: CallContext, done: Done) -> Cancel | None:
+        self._write(request)
         self.pending.append((request, done))
 
         def cancel() -> None:
@@ -95,15 +103,15 @@ async def settled() -> None:
 class World:
     """One model on one server, asked in one of two ways."""
 
-    def __init__(self, way: str) -> None:
+    def __init__(self, way: str, *, queue: int = 2, traffic: Traffic | None = None) -> None:
         self.way = way
         self.server = Server()
         self.counts = Counts()
         self.clock = SystemClock()
-        self.stack = EndpointStack("e", "tfserving", slots=1, queue=2, clock=self.clock, observer=self.counts)
+        self.stack = EndpointStack("e", "tfserving", slots=1, queue=queue, clock=self.clock, observer=self.counts)
         self.endpoint = Endpoint("e", "tfserving", self.server, self.stack)
         self.health = HealthMonitor([self.endpoint], observer=self.counts)
-        route = Route.of(contract(), (Target("e", "doubler"),), traffic=Traffic())
+        route = Route.of(contract(), (Target("e", "doubler"),), traffic=traffic or Traffic())
         self.router = Router(
             RouteTable({"doubler": route}), {"e": self.endpoint}, self.health, clock=self.clock, observer=self.counts
         )
@@ -272,6 +280,35 @@ async def test_a_request_may_be_given_up() -> None:
     await world.server.end()
     assert (await answers[2]).outputs[0].array.tolist() == [[6.0, 6.0]]
     assert world.server.cancelled == 1
+    assert world.quiet()
+
+
+async def test_a_request_that_was_sent_may_be_given_up_after_it_waited() -> None:
+    """Its caller hears its own reason, not that of the call's end."""
+    world = World("straight")
+    await world.health.check_all()
+    first, left, late = world.ask([[1.0, 1.0]]), world.ask([[2.0, 2.0]]), world.ask([[3.0, 3.0]], seconds=0.05)
+    world.flying[1].end(GatewayError(Cause.CLIENT_GONE, "as told"))
+    another = world.ask([[4.0, 4.0]])
+    await world.server.end()
+    await first
+    world.flying[-1].end(GatewayError(Cause.CLIENT_GONE, "as told"))
+    assert [await cause_of(answer) for answer in (left, another)] == [Cause.CLIENT_GONE] * 2
+    assert await cause_of(late) is Cause.DEADLINE
+    assert world.server.cancelled == 1
+    assert world.quiet()
+
+
+@pytest.mark.parametrize("way", ["general", "straight"])
+async def test_many_calls_that_end_before_they_begin_leave_nothing_behind(way: str) -> None:
+    """However many wait for one slot, each hears its end, and the slot comes back."""
+    world = World(way, queue=256, traffic=Traffic(batching=None))
+    await world.health.check_all()
+    world.server.cannot_write = -1.0
+    good, bad = world.ask(), [world.ask([[-1.0, 0.0]]) for _ in range(250)]
+    await world.server.end()
+    await good
+    assert {await cause_of(answer) for answer in bad} == {Cause.UNSUPPORTED_DATATYPE}
     assert world.quiet()
 
 

@@ -45,3 +45,16 @@ async def test_who_stops_waiting_costs_no_place() -> None:
             await task
     assert room.take()
     assert not room.take()
+
+
+async def test_who_stops_waiting_may_have_been_passed_over() -> None:
+    """Where a place was given back before it heard of its own end."""
+    room = Room(1)
+    assert room.take()
+    waiting = asyncio.create_task(room.wait())
+    await settled()
+    waiting.cancel()
+    room.leave()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert room.take()

@@ -48,3 +48,21 @@ async def test_who_has_left_is_not_told() -> None:
     await asyncio.sleep(0)
     assert not other.expired.is_set()
     assert not left.expired.is_set()
+
+
+async def test_a_bug_of_one_costs_the_others_nothing() -> None:
+    """The timer is set for whoever is left."""
+
+    class Broken:
+        def expire(self) -> None:
+            raise ValueError("as a bug would")
+
+    loop = asyncio.get_running_loop()
+    told: list[object] = []
+    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    deadlines, now = Deadlines(), loop.time()
+    other = Waiting(deadlines)
+    deadlines.add(Broken(), now - 1.0)
+    deadlines.add(other, now - 1.0)
+    await asyncio.wait_for(other.expired.wait(), 5.0)
+    assert [type(each) for each in told] == [ValueError]

@@ -111,12 +111,14 @@ class App:
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         body = b""
-        more = True
+        # One that answers before it has read anything, and so ends no connection.
+        more = _scope["path"] != "/early"
         while more:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        self.bodies.append(body)
+        if body:
+            self.bodies.append(body)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
@@ -319,6 +321,32 @@ async def test_a_repeated_head_before_its_answer_waits_for_it(client: Client) ->
     client.endpoint.answer()
     await client.say()
     assert client.app.bodies == [b"later"]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        # The rest of a head looks like a head.
+        (b"POST /m HTTP/1.1\r\nHost: a\r\nX-A: ", post(target=b"/other")),
+        (b"POST /m HTTP/1.1\r\nHost: a\r\nX-A: ", b"junk\r\n" + LENGTH + b"\r\n12345"),
+        # The rest of a body that was not waited for.
+        (b"POST /early HTTP/1.1\r\nContent-Length: 10\r\n\r\n12345", b"67890" + post()),
+    ],
+)
+async def test_what_begins_within_a_message_is_no_head_that_may_come_again(
+    client: Client, parts: tuple[bytes, bytes]
+) -> None:
+    """What it holds is read anew, where it is a request of its own."""
+    for part in parts:
+        await client.say(part)
+    assert client.endpoint.asked == [("m", b"12345")]
+    await client.say(parts[1])
+    assert client.endpoint.asked == [("m", b"12345")]
+    if b"/other" in parts[1]:
+        assert client.app.bodies == [b"12345"]
+    else:
+        assert b"HTTP/1.1 400 " in client.wire.written
+    client.close()
 
 
 async def test_the_end_of_the_drain_ends_what_is_served_without_a_task() -> None:

@@ -331,7 +331,7 @@ def failure(request_id: str, exc: Exception) -> GatewayError:
 def request_id_from(sent: str | None) -> str:
     """The client's own id if it is a sane one, else a fresh one."""
     # No secret: an id need only be another one.
-    return sent if sent is not None and _SANE_ID.fullmatch(sent) else f"{getrandbits(128):032x}"
+    return sent if sent is not None and _SANE_ID.fullmatch(sent) else getrandbits(128).to_bytes(16, "big").hex()
 
 
 def seconds_from_milliseconds(text: str) -> float:

@@ -27,14 +27,19 @@ class Landing:
             self._future.set_result(None)
 
     def answer(self) -> InferenceResponse:
-        """The answer to a request that has ended; raises why there is none."""
+        """The answer to a request that has ended, asked for once; raises why there is none."""
         outcome = self._outcome
+        del self._outcome
         if isinstance(outcome, InferenceResponse):
             return outcome
         if isinstance(outcome, CancelledError):
             # Not by whoever waits: then nobody would ask for the answer.
             raise GatewayError(Cause.NOT_READY, "the gateway is shutting down", retry_after_s=1.0)
-        raise outcome
+        try:
+            raise outcome
+        finally:
+            # Its traceback has this frame: what held each other would be the garbage collector's to find.
+            del outcome
 
     async def wait(self, flying: Flying) -> InferenceResponse:
         """The same for one that is under way. Where its caller is cancelled, so is the request."""

@@ -90,8 +90,7 @@ class Admission:
             or self.arriving >= ARRIVING_PER_IN_FLIGHT * most
             or size_then > self._limits.in_flight_bytes
         ):
-            self._check_in_flight()
-            self._check_arriving()
+            self.check()
             self.check_room(size)
         ticket = Ticket(self, arrived=True)
         ticket.entered = ticket.in_flight = True
@@ -102,9 +101,14 @@ class Admission:
 
     def arrive(self) -> None:
         """Counts one request as arriving; raises OVERLOADED where the gateway is full."""
-        self._check_in_flight()
-        self._check_arriving()
+        self.check()
         self.arriving += 1
+
+    def check(self) -> None:
+        """Raises OVERLOADED where the gateway is full; counts nothing."""
+        self._check_in_flight()
+        if self.arriving >= ARRIVING_PER_IN_FLIGHT * self._limits.in_flight:
+            raise self._full(f"{self.arriving} requests are still arriving")
 
     def leave(self, ticket: Ticket) -> None:
         """Ends the stay of one request."""
@@ -133,10 +137,6 @@ class Admission:
     def _check_in_flight(self) -> None:
         if self.in_flight >= self._limits.in_flight:
             raise self._full(f"{self._limits.in_flight} requests are in flight")
-
-    def _check_arriving(self) -> None:
-        if self.arriving >= ARRIVING_PER_IN_FLIGHT * self._limits.in_flight:
-            raise self._full(f"{self.arriving} requests are still arriving")
 
     def _full(self, reason: str) -> GatewayError:
         return GatewayError(Cause.OVERLOADED, f"the gateway is full: {reason}", retry_after_s=1.0)

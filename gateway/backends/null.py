@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from gateway.backends.channel import time_left
-from gateway.core.backend import ModelState
+from gateway.core.backend import Cancel, Done, ModelState, nothing
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
@@ -30,6 +30,14 @@ class Null:
 
     async def infer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         """Zeros (empty strings for BYTES) in the contract's shapes, with as many rows as the request has."""
+        return self._answer(request, context)
+
+    def start(self, request: InferenceRequest, context: CallContext, done: Done) -> Cancel:
+        """The same without a coroutine, ended when this returns; raises what `infer` does."""
+        done(self._answer(request, context))
+        return nothing
+
+    def _answer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         time_left(context, self._clock)
         model = request.model
         contract = self._contract(model.name)
@@ -37,7 +45,8 @@ class Null:
             raise GatewayError(Cause.VERSION_NOT_FOUND, f"model '{model.name}' has no version {model.version}")
         if model.label is not None:
             raise GatewayError(Cause.LABEL_NOT_FOUND, f"model '{model.name}' has no labels")
-        rows = request.inputs[0].shape[0] if request.inputs and request.inputs[0].shape else 1
+        shape = request.inputs[0].shape if request.inputs else ()
+        rows = shape[0] if shape else 1
         outputs = None if request.wanted else self._few.get((model.name, rows))
         if outputs is None:
             outputs = self._outputs(request, contract, rows)

@@ -24,6 +24,7 @@ from gateway.core.messages import InferenceRequest, InferenceResponse, ServedBy
 from gateway.core.observer import Observer
 from gateway.core.trace import Tracer
 from gateway.dataplane import DataPlane, Flying
+from gateway.frontends.landing import Landing
 from gateway.telemetry.logging import log_access
 
 logger = logging.getLogger(__name__)
@@ -78,12 +79,36 @@ class Admission:
         """
         return Ticket(self)
 
+    def whole(self, size: int) -> Ticket:
+        """The stay of one request of `size` bytes that is whole, until `leave`; raises OVERLOADED.
+
+        What `admit`, entering and taking do, in fewer calls.
+        """
+        most, size_then = self._limits.in_flight, self.in_flight_bytes + size
+        if (
+            self.in_flight >= most
+            or self.arriving >= ARRIVING_PER_IN_FLIGHT * most
+            or size_then > self._limits.in_flight_bytes
+        ):
+            self.check()
+            self.check_room(size)
+        ticket = Ticket(self, arrived=True)
+        ticket.entered = ticket.in_flight = True
+        ticket.taken = size
+        self.in_flight += 1
+        self.in_flight_bytes = size_then
+        return ticket
+
     def arrive(self) -> None:
         """Counts one request as arriving; raises OVERLOADED where the gateway is full."""
+        self.check()
+        self.arriving += 1
+
+    def check(self) -> None:
+        """Raises OVERLOADED where the gateway is full; counts nothing."""
         self._check_in_flight()
         if self.arriving >= ARRIVING_PER_IN_FLIGHT * self._limits.in_flight:
             raise self._full(f"{self.arriving} requests are still arriving")
-        self.arriving += 1
 
     def leave(self, ticket: Ticket) -> None:
         """Ends the stay of one request."""
@@ -196,8 +221,8 @@ class Edge:
 
         Of its headers, with names in lower case, those are kept that a route holds on to: the first of each.
         """
-        call = self._opened(protocol, request_id, caller)
-        context = call.context
+        now = self._clock.now()
+        context = CallContext(request_id, protocol, now + self.limits.timeout_s, caller)
         if self._tracer is not None:
             headers = list(headers)
             context.trace = self._tracer.request(protocol=protocol, request_id=request_id, headers=headers)
@@ -208,7 +233,7 @@ class Edge:
                 if name in kept:
                     found.setdefault(name, value)
             context.headers = found
-        return call
+        return Call(context, now)
 
     def allow(self, call: Call, seconds: float) -> None:
         """Sets the client's own deadline, counted from the call's start and capped."""
@@ -231,6 +256,20 @@ class Edge:
         call.model = request.model.name
         return None if selection else self.data_plane.begin(request, call.context, done)
 
+    def ask(
+        self, call: Call, request: InferenceRequest, selection: Mapping[str, str]
+    ) -> InferenceResponse | Coroutine[Any, Any, InferenceResponse]:
+        """`infer` without a coroutine where that is possible: the answer, where it is there at once, else what is to be
+        awaited for it.
+
+        Raises what has gone wrong by now.
+        """
+        landing = Landing()
+        flying = self.start(call, request, selection, landing.hear)
+        if flying is None:
+            return self.infer(call, request, selection)
+        return landing.answer() if flying.ended else landing.wait(flying)
+
     def seconds_left(self, call: Call) -> float:
         """The time until the call's deadline; raises DEADLINE where there is none left."""
         left = call.context.deadline - self._clock.now()
@@ -244,33 +283,28 @@ class Edge:
 
     def finish(self, call: Call, cause: Cause | None) -> None:
         """Reports the call to metrics and log. Front ends call it once, in a `finally`."""
+        context = call.context
         seconds = self._clock.now() - call.started
-        served_by = call.context.served_by
-        stack = "" if served_by is None else served_by.stack
-        self._observer.request_finished(
-            model=self._label(call.model),
-            version=None if served_by is None else served_by.version,
-            stack=stack,
-            protocol=call.context.protocol,
-            cause=cause,
-            seconds=seconds,
+        served_by = context.served_by
+        if served_by is None:
+            model, version, stack, endpoint = self._label(call.model), None, "", ""
+        else:
+            # What was asked at an endpoint is known.
+            model, version, stack, endpoint = call.model, served_by.version, served_by.stack, served_by.endpoint
+        observer = self._observer
+        observer.request_finished(
+            model=model, version=version, stack=stack, protocol=context.protocol, cause=cause, seconds=seconds
         )
-        self._observer.phases_finished(protocol=call.context.protocol, seconds=call.context.timings.seconds)
-        trace = call.context.trace
+        observer.phases_finished(protocol=context.protocol, seconds=context.timings.seconds)
+        trace = context.trace
         if trace is not None:
-            trace.finish(
-                model=self._label(call.model),
-                version=None if served_by is None else served_by.version,
-                stack=stack,
-                endpoint="" if served_by is None else served_by.endpoint,
-                cause=cause,
-            )
+            trace.finish(model=model, version=version, stack=stack, endpoint=endpoint, cause=cause)
         log_access(
-            request_id=call.context.request_id,
-            protocol=call.context.protocol,
+            request_id=context.request_id,
+            protocol=context.protocol,
             model=call.model[:128],
             stack=stack,
-            endpoint="" if served_by is None else served_by.endpoint,
+            endpoint=endpoint,
             cause=cause,
             seconds=seconds,
             trace=None if trace is None else (trace.trace_id, trace.span_id),
@@ -278,11 +312,8 @@ class Edge:
 
     def refuse(self, protocol: str, request_id: str, cause: Cause) -> None:
         """Reports a request that reached no route; it has no trace."""
-        self.finish(self._opened(protocol, request_id), cause)
-
-    def _opened(self, protocol: str, request_id: str, caller: str = "") -> Call:
         now = self._clock.now()
-        return Call(CallContext(request_id, protocol, now + self.limits.timeout_s, caller), now)
+        self.finish(Call(CallContext(request_id, protocol, now + self.limits.timeout_s), now), cause)
 
     def _label(self, model: str) -> str:
         # Unknown models share the label "": a name chosen by a client must not become a time series.
@@ -300,7 +331,7 @@ def failure(request_id: str, exc: Exception) -> GatewayError:
 def request_id_from(sent: str | None) -> str:
     """The client's own id if it is a sane one, else a fresh one."""
     # No secret: an id need only be another one.
-    return sent if sent is not None and _SANE_ID.fullmatch(sent) else f"{getrandbits(128):032x}"
+    return sent if sent is not None and _SANE_ID.fullmatch(sent) else getrandbits(128).to_bytes(16, "big").hex()
 
 
 def seconds_from_milliseconds(text: str) -> float:
@@ -317,10 +348,15 @@ def choose(selection: dict[str, str], name: str, value: str) -> None:
         raise GatewayError(Cause.INVALID_INPUT, f"{name} is sent twice with different values")
 
 
-@lru_cache(maxsize=1024)
 def served_by_header(served_by: ServedBy) -> str:
-    """The value of `x-served-by`, as headers and gRPC metadata may carry it; there are few of them."""
-    return header_text(served_by.header())
+    """The value of `x-served-by`, as headers and gRPC metadata may carry it."""
+    return _served_by(served_by.endpoint, served_by.stack, served_by.server, served_by.version, served_by.variant)
+
+
+# There are few of them. Words are found faster than what is made of them, whose hash and equality are Python's.
+@lru_cache(maxsize=1024)
+def _served_by(endpoint: str, stack: str, server: str, version: int | None, variant: str | None) -> str:
+    return header_text(ServedBy(endpoint, stack, server, version, variant).header())
 
 
 def header_text(text: str) -> str:

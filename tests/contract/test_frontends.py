@@ -51,6 +51,11 @@ class Case:
             return False
         return not set(self.asked.fields) - {"label", "signature_name"}
 
+    @property
+    def names_a_stack(self) -> bool:
+        """Whether it says which stack is to answer."""
+        return "stack" in self.asked.fields or "x-stack" in self.asked.headers
+
     def __str__(self) -> str:
         return self.name.replace(" ", "-")
 
@@ -226,8 +231,19 @@ def answering(request: InferenceRequest) -> InferenceResponse:
     return doubled(request)
 
 
-async def in_front_of(answer: Callable[[InferenceRequest], InferenceResponse], limits: Limits = LIMITS) -> World:
-    world = await World.started(limits)
+# What answers without waiting is asked without a coroutine at these doors.
+BOTH_WAYS = [
+    pytest.param(door, straight, id=f"{door.name}-straight" if straight else door.name)
+    for door in DOORS
+    for straight in (False, True)
+    if not straight or door.name.endswith("-grpc")
+]
+
+
+async def in_front_of(
+    answer: Callable[[InferenceRequest], InferenceResponse], limits: Limits = LIMITS, *, straight: bool = False
+) -> World:
+    world = await World.started(limits, straight=straight)
     for backend in world.backends.values():
         backend.answer = answer
     return world
@@ -239,17 +255,18 @@ async def reported(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "door"),
+    ("case", "door", "straight"),
     [
-        pytest.param(case, door, id=f"{case}-{door.name}")
+        pytest.param(case, door, straight, id=f"{case}-{way.id}")
         for case in CASES
-        for door in DOORS
-        if door.name in case.doors and case.sayable(door.name)
+        for way in BOTH_WAYS
+        for door, straight in [way.values]
+        if door.name in case.doors and case.sayable(door.name) and not (straight and case.names_a_stack)
     ],
 )
-async def test_front_ends_agree(case: Case, door: Door) -> None:
+async def test_front_ends_agree(case: Case, door: Door, straight: bool) -> None:
     """Same outcome, told by the door's own table, reported once, with nothing left behind."""
-    world = await in_front_of(answering)
+    world = await in_front_of(answering, straight=straight)
     outcome = await door.send(world, case.asked)
     assert outcome.status == door.status(case.cause)
     await reported(world)
@@ -287,38 +304,39 @@ FROM_UPSTREAM = [
 ]
 
 
-@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name)
+@pytest.mark.parametrize(("door", "straight"), BOTH_WAYS)
 @pytest.mark.parametrize("cause", FROM_UPSTREAM)
-async def test_every_cause_from_behind_has_its_status(door: Door, cause: Cause) -> None:
+async def test_every_cause_from_behind_has_its_status(door: Door, straight: bool, cause: Cause) -> None:
     """Whatever goes wrong behind the gateway is told by the door's own table."""
 
     def failing(_: InferenceRequest) -> InferenceResponse:
         raise GatewayError(cause, "what went wrong")
 
-    world = await in_front_of(failing)
+    world = await in_front_of(failing, straight=straight)
     outcome = await door.send(world, ROW)
     assert outcome.status == door.status(cause)
     assert world.last.cause is cause
 
 
-@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name)
-async def test_a_reply_that_breaks_the_contract_is_not_passed_on(door: Door) -> None:
+@pytest.mark.parametrize(("door", "straight"), BOTH_WAYS)
+async def test_a_reply_that_breaks_the_contract_is_not_passed_on(door: Door, straight: bool) -> None:
     """A wrong shape and a NaN from behind are the server's fault at every door."""
     for values in ([[1.0]], [[float("nan"), 1.0]]):
-        world = await in_front_of(lambda _, values=values: InferenceResponse("doubler", 1, (tensor("y", values),)))  # type: ignore[misc]
+        answer = InferenceResponse("doubler", 1, (tensor("y", values),))
+        world = await in_front_of(lambda _, answer=answer: answer, straight=straight)  # type: ignore[misc]
         outcome = await door.send(world, ROW)
         assert outcome.status == door.status(Cause.UPSTREAM_BAD_REPLY)
         assert world.last.cause is Cause.UPSTREAM_BAD_REPLY
 
 
-@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name)
-async def test_a_bug_is_opaque(door: Door) -> None:
+@pytest.mark.parametrize(("door", "straight"), BOTH_WAYS)
+async def test_a_bug_is_opaque(door: Door, straight: bool) -> None:
     """No door tells more than the id."""
 
     def bug(_: InferenceRequest) -> InferenceResponse:
         raise KeyError("secret")
 
-    world = await in_front_of(bug)
+    world = await in_front_of(bug, straight=straight)
     outcome = await door.send(world, replace(ROW, headers={"x-request-id": "mine"}))
     assert (outcome.status, outcome.request_id) == (door.status(Cause.INTERNAL), "mine")
     assert world.last.cause is Cause.INTERNAL

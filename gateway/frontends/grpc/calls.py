@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from types import TracebackType
-from typing import NoReturn, Self, TypeVar, cast
+from typing import Any, NoReturn, Self, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -37,9 +38,9 @@ MAX_DETAIL = 1024
 
 def metadata_of(context: Context) -> Sent:
     """What the client sent along, each time made anew by gRPC: to be asked for once a call."""
+    sent: Any = context.invocation_metadata()
     # Keys that end in -bin have bytes for values; none of ours does.
-    sent = cast("tuple[tuple[str, str | bytes], ...]", context.invocation_metadata() or ())
-    return [(key, value) for key, value in sent if isinstance(value, str)]
+    return [(key, value) for key, value in sent if isinstance(value, str)] if sent else []
 
 
 def request_id(sent: Sent) -> str:
@@ -96,7 +97,7 @@ class Answering:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if self._ticket is not None:
-            self._ticket.__exit__(kind, error, trace)
+            self._edge.admission.leave(self._ticket)
         call = self._call
         cause: Cause | None = None
         if error is not None:
@@ -112,10 +113,7 @@ class Answering:
 
     def admit(self) -> Ticket:
         """The stay of the call, whose message counts, until the block ends; raises OVERLOADED."""
-        ticket = self._edge.admission.admit()
-        ticket.__enter__()
-        self._ticket = ticket
-        ticket.take(self._size)
+        ticket = self._ticket = self._edge.admission.whole(self._size)
         return ticket
 
 
@@ -124,7 +122,8 @@ def keep_deadline(edge: Edge, call: Call, context: Context) -> None:
     remaining = context.time_remaining()
     if remaining is not None:
         edge.allow(call, remaining)
-    edge.seconds_left(call)
+        if remaining <= 0:
+            edge.seconds_left(call)
 
 
 async def abort(
@@ -185,6 +184,8 @@ class UnknownMethods(grpc.GenericRpcHandler):
         await abort(context, error, (("x-request-id", identity),))
 
 
+# The same for all calls of a connection.
+@lru_cache(maxsize=1024)
 def _host(peer: str) -> str:
     """The address without scheme and port, of gRPC's `ipv4:127.0.0.1:50051` or `ipv6:%5B::1%5D:50051`."""
     return peer.rpartition(":")[0].partition(":")[2]

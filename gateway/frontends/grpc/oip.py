@@ -6,6 +6,7 @@ Requests arrive as bytes and are parsed here, so that garbage is the client's er
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import NoReturn
 
 import grpc
@@ -15,7 +16,7 @@ from gateway.codecs import oip_proto, oip_repository
 from gateway.codecs.oip_proto_raw import RawRequests
 from gateway.codecs.selection import addressed, version_number
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import ModelSpec
+from gateway.core.messages import InferenceResponse, ModelSpec
 from gateway.frontends.edge import EXTENSIONS, SERVER_NAME, Call, Edge
 from gateway.frontends.grpc.calls import (
     Answering,
@@ -83,12 +84,17 @@ class OipServicer:
         with Answering(self._edge, call, data) as outcome:
             outcome.admit()
             keep_deadline(self._edge, call, context)
-            timings = call.context.timings
-            with timings.phase("decode"):
+            seconds = call.context.timings.seconds
+            begin = perf_counter()
+            try:
                 decoded = self._requests.decode(data, self._data_plane.contract)
-            response = await self._edge.infer(call, decoded.request, selection(sent))
-            with timings.phase("encode"):
-                encoded = oip_proto.encode_response(response, raw=decoded.raw)
+            finally:
+                seconds["decode"] = perf_counter() - begin
+            answer = self._edge.ask(call, decoded.request, selection(sent))
+            response = answer if isinstance(answer, InferenceResponse) else await answer
+            begin = perf_counter()
+            encoded = oip_proto.encode_response(response, raw=decoded.raw)
+            seconds["encode"] = perf_counter() - begin
         return outcome.error or encoded
 
     def _server_live(self, data: bytes, _: Mapping[str, str]) -> bytes:

@@ -13,7 +13,7 @@ from gateway._generated import tfserving_pb2
 from gateway.codecs.tfserving_documents import check_metadata_fields, metadata_message, status_message
 from gateway.codecs.tfserving_proto_in import check_wire, decode_request, encode_response, model_spec
 from gateway.core.errors import Cause, GatewayError
-from gateway.core.messages import InferenceRequest, ModelSpec
+from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
 from gateway.frontends.edge import Call, Edge, Ticket
 from gateway.frontends.grpc.calls import (
     Answering,
@@ -88,7 +88,8 @@ class TfServingServicer:
             timings = call.context.timings
             with timings.phase("decode"):
                 request = self._decoded(call, data, ticket)
-            response = await self._edge.infer(call, request, selection(sent))
+            answer = self._edge.ask(call, request, selection(sent))
+            response = answer if isinstance(answer, InferenceResponse) else await answer
             with timings.phase("encode"):
                 encoded = encode_response(response, request.model.signature_name)
         if outcome.error is not None:

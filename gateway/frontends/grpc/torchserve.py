@@ -13,6 +13,7 @@ import grpc
 from gateway._generated import torchserve_pb2
 from gateway.codecs import torchserve_json
 from gateway.core.errors import Cause, GatewayError, capped
+from gateway.core.messages import InferenceResponse
 from gateway.frontends.edge import Edge
 from gateway.frontends.grpc.calls import (
     MAX_DETAIL,
@@ -70,7 +71,8 @@ class TorchServeServicer:
             timings = call.context.timings
             with timings.phase("decode"):
                 decoded = self._decoded(asked)
-            response = await self._edge.infer(call, decoded.request, selection(sent))
+            answer = self._edge.ask(call, decoded.request, selection(sent))
+            response = answer if isinstance(answer, InferenceResponse) else await answer
             with timings.phase("encode"):
                 encoded = torchserve_json.encode_response(response, decoded).body
         if outcome.error is not None:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from gateway.backends.null import Null
+from gateway.core.backend import Outcome
+from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause
-from gateway.core.messages import TensorSpec
+from gateway.core.messages import InferenceRequest, InferenceResponse, TensorSpec
 from gateway.core.tensor import Tensor
 from tests.unit.gateway.backends.support import call, failure, request
 
@@ -23,10 +25,22 @@ CONTRACT = ModelContract(
 )
 
 
-@pytest.fixture
-def null() -> Null:
-    """A null backend with one model."""
-    return Null({"digits": CONTRACT})
+class Started(Null):
+    """A null backend that is asked without a coroutine."""
+
+    async def infer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
+        heard: list[Outcome] = []
+        self.start(request, context, heard.append)
+        (outcome,) = heard
+        assert isinstance(outcome, InferenceResponse)
+        return outcome
+
+
+@pytest.fixture(params=[Null, Started])
+def null(request: pytest.FixtureRequest) -> Null:
+    """A null backend with one model, asked in both ways."""
+    made: type[Null] = request.param
+    return made({"digits": CONTRACT})
 
 
 @pytest.mark.parametrize("rows", [0, 1, 64])

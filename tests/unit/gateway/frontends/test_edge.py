@@ -60,6 +60,26 @@ def test_requests_over_the_limit_are_refused() -> None:
     assert admission.in_flight == 0
 
 
+def test_a_whole_request_is_let_in_as_any_other() -> None:
+    """Or refused, by number and by bytes, and then counted nowhere."""
+    admission = Admission(LIMITS)
+    first = admission.whole(60)
+    with pytest.raises(GatewayError, match="100 bytes at most"):
+        admission.whole(41)
+    second = admission.whole(40)
+    with pytest.raises(GatewayError, match="2 requests are in flight"):
+        admission.whole(0)
+    assert (admission.in_flight, admission.in_flight_bytes) == (2, 100)
+    first.leave()
+    with ExitStack() as stays:
+        for _ in range(8):
+            stays.enter_context(admission.receive())
+        with pytest.raises(GatewayError, match="8 requests are still arriving"):
+            admission.whole(0)
+    second.leave()
+    assert (admission.arriving, admission.in_flight, admission.in_flight_bytes) == (0, 0, 0)
+
+
 def test_requests_that_arrive_have_a_bound_of_their_own() -> None:
     """They are in flight, and may find the gateway full, once they are whole; no place is lost either way."""
     admission = Admission(LIMITS)

@@ -13,7 +13,9 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from gateway.core.backend import Cancel, Done, nothing
 from gateway.core.clock import SystemClock
+from gateway.core.context import CallContext
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause
 from gateway.core.messages import InferenceRequest, InferenceResponse, TensorSpec
@@ -87,25 +89,57 @@ def two_outputs(asked: InferenceRequest) -> InferenceResponse:
     return InferenceResponse(asked.model.name, 1, outputs, {"told": "yes"})
 
 
+class StraightBackend(FakeBackend):
+    """The same, which may be asked without a coroutine; `started` counts how often it was."""
+
+    started = 0
+
+    def start(self, request: InferenceRequest, context: CallContext, done: Done) -> Cancel:
+        """Answers at once, or after `hold`."""
+        self.started += 1
+        if self.hold is None:
+            self.requests.append(request)
+            self.asked.set()
+            self._reach()
+            done(self.answer(request))
+            return nothing
+        task = asyncio.ensure_future(self.infer(request, context))
+
+        def ended(_: object) -> None:
+            done(task.exception() or task.result())
+
+        def cancel() -> None:
+            task.remove_done_callback(ended)
+            task.cancel()
+            done(asyncio.CancelledError())
+
+        task.add_done_callback(ended)
+        return cancel
+
+
 class World:
     """Models `doubler` (one FP32 input) and `pair` (two inputs) on `ts` (stack torchserve) and `tf` (tfserving).
 
-    Both have a variant `int8` on `ts` that answers only by name, and none `tensorrt`.
+    Both have a variant `int8` on `ts` that answers only by name, and none `tensorrt`. In a `straight` world `tf` too
+    answers only by name, and requests that name nothing go the way without coroutines.
     """
 
-    def __init__(self, limits: Limits | None = None, model: ModelContract | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, model: ModelContract | None = None, *, straight: bool = False
+    ) -> None:
         self.limits = limits or Limits()
         self.clock = SystemClock()
         self.observer = Recorder()
         self.admission = Admission(self.limits)
-        self.backends = {name: FakeBackend(name=f"{name} 1.0") for name in ("ts", "tf")}
+        backend = StraightBackend if straight else FakeBackend
+        self.backends: dict[str, FakeBackend] = {name: backend(name=f"{name} 1.0") for name in ("ts", "tf")}
         stacks = {"ts": "torchserve", "tf": "tfserving"}
         self.endpoints = {name: Endpoint(name, stacks[name], backend) for name, backend in self.backends.items()}
         routes = {
             item.name: Route.of(
                 item,
                 (
-                    *(Target(name, item.name) for name in self.endpoints),
+                    *(Target(name, item.name, by_name=straight and name == "tf") for name in self.endpoints),
                     Target("ts", f"{item.name}-int8", variant="int8", by_name=True),
                 ),
                 {"stable": 1},
@@ -116,12 +150,14 @@ class World:
         }
         self.health = HealthMonitor(self.endpoints.values(), observer=self.observer)
         self.router = Router(RouteTable(routes), self.endpoints, self.health)
-        self.plane = DataPlane(self.router, deadline(self.clock))
+        self.plane = DataPlane(self.router, deadline(self.clock), clock=self.clock)
 
     @classmethod
-    async def started(cls, limits: Limits | None = None, model: ModelContract | None = None) -> World:
+    async def started(
+        cls, limits: Limits | None = None, model: ModelContract | None = None, *, straight: bool = False
+    ) -> World:
         """A world whose endpoints have been checked and that takes requests."""
-        world = cls(limits, model)
+        world = cls(limits, model, straight=straight)
         for endpoint in world.endpoints.values():
             await world.health.check(endpoint)
         world.plane.start()
@@ -141,6 +177,11 @@ class World:
     def sent(self) -> int:
         """How many requests reached a model server."""
         return sum(len(backend.requests) for backend in self.backends.values())
+
+    @property
+    def straight(self) -> int:
+        """How many were asked without a coroutine."""
+        return sum(backend.started for backend in self.backends.values() if isinstance(backend, StraightBackend))
 
     @property
     def last(self) -> Finished:

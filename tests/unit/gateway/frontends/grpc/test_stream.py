@@ -20,9 +20,10 @@ from tests.unit.gateway.frontends.world import Finished, World
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
-@pytest.fixture
-async def world() -> World:
-    return await World.started()
+@pytest.fixture(params=[False, True], ids=["general", "straight"])
+async def world(request: pytest.FixtureRequest) -> World:
+    """In front of servers that are asked in coroutines, and without."""
+    return await World.started(straight=request.param)
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def numbered(number: int, **fields: Any) -> bytes:
 
 async def test_each_request_has_one_reply_in_order(world: World, channel: grpc.aio.Channel) -> None:
     """All sent before any is read, each counted; raw in is raw out, whatever the one before was."""
-    talk = Talk(channel, metadata=(("x-request-id", "mine"), ("x-stack", "tfserving")))
+    talk = Talk(channel, metadata=(("x-request-id", "mine"), ("x-endpoint", "tf")))
     for number in range(3):
         await talk.say(numbered(number))
     raw = oip_pb2.ModelInferRequest.FromString(numbered(3))

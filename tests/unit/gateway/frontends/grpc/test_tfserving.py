@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -184,3 +185,17 @@ OWN = {
 def test_statuses_are_those_of_the_design(cause: Cause) -> None:
     """The table is the design's column."""
     assert TFSERVING[cause] is OWN.get(cause, OIP[cause])
+
+
+async def test_an_answer_that_is_there_at_once_is_not_waited_for() -> None:
+    """It is the same, and so is one that has to be waited for."""
+    world = await World.started(straight=True)
+    async with world.grpc() as channel:
+        for hold in (None, asyncio.Event()):
+            world.backends["ts"].hold = hold
+            if hold is not None:
+                hold.set()
+            answer = tfserving_pb2.PredictResponse.FromString(await channel.unary_unary(PREDICT)(predict_request()))
+            assert list(answer.outputs["y"].float_val) == [2, 4]
+            assert world.last == Finished("doubler", 1, "torchserve", "tfserving-grpc", None)
+    assert world.straight == 2

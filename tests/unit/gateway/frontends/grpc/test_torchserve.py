@@ -190,3 +190,16 @@ async def test_no_bytes_make_a_server_error(channel: grpc.aio.Channel, data: byt
         grpc.StatusCode.NOT_FOUND,
         grpc.StatusCode.UNIMPLEMENTED,
     )
+
+
+async def test_an_answer_that_is_there_at_once_is_not_waited_for() -> None:
+    """It is the same, and so is one that has to be waited for."""
+    world = await World.started(straight=True)
+    async with world.grpc() as channel:
+        for hold in (None, asyncio.Event()):
+            world.backends["ts"].hold = hold
+            if hold is not None:
+                hold.set()
+            assert json.loads(await prediction(channel, asking())) == {"predictions": [[2, 4]]}
+            assert world.last == Finished("doubler", 1, "torchserve", "torchserve-grpc", None)
+    assert world.straight == 2

@@ -33,7 +33,8 @@ _END_OF_FP32 = 2.0**128 - 2.0**103
 # A word is found in a text of so many bytes sooner than an array is looked through.
 _SHORT_TEXT = 1024
 _N = ord("n")
-_BRACE = ord("}")
+# How a document of one value begins, and how it ends.
+Around = tuple[bytes, bytes]
 
 # The floats that JSON text and numpy's own printing have no form for.
 SHORT_FLOATS = frozenset({"FP16", "BF16"})
@@ -86,15 +87,17 @@ def tensor_from_text(body: bytes, spec: TensorSpec) -> Tensor:
     return read_value(body, lambda value: tensor_from_json(value, spec))
 
 
-def only_row(body: bytes, openings: tuple[bytes, ...], spec: TensorSpec) -> Tensor | None:
-    """The tensor of a short object whose only member is a row, of a length seen before; None for everything else.
+def only_row(body: bytes, forms: tuple[Around, ...], spec: TensorSpec) -> Tensor | None:
+    """The tensor of a short document that is a row, of a length seen before, and what one of `forms` has around it.
 
-    It begins with one of `openings`, which are a brace, the member's name without a colon in it, and a colon: then what
-    comes up to the last brace is certainly the one value where it is a row at all.
+    None for everything else. The first form that the body begins with counts. What is left between its ends is one
+    value for certain where it is a row at all.
     """
-    if len(body) > MAX_BYTES or not body.startswith(openings) or body[-1] != _BRACE:
-        return None
-    return _row(body[body.index(b":") + 1 : -1], spec)
+    if len(body) <= MAX_BYTES:
+        for begin, end in forms:
+            if body.startswith(begin):
+                return _row(body[len(begin) : -len(end)], spec) if body.endswith(end) else None
+    return None
 
 
 def _row(text: bytes, spec: TensorSpec) -> Tensor | None:

@@ -11,7 +11,15 @@ import orjson
 from gateway.codecs.fields import choice, refuse_unknown, request_id, shown, wanted_outputs
 from gateway.codecs.json_array import JsonArray
 from gateway.codecs.json_document import JsonObject, JsonValue, plain, read_object
-from gateway.codecs.json_tensors import dumped, only_row, tensor_from_json, tensor_to_text, to_json_array, written
+from gateway.codecs.json_tensors import (
+    Around,
+    dumped,
+    only_row,
+    tensor_from_json,
+    tensor_to_text,
+    to_json_array,
+    written,
+)
 from gateway.codecs.selection import version_number
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
@@ -26,7 +34,7 @@ from gateway.core.messages import (
 )
 from gateway.core.tensor import Tensor
 
-_OPENINGS = (b'{"inputs":',)
+_INPUTS = b'{"inputs":'
 _END = b'},"id":%b}'
 FIELDS = frozenset({"endpoint", "id", "inputs", "label", "model", "outputs", "stack", "variant", "version"})
 
@@ -39,7 +47,7 @@ def decode_request(
     Raises UNPARSEABLE, INVALID_INPUT naming the field or input, VERSION_NOT_FOUND, and MODEL_NOT_FOUND from
     `contract_of`.
     """
-    if model is not None and body.startswith(_OPENINGS):
+    if model is not None and body.startswith(_INPUTS):
         # What most send, and nothing but it.
         try:
             contract = contract_of(model)
@@ -49,7 +57,11 @@ def decode_request(
         else:
             specs = contract.inputs
             # Of another rank, a row may be an instance without its batch.
-            row = only_row(body, _OPENINGS, specs[0]) if len(specs) == 1 and len(specs[0].shape) == 2 else None
+            row = (
+                only_row(body, _forms(specs[0].name), specs[0])
+                if len(specs) == 1 and len(specs[0].shape) == 2
+                else None
+            )
             if row is not None:
                 return InferenceRequest(_named(model), (row,))
     return read_object(body, lambda document: _request(document, contract_of, model))
@@ -85,6 +97,13 @@ def encode_response(response: InferenceResponse) -> bytes:
 
 # Specs that are the same object are found by a dictionary without a comparison.
 _named = lru_cache(maxsize=1024)(ModelSpec)
+
+
+@lru_cache(maxsize=1024)
+def _forms(name: str) -> tuple[Around, ...]:
+    """What clients write around the only input of a model: it by its name, with and without spaces, or by itself."""
+    named = orjson.dumps({name: 0})[: -len(b"0}")]
+    return (_INPUTS + b" " + named, b"}}"), (_INPUTS + named, b"}}"), (_INPUTS, b"}")
 
 
 @lru_cache(maxsize=1024)

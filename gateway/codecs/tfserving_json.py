@@ -33,7 +33,7 @@ from gateway.core.tensor import NDArray, Tensor, all_finite, few_and_finite
 # TF Serving answers 501 to them: its JSON has no form for these dtypes.
 _NOT_OVER_REST = frozenset({"FP16", "BF16", "UINT16"})
 # As others write an answer, and as TF Serving does.
-_OPENINGS = (b'{"outputs":', b'{\n    "outputs":')
+_FORMS = ((b'{"outputs":', b"}"), (b'{\n    "outputs":', b"}"))
 _LARGEST_FP32 = np.finfo(np.float32).max
 # What reading a document of another structure raises.
 _NOT_AS_EXPECTED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
@@ -69,7 +69,7 @@ def decode_response(body: bytes, request: InferenceRequest, outputs: tuple[Tenso
     UNSUPPORTED_DATATYPE for BYTES beyond UTF-8, which TF Serving writes into its JSON as they are.
     """
     if len(outputs) == 1 and not request.wanted:
-        row = only_row(body, _OPENINGS, outputs[0])
+        row = only_row(body, _FORMS, outputs[0])
         if row is not None:
             return InferenceResponse(request.model.name, request.model.version, (row,), {}, request.id)
     _check_text(body, outputs)

@@ -371,7 +371,7 @@ class Batcher:
     def _let_go(self, batch: Batch) -> None:
         """Hands a batch's slot on, once."""
         if batch.holds_slot:
-            batch.holds_slot = False
+            batch.ended()
             self._release()
 
     async def _one_by_one(self, members: Iterable[Entry]) -> None:

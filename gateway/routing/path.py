@@ -72,7 +72,8 @@ class Path:
         if version is None:
             # TensorFlow Serving's REST answers do not name their version: it is then the newest one, by its own policy.
             version = verdict.versions[0]
-        served_by = context.served_by = _served_by(endpoint.name, endpoint.stack, endpoint.server, version, self.variant)
+        served_by = _served_by(endpoint.name, endpoint.stack, endpoint.server, version, self.variant)
+        context.served_by = served_by
         # Made by hand, since dataclasses.replace costs twice as much, for every request.
         return InferenceResponse(
             spec.name, version, response.outputs, response.parameters, request.id, served_by, response.comparison

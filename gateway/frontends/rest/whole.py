@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from starlette.types import Message, Scope
@@ -179,17 +180,19 @@ class Serving:
         """Admits and reads the request; raises what it is refused for."""
         edge, call, ticket, head = self._edge, self._call, self._ticket, self._head
         body, self._body = self._body, b""
-        ticket.__enter__()
+        ticket.check()
         translate = head.read(self._endpoint, edge, call)
         if call.model:
             edge.data_plane.check_room(call.model, call.context.caller)
         cap, kind = head.cap
         if len(body) > cap:
             raise too_large(cap, kind)
-        ticket.take(len(body))
-        ticket.whole()
-        with call.context.timings.phase("decode"):
+        ticket.take_whole(len(body))
+        begin = perf_counter()
+        try:
             self._request, self._encode = translate(body, head.path, edge.data_plane.contract)
+        finally:
+            call.context.timings.add("decode", perf_counter() - begin)
 
     def start(self, done: Done) -> Flying | None:
         """Has it answered, as `DataPlane.begin` does."""
@@ -206,11 +209,12 @@ class Serving:
         request_id = call.context.request_id
         answer: Answer | None = None
         if isinstance(outcome, InferenceResponse):
+            begin = perf_counter()
             try:
-                with call.context.timings.phase("encode"):
-                    answer = self._encode(outcome)
+                answer = self._encode(outcome)
             except Exception as exc:
                 outcome = exc
+            call.context.timings.add("encode", perf_counter() - begin)
         if answer is not None:
             self._left(None)
             return 200, _answer_lines(call, answer), answer.body

@@ -237,7 +237,7 @@ class Batcher:
 
     def refusal(self, caller: str) -> RefusedError | None:
         """What one more request of `caller` would be refused with now; None where it would be taken."""
-        if len(self._queue) < self._places or self._busy < self._slots or self._queue.giving_way(caller) is not None:
+        if self._busy < self._slots or len(self._queue) < self._places or self._queue.giving_way(caller) is not None:
             return None
         return full(self._endpoint, self._slots, self._places)
 

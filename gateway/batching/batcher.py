@@ -364,7 +364,7 @@ class Batcher:
             # Its members are asked one by one now.
             return
         batch.cancel = None
-        for entry in batch.members:
+        for entry in [entry for entry in batch.members if entry.done is not None]:
             entry.fail(shutting_down(self._endpoint))
         self._let_go(batch)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError, get_running_loop
+from asyncio import CancelledError
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -38,11 +38,11 @@ class Flying:
         self._why: GatewayError | None = None
         self.ended = False
 
-    def started(self, cancel: Cancel, at: float) -> None:
-        """It is under way, until a time of the loop."""
+    def started(self, cancel: Cancel) -> None:
+        """It is under way, for the time that it has left."""
         self._cancel = cancel
         if not self.ended:
-            self._deadlines.add(self, at)
+            self._deadlines.add_in(self, self._left)
 
     def end(self, why: GatewayError) -> None:
         """Ends it, as failed for this reason, unless it has ended by itself."""
@@ -159,7 +159,7 @@ class DataPlane:
         cancel = self._router.start(checked, context, flying.landed)
         if cancel is None:
             return None
-        flying.started(cancel, get_running_loop().time() + left)
+        flying.started(cancel)
         return flying
 
     def _checked(self, request: InferenceRequest) -> InferenceRequest:

@@ -60,7 +60,7 @@ class EndpointStack:
     def refusal(self, model: str, caller: str) -> GatewayError | None:
         """What the gates would refuse a request with now: an open breaker, a full queue."""
         breaker = self._breakers.get(model)
-        if breaker is not None and not breaker.allows:
+        if breaker is not None and not breaker.closed and not breaker.allows:
             return shut(breaker, endpoint=self._name, model=model)
         return self.batcher.refusal(caller)
 

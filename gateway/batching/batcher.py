@@ -237,7 +237,7 @@ class Batcher:
 
     def refusal(self, caller: str) -> RefusedError | None:
         """What one more request of `caller` would be refused with now; None where it would be taken."""
-        if len(self._queue) < self._places or self._busy < self._slots or self._queue.giving_way(caller) is not None:
+        if self._busy < self._slots or len(self._queue) < self._places or self._queue.giving_way(caller) is not None:
             return None
         return full(self._endpoint, self._slots, self._places)
 
@@ -364,14 +364,14 @@ class Batcher:
             # Its members are asked one by one now.
             return
         batch.cancel = None
-        for entry in batch.members:
+        for entry in [entry for entry in batch.members if entry.done is not None]:
             entry.fail(shutting_down(self._endpoint))
         self._let_go(batch)
 
     def _let_go(self, batch: Batch) -> None:
         """Hands a batch's slot on, once."""
         if batch.holds_slot:
-            batch.holds_slot = False
+            batch.ended()
             self._release()
 
     async def _one_by_one(self, members: Iterable[Entry]) -> None:

@@ -82,6 +82,12 @@ class Batch:
         self.wanted -= 1
         return not self.wanted
 
+    def ended(self) -> None:
+        """Its slot is another's. What refers to each other only the garbage collector would find, so it parts."""
+        self.holds_slot = False
+        for entry in self.members:
+            entry.batch = None
+
 
 def future_of(answer: asyncio.Future[InferenceResponse]) -> Done:
     """What gives a future its result, unless whoever waited for it has left."""

@@ -33,6 +33,8 @@ _END_OF_FP32 = 2.0**128 - 2.0**103
 # A word is found in a text of so many bytes sooner than an array is looked through.
 _SHORT_TEXT = 1024
 _N = ord("n")
+# How a document of one value begins, and how it ends.
+Around = tuple[bytes, bytes]
 
 # The floats that JSON text and numpy's own printing have no form for.
 SHORT_FLOATS = frozenset({"FP16", "BF16"})
@@ -78,16 +80,39 @@ def tensor_from_text(body: bytes, spec: TensorSpec) -> Tensor:
     Of a short text that is one row, of a length seen before, nothing else has to be asked than that all its values are
     packed as numbers: then there is no object or string in it, and no third list.
     """
-    if len(body) <= MAX_BYTES and not (LETTER in body and has_words(body)):
-        try:
-            rows = loads(body)
-            if len(rows) == 1:
-                row = rows[0]
-                packer, dtype = LAYOUTS[spec.datatype][len(row)]
-                return Tensor(spec.name, spec.datatype, frombuffer(packer(*row), dtype))
-        except NO_NUMBERS:
-            pass
+    if len(body) <= MAX_BYTES:
+        row = _row(body, spec)
+        if row is not None:
+            return row
     return read_value(body, lambda value: tensor_from_json(value, spec))
+
+
+def only_row(body: bytes, forms: tuple[Around, ...], spec: TensorSpec) -> Tensor | None:
+    """The tensor of a short document that is a row, of a length seen before, and what one of `forms` has around it.
+
+    None for everything else. The first form that the body begins with counts. What is left between its ends is one
+    value for certain where it is a row at all.
+    """
+    if len(body) <= MAX_BYTES:
+        for begin, end in forms:
+            if body.startswith(begin):
+                return _row(body[len(begin) : -len(end)], spec) if body.endswith(end) else None
+    return None
+
+
+def _row(text: bytes, spec: TensorSpec) -> Tensor | None:
+    """The tensor that a text of one row is; None where that is not certain."""
+    if LETTER in text and has_words(text):
+        return None
+    try:
+        rows = loads(text)
+        if len(rows) != 1:
+            return None
+        row = rows[0]
+        packer, dtype = LAYOUTS[spec.datatype][len(row)]
+        return Tensor(spec.name, spec.datatype, frombuffer(packer(*row), dtype))
+    except NO_NUMBERS:
+        return None
 
 
 def elements(value: JsonValue, name: str, datatype: str, *, finite: bool = True) -> tuple[NDArray, tuple[int, ...]]:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import isfinite
+
+import orjson
 
 from gateway.codecs.fields import choice, refuse_unknown, request_id, shown, wanted_outputs
 from gateway.codecs.json_array import JsonArray
 from gateway.codecs.json_document import JsonObject, JsonValue, plain, read_object
-from gateway.codecs.json_tensors import dumped, tensor_from_json, to_json_array, written
+from gateway.codecs.json_tensors import (
+    Around,
+    dumped,
+    only_row,
+    tensor_from_json,
+    tensor_to_text,
+    to_json_array,
+    written,
+)
 from gateway.codecs.selection import version_number
 from gateway.core.contract import ModelContract
 from gateway.core.errors import Cause, GatewayError
@@ -23,6 +34,8 @@ from gateway.core.messages import (
 )
 from gateway.core.tensor import Tensor
 
+_INPUTS = b'{"inputs":'
+_END = b'},"id":%b}'
 FIELDS = frozenset({"endpoint", "id", "inputs", "label", "model", "outputs", "stack", "variant", "version"})
 
 
@@ -34,6 +47,23 @@ def decode_request(
     Raises UNPARSEABLE, INVALID_INPUT naming the field or input, VERSION_NOT_FOUND, and MODEL_NOT_FOUND from
     `contract_of`.
     """
+    if model is not None and body.startswith(_INPUTS):
+        # What most send, and nothing but it.
+        try:
+            contract = contract_of(model)
+        except GatewayError:
+            # What is wrong with the body comes first.
+            pass
+        else:
+            specs = contract.inputs
+            # Of another rank, a row may be an instance without its batch.
+            row = (
+                only_row(body, _forms(specs[0].name), specs[0])
+                if len(specs) == 1 and len(specs[0].shape) == 2
+                else None
+            )
+            if row is not None:
+                return InferenceRequest(_named(model), (row,))
     return read_object(body, lambda document: _request(document, contract_of, model))
 
 
@@ -46,6 +76,11 @@ def encode_response(response: InferenceResponse) -> bytes:
     version = response.version
     if version is None and served_by is not None:
         version = served_by.version
+    if served_by is not None and len(response.outputs) == 1 and not response.comparison:
+        tensor = response.outputs[0]
+        begin = _begin(response.model, version, served_by.stack, served_by.variant, tensor.name)
+        end = _END % orjson.dumps(response.id) if response.id else _END % b"null"
+        return begin + tensor_to_text(tensor) + end
     document: dict[str, object] = {
         "model": response.model,
         "version": version,
@@ -58,6 +93,24 @@ def encode_response(response: InferenceResponse) -> bytes:
     if response.comparison:
         document["comparison"] = [_compared(each) for each in response.comparison]
     return dumped(document, response.outputs, nulls)
+
+
+# Specs that are the same object are found by a dictionary without a comparison.
+_named = lru_cache(maxsize=1024)(ModelSpec)
+
+
+@lru_cache(maxsize=1024)
+def _forms(name: str) -> tuple[Around, ...]:
+    """What clients write around the only input of a model: it by its name, with and without spaces, or by itself."""
+    named = orjson.dumps({name: 0})[: -len(b"0}")]
+    return (_INPUTS + b" " + named, b"}}"), (_INPUTS + named, b"}}"), (_INPUTS, b"}")
+
+
+@lru_cache(maxsize=1024)
+def _begin(model: str, version: int | None, stack: str, variant: str | None, output: str) -> bytes:
+    """How an answer of one output begins: all that comes before its numbers."""
+    document = {"model": model, "version": version, "stack": stack, "variant": variant, "outputs": {output: 0}}
+    return orjson.dumps(document)[: -len(b"0}}")]
 
 
 def _request(

@@ -10,13 +10,14 @@ import base64
 import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import orjson
 
 from gateway.codecs.json_document import JsonObject, JsonValue, parse_object, plain, read_object
-from gateway.codecs.json_tensors import elements, flatten, written
+from gateway.codecs.json_tensors import elements, flatten, only_row, tensor_to_text, written
 from gateway.codecs.replies import bad_reply, reading_reply
 from gateway.codecs.tfserving_proto import (
     DATATYPE_OF_NAME,
@@ -27,10 +28,12 @@ from gateway.codecs.tfserving_proto import (
 )
 from gateway.core.errors import Cause, GatewayError, capped
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelMetadata, TensorSpec
-from gateway.core.tensor import NDArray, Tensor, all_finite
+from gateway.core.tensor import NDArray, Tensor, all_finite, few_and_finite
 
 # TF Serving answers 501 to them: its JSON has no form for these dtypes.
 _NOT_OVER_REST = frozenset({"FP16", "BF16", "UINT16"})
+# As others write an answer, and as TF Serving does.
+_FORMS = ((b'{"outputs":', b"}"), (b'{\n    "outputs":', b"}"))
 _LARGEST_FP32 = np.finfo(np.float32).max
 # What reading a document of another structure raises.
 _NOT_AS_EXPECTED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
@@ -43,6 +46,10 @@ def encode_request(request: InferenceRequest) -> bytes:
     """
     inputs: dict[str, object] = {}
     finite = True
+    if len(request.inputs) == 1 and request.model.signature_name is None:
+        tensor = request.inputs[0]
+        if tensor.datatype == "FP32" and tensor.array.ndim and few_and_finite(tensor):
+            return _begin(tensor.name) + tensor_to_text(tensor) + b"}}"
     for tensor in request.inputs:
         inputs[tensor.name], digits = _column(tensor)
         finite = finite and digits
@@ -61,6 +68,10 @@ def decode_response(body: bytes, request: InferenceRequest, outputs: tuple[Tenso
     The version is the one that was asked for: the answer does not tell. Raises UPSTREAM_BAD_REPLY, and
     UNSUPPORTED_DATATYPE for BYTES beyond UTF-8, which TF Serving writes into its JSON as they are.
     """
+    if len(outputs) == 1 and not request.wanted:
+        row = only_row(body, _FORMS, outputs[0])
+        if row is not None:
+            return InferenceResponse(request.model.name, request.model.version, (row,), {}, request.id)
     _check_text(body, outputs)
 
     def take(document: JsonObject) -> InferenceResponse:
@@ -123,6 +134,12 @@ def error_text(body: bytes) -> str:
             if isinstance(document.get(key), str):
                 return capped(document[key].strip())
     return capped(body.decode(errors="replace").strip())
+
+
+@lru_cache(maxsize=1024)
+def _begin(name: str) -> bytes:
+    """How a request of one input begins: all that comes before its numbers."""
+    return orjson.dumps({"inputs": {name: 0}})[: -len(b"0}}")]
 
 
 def _check_text(body: bytes, outputs: tuple[TensorSpec, ...]) -> None:

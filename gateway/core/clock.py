@@ -17,6 +17,5 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's monotonic clock, the one asyncio's loop uses too."""
 
-    def now(self) -> float:
-        """Seconds of `time.monotonic`."""
-        return time.monotonic()
+    # Without a function of our own around it: a request asks a dozen times.
+    now = staticmethod(time.monotonic)

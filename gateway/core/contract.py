@@ -177,7 +177,8 @@ class ModelContract:
         inputs = request.inputs
         if len(inputs) == len(self.inputs) == 1 and inputs[0].name == self.inputs[0].name and not request.wanted:
             # What most models and requests are: in order as they are, once their input is.
-            self._check_input(inputs[0])
+            if not self._is_plain_input(inputs[0]):
+                self._check_input(inputs[0])
             return request
         by_name: dict[str, Tensor] = {}
         for tensor in inputs:
@@ -228,6 +229,17 @@ class ModelContract:
                 raise _bad_reply(self.name, f"output '{name}' holds NaN or infinity")
             outputs.append(tensor)
         return response if tuple(outputs) == response.outputs else replace(response, outputs=tuple(outputs))
+
+    def _is_plain_input(self, tensor: Tensor) -> bool:
+        """Whether a tensor with the name of the contract's only input is certainly what `_check_input` lets through."""
+        spec, shape = self.inputs[0], tensor.array.shape
+        return (
+            tensor.datatype == spec.datatype
+            and spec.bounds is None
+            and spec.fits(shape)
+            and (self.batch_cap is None or not shape or shape[0] <= self.batch_cap)
+            and (self.finite != "required" or all_finite(tensor))
+        )
 
     def _is_only_output(self, request: InferenceRequest, tensor: Tensor) -> bool:
         """Whether a reply's only tensor is certainly all that was wanted of the contract's only output."""

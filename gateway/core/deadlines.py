@@ -36,6 +36,10 @@ class Deadlines:
         if at < self._at:
             self._set(at)
 
+    def add_in(self, late: Late, seconds: float) -> None:
+        """From so many seconds on `late` is told."""
+        self.add(late, self._loop.time() + seconds)
+
     def remove(self, late: Late) -> None:
         """It has ended, or is not here any more."""
         self._until.pop(late, None)

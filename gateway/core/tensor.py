@@ -77,13 +77,20 @@ def all_finite(tensor: Tensor) -> bool:
     if tensor.datatype == "BF16":
         # Of a signalling NaN `isfinite` would warn here. Its exponent, all ones, tells.
         return not np.any((tensor.array.view(np.uint16) & 0x7F80) == 0x7F80)
-    last = _LAST_BYTES.get(tensor.datatype)
-    if last is not None and tensor.array.nbytes <= FEW_BYTES:
-        ends = tensor.array.tobytes()[last]
-        if b"\x7f" not in ends and b"\xff" not in ends:
-            return True
+    if few_and_finite(tensor):
+        return True
     # Looking for a zero byte takes a fraction of `ndarray.all` where elements are few.
     return tensor.datatype not in FLOAT_DATATYPES or b"\0" not in np.isfinite(tensor.array).tobytes()
+
+
+def few_and_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds few numbers of FP32 or FP64, one at least, and certainly none that is infinite or NaN, nor
+    one of the largest: their last bytes say so."""
+    last = _LAST_BYTES.get(tensor.datatype)
+    if last is None or not 0 < tensor.array.nbytes <= FEW_BYTES:
+        return False
+    ends = tensor.array.tobytes()[last]
+    return b"\x7f" not in ends and b"\xff" not in ends
 
 
 def numpy_dtype(datatype: str, name: str) -> np.dtype[Any]:

@@ -110,6 +110,12 @@ class Admission:
         if self.arriving >= ARRIVING_PER_IN_FLIGHT * self._limits.in_flight:
             raise self._full(f"{self.arriving} requests are still arriving")
 
+    def take_whole(self, size: int) -> None:
+        """Counts one request as in flight that is there with a body of `size` bytes, and for which `check` has just
+        found a place; raises OVERLOADED where they do not fit."""
+        self.take(size)
+        self.in_flight += 1
+
     def leave(self, ticket: Ticket) -> None:
         """Ends the stay of one request."""
         if ticket.in_flight:
@@ -176,6 +182,16 @@ class Ticket:
         """Counts the request as in flight, now that all of it has arrived; raises OVERLOADED where it does not fit."""
         self._admission.enter()
         self.in_flight = True
+
+    def check(self) -> None:
+        """Raises OVERLOADED where the gateway is full, for a request that is not in it yet."""
+        self._admission.check()
+
+    def take_whole(self, size: int) -> None:
+        """Lets a request in right after `check`, with `size` bytes of body; raises OVERLOADED where they do not fit."""
+        self._admission.take_whole(size)
+        self.entered = self.in_flight = True
+        self.taken = size
 
     def check_room(self, size: int) -> None:
         """Raises OVERLOADED where a body of `size` bytes would not fit now; keeps no room for it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gateway.core.backend import Asked, Cancel, Done, Handler, Outcome, Start, nothing
 from gateway.core.clock import Clock
@@ -18,6 +19,9 @@ from gateway.routing.endpoint import Endpoint, Target, Verdict
 from gateway.routing.health import HealthMonitor
 from gateway.routing.load import Load
 from gateway.routing.under_way import UnderWay
+
+# There are few of them, and what is made of one is found again by it.
+_served_by = lru_cache(maxsize=1024)(ServedBy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Path:
     @property
     def asked(self) -> ServedBy:
         """Who is asked; which version answers is not known yet."""
-        return ServedBy(self.endpoint.name, self.endpoint.stack, self.endpoint.server, None, self.variant)
+        return _served_by(self.endpoint.name, self.endpoint.stack, self.endpoint.server, None, self.variant)
 
     def answered(
         self, verdict: Verdict, request: InferenceRequest, context: CallContext, response: InferenceResponse
@@ -68,8 +72,9 @@ class Path:
         if version is None:
             # TensorFlow Serving's REST answers do not name their version: it is then the newest one, by its own policy.
             version = verdict.versions[0]
-        # Both made by hand, since dataclasses.replace costs twice as much, for every request.
-        served_by = context.served_by = ServedBy(endpoint.name, endpoint.stack, endpoint.server, version, self.variant)
+        served_by = _served_by(endpoint.name, endpoint.stack, endpoint.server, version, self.variant)
+        context.served_by = served_by
+        # Made by hand, since dataclasses.replace costs twice as much, for every request.
         return InferenceResponse(
             spec.name, version, response.outputs, response.parameters, request.id, served_by, response.comparison
         )

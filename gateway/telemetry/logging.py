@@ -28,7 +28,8 @@ STOP_SECONDS = 2.0
 # POSIX writes this much to a pipe in one piece, whoever else writes to it (PIPE_BUF); orjson's lines are mostly ASCII.
 ATOMIC_CHARACTERS = 4096
 
-_access = logging.getLogger("gateway.access")
+_ACCESS = "gateway.access"
+_access = logging.getLogger(_ACCESS)
 _ACCESS_MESSAGE = "request"
 
 
@@ -87,14 +88,32 @@ class Access:
 
     def line(self, always: Mapping[str, Any]) -> str:
         """The line that a JsonFormatter with `always` would make of it, without its end."""
+        if self.trace is not None:
+            return _dumped(
+                {
+                    "time": _time(self.at),
+                    "level": "info",
+                    "logger": _ACCESS,
+                    "message": _ACCESS_MESSAGE,
+                    **always,
+                    **self.fields(),
+                }
+            )
+        # The same once more, since to put dictionaries together takes as long as to write them.
         return _dumped(
             {
                 "time": _time(self.at),
                 "level": "info",
-                "logger": _access.name,
+                "logger": _ACCESS,
                 "message": _ACCESS_MESSAGE,
                 **always,
-                **self.fields(),
+                "request_id": self.request_id,
+                "protocol": self.protocol,
+                "model": self.model,
+                "stack": self.stack,
+                "endpoint": self.endpoint,
+                "cause": None if self.cause is None else self.cause.value,
+                "ms": round(self.seconds * 1e3, 3),
             }
         )
 
@@ -216,13 +235,14 @@ def _dumped(line: dict[str, Any]) -> str:
 
 
 def _time(at: float) -> str:
-    return f"{_second(int(at))}.{int(at % 1 * 1000):03}+00:00"
+    return _instant(int(at * 1000))
 
 
-@lru_cache(maxsize=16)
-def _second(seconds: int) -> str:
-    """The instant in ISO 8601, without its zone: many lines share one."""
-    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
+@lru_cache(maxsize=64)
+def _instant(milliseconds: int) -> str:
+    """The instant in ISO 8601: several lines share one."""
+    seconds = datetime.fromtimestamp(milliseconds // 1000, UTC).replace(tzinfo=None).isoformat()
+    return f"{seconds}.{milliseconds % 1000:03}+00:00"
 
 
 def _pieces(lines: list[str], most: int | None) -> Iterator[str]:

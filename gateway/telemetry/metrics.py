@@ -61,6 +61,8 @@ class PrometheusObserver:
             buckets=CODEC_BUCKETS,
             registry=registry,
         )
+        # Found by what is told, without a text for each of it.
+        self._requests_of: dict[tuple[str, int | None, str, str, Cause | None], Series] = {}
         self._codecs_of: dict[str, tuple[tuple[str, Series], ...]] = {}
         self._attempts = Histogram(
             "gateway_attempt_duration_seconds",
@@ -205,8 +207,12 @@ class PrometheusObserver:
         self, *, model: str, version: int | None, stack: str, protocol: str, cause: Cause | None, seconds: float
     ) -> None:
         """Counts one request of a client."""
-        shown = "" if version is None else str(version)
-        self._requests.labels(model, shown, stack, protocol, _outcome(cause)).observe(seconds)
+        key = (model, version, stack, protocol, cause)
+        series = self._requests_of.get(key)
+        if series is None:
+            shown = "" if version is None else str(version)
+            series = self._requests_of[key] = self._requests.labels(model, shown, stack, protocol, _outcome(cause))
+        series.observe(seconds)
 
     def phases_finished(self, *, protocol: str, seconds: Mapping[str, float]) -> None:
         """Counts the time of one request's codecs."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 
 from starlette.types import Message, Send
 
 from gateway.core.errors import Cause, GatewayError
+from gateway.core.values import value_type
 from gateway.frontends.rest.body import Connection
 from gateway.frontends.rest.errors import JSON, OCTETS, PROBLEM_JSON, ErrorShape, retry_after
 
@@ -20,7 +20,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 _ENCODED = {media_type: media_type.encode() for media_type in (JSON, PROBLEM_JSON, OCTETS)}
 
 
-@dataclass(frozen=True, slots=True)
+@value_type(frozen=True, slots=True)
 class Answer:
     """A result as it goes out: body, content type, and headers of its protocol's own."""
 

@@ -49,23 +49,36 @@ class Served(Protocol):
         """Has it answered."""
         ...
 
-    def closed(self, outcome: Outcome) -> tuple[int, Fields, bytes] | None:
-        """The answer to it: status, headers and body, or None where the client has gone."""
+    def closed(self, outcome: Outcome) -> tuple[int, bytes, bytes] | None:
+        """The answer to it: status, the lines of its headers, and body, or None where the client has gone."""
         ...
 
 
 class Endpoint(Protocol):
     """What answers whole requests."""
 
-    def begin(
-        self, headers: Fields, path: Mapping[str, str], caller: str, body: bytes, connection: Connection
-    ) -> Served:
-        """Begins to serve one."""
+    def head(self, headers: Fields, path: Mapping[str, str]) -> Any:  # noqa: ANN401 - only it knows
+        """What it needs to know of a head, which may come many times; raises nothing."""
+        ...
+
+    def begin(self, head: Any, caller: str, body: bytes, connection: Connection) -> Served:  # noqa: ANN401 - its own
+        """Begins to serve a request with such a head."""
         ...
 
 
 # Who answers a request, and the parameters of its path.
 Way = tuple[Endpoint, Mapping[str, str]]
+
+
+class Head:
+    """A request's head, and what follows from it: the same for all requests that begin with the same bytes."""
+
+    __slots__ = ("endpoint", "known", "scope")
+
+    def __init__(self, way: Way, headers: Fields) -> None:
+        self.endpoint, path = way
+        self.known = self.endpoint.head(headers, path)
+        self.scope: dict[str, Any] = {"method": "POST", "headers": headers}
 
 
 class _Untold:
@@ -81,9 +94,9 @@ class Exchange:
     __slots__ = (
         "_body",
         "_flying",
+        "_head",
         "_protocol",
         "_served",
-        "_way",
         "disconnected",
         "keep_alive",
         "response_complete",
@@ -98,16 +111,15 @@ class Exchange:
     def __init__(
         self,
         protocol: DirectHttpProtocol,
-        way: Way,
-        headers: Fields,
+        head: Head,
         body: bytes,
     ) -> None:
         self._protocol = protocol
-        self._way = way
+        self._head = head
         self._body = body
         self._served: Served
         self._flying: Flying | None = None
-        self.scope: dict[str, Any] = {"method": "POST", "headers": headers}
+        self.scope = head.scope
         self.keep_alive = True
         self.disconnected = self.response_started = self.response_complete = False
 
@@ -115,10 +127,9 @@ class Exchange:
         """The answer is on its way: the connection goes on with the next request."""
         self._protocol.on_response_complete()
 
-    def repeatable(self, data: bytes) -> Repeated[tuple[Way, Fields]] | None:
+    def repeatable(self, data: bytes) -> Repeated[Head] | None:
         """What may come again of the request, which `data` began with."""
-        headers = self.scope["headers"]
-        return repeatable(data, headers, self._body, (self._way, headers))
+        return repeatable(data, self.scope["headers"], self._body, self._head)
 
     def begin(self) -> None:
         """Asks the endpoint; once it has answered, in this turn of the loop or in a later one, the answer is sent."""
@@ -126,9 +137,8 @@ class Exchange:
         client = protocol.client
         # The connection knows its last request for as long as it is open: not with its body.
         body, self._body = self._body, b""
-        endpoint, path = self._way
-        served = endpoint.begin(self.scope["headers"], path, client[0] if client else "", body, protocol)
-        self._served = served
+        head = self._head
+        served = self._served = head.endpoint.begin(head.known, client[0] if client else "", body, protocol)
         try:
             served.open()
             flying = served.start(self.answered)
@@ -178,13 +188,13 @@ class Exchange:
             outcome = exc
         self.answered(outcome)
 
-    async def _drain(self, answer: tuple[int, Fields, bytes]) -> None:
+    async def _drain(self, answer: tuple[int, bytes, bytes]) -> None:
         """Sends an answer once the client has read its earlier ones."""
         await self._protocol.flow.drain()
         self._send(answer)
 
-    def _send(self, answer: tuple[int, Fields, bytes] | None) -> None:
-        if not self.disconnected and (answer is None or not self._protocol.answer(*answer)):
+    def _send(self, answer: tuple[int, bytes, bytes] | None) -> None:
+        if not self.disconnected and (answer is None or not self._protocol.answer_lines(*answer)):
             self._protocol.transport.close()
 
     def _run_as(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -206,7 +216,7 @@ class DirectHttpProtocol(BoundedHttpProtocol):
     # What came whole, until the parser has returned.
     _next: Exchange | None = None
     # The last request's head, which the next one's is likely to be.
-    _last: Repeated[tuple[Way, Fields]] | None = None
+    _last: Repeated[Head] | None = None
 
     def __init__(self, config: Any, *args: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(config, *args, **options)
@@ -218,9 +228,10 @@ class DirectHttpProtocol(BoundedHttpProtocol):
         if last is not None:
             body = None if self._head_open or self._parting or self._refused else last.body(data)
             if body is not None and self.cycle.response_complete:
-                self._stop_clock()
-                self._unset_keepalive_if_required()
-                self._exchange(*last.made, body).begin()
+                if self._clock is not None:
+                    self._stop_clock()
+                # The timer between two requests goes on, and finds this one when it is due.
+                self._exchange(last.made, body).begin()
                 return
             self._last = None
         # What begins within a head, or within the body of a request that has its answer, is no head itself.
@@ -284,10 +295,10 @@ class DirectHttpProtocol(BoundedHttpProtocol):
             return
         self._framing = 0
         self._way = None
-        self._next = self._exchange(way, self.headers, bytes(self._whole))
+        self._next = self._exchange(Head(way, self.headers), bytes(self._whole))
 
-    def _exchange(self, way: Way, headers: Fields, body: bytes) -> Exchange:
-        exchange = Exchange(self, way, headers, body)
+    def _exchange(self, head: Head, body: bytes) -> Exchange:
+        exchange = Exchange(self, head, body)
         self.cycle = self._running = cast("Any", exchange)
         return exchange
 

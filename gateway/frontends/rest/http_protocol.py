@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,6 +30,26 @@ PARTING_SECONDS = 0.25
 CLOSE = (b"connection", b"close")
 # A body up to this size is copied behind its head, which costs less than to write two pieces.
 JOINED_BYTES = 65_536
+_LAST_LINES = b"connection: close\r\n\r\n"
+# The server's own headers, which it makes anew each second, and their lines.
+_defaults: tuple[Sequence[tuple[bytes, bytes]], bytes] = ((), b"")
+
+
+def lines_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The headers' lines, each with its end; raises ValueError where one of them would be more than a line."""
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    if lines.count(b"\n") != len(headers):
+        raise ValueError("a header holds a line end")
+    return lines
+
+
+def _default_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    global _defaults  # noqa: PLW0603 - the same for all connections, and looked for with each answer
+    known, lines = _defaults
+    if known is not headers:
+        lines = lines_of(headers)
+        _defaults = headers, lines
+    return lines
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -43,6 +64,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _running: RequestResponseCycle | None = None
     _clock: asyncio.TimerHandle | None = None
     _gone: Callable[[], None] | None = None
+    # When the last answer went out, while its timer runs: it is set anew only when it is due, not with each answer.
+    _idle_since = 0.0
     # Bytes since the request, or its body, last made progress.
     _framing = 0
     _head_open = False
@@ -78,25 +101,21 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
         uvicorn's `send` searches each header for what may not be in it, and takes two calls.
         """
+        return self.answer_lines(status, lines_of(headers), body)
+
+    def answer_lines(self, status: int, lines: bytes, body: bytes) -> bool:
+        """The same of headers that are lines already, each with its end."""
         cycle = self._running
         if cycle is None or cycle.response_started or cycle.disconnected or cycle.scope["method"] == "HEAD":
             return False
         if self.flow.write_paused or self.transport.is_closing():
             return False
-        sent = [*self.server_state.default_headers, *headers]
-        if not cycle.keep_alive:
-            sent.append(CLOSE)
-        lines = [STATUS_LINE[status]]
-        for name, value in sent:
-            lines += (name, b": ", value, b"\r\n")
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(sent) + 2:
-            raise ValueError("a header holds a line end")
+        end = b"\r\n" if cycle.keep_alive else _LAST_LINES
+        head = STATUS_LINE[status], _default_lines(self.server_state.default_headers), lines, end
         if len(body) <= JOINED_BYTES:
-            self.transport.write(head + body)
+            self.transport.write(b"".join((*head, body)))
         else:
-            self.transport.writelines((head, body))
+            self.transport.writelines((*head, body))
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
@@ -129,6 +148,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, no more at a time than may still belong to a head."""
@@ -210,15 +230,39 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if self.cycle.response_complete:
                 # Answered before it was whole: only from now on does the connection wait for the next request.
                 self._stop_clock()
-                self.timeout_keep_alive_task = self.loop.call_later(
-                    self.timeout_keep_alive, self.timeout_keep_alive_handler
-                )
+                self._wait_for_next()
 
     def on_response_complete(self) -> None:
         """Goes on with the next request, and reads more once few of them wait."""
+        if not self.pipeline:
+            self.server_state.total_requests += 1
+            if not self.transport.is_closing():
+                self.flow.resume_reading()
+                self._wait_for_next()
+            return
         super().on_response_complete()
         if len(self.pipeline) > READ_WAITING and not self._refused and not self.transport.is_closing():
             self.flow.pause_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes a connection that nobody has used for that long."""
+        self.timeout_keep_alive_task = None
+        if not self.cycle.response_complete:
+            # The answer sets it anew.
+            return
+        left = self._idle_since + self.timeout_keep_alive - time.monotonic()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _wait_for_next(self) -> None:
+        """Waits for the next request, as long as a connection is kept."""
+        self._idle_since = time.monotonic()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _should_upgrade(self) -> bool:
         return False

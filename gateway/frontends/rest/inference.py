@@ -3,51 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from gateway.codecs import predict_json
 from gateway.codecs.selection import version_number
-from gateway.core.backend import Done, Outcome
 from gateway.core.contract import ContractOf
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
-from gateway.dataplane import Flying
 from gateway.frontends.edge import (
-    SELECTION_HEADERS,
     Call,
     Edge,
     Ticket,
-    choose,
     failure,
     request_id_from,
     seconds_from_milliseconds,
-    served_by_header,
 )
-from gateway.frontends.rest.answers import Answer, common, send_answer, send_error, shutting_down, stating, told
-from gateway.frontends.rest.body import CONNECTION, Body, Connection, too_large, while_connected
+from gateway.frontends.rest.answers import Answer, send_answer, send_error, shutting_down
+from gateway.frontends.rest.body import CONNECTION, Body, Connection, while_connected
 from gateway.frontends.rest.errors import PREDICT_SHAPE, ErrorShape
 from gateway.frontends.rest.middleware import REQUEST_ID
+from gateway.frontends.rest.whole import Encode, Fields, Head, RequestHeaders, Serving, Translate, telling
 
 Decode = Callable[[bytes, Mapping[str, str], ContractOf], InferenceRequest]
-Encode = Callable[[InferenceResponse], Answer]
-Translate = Callable[[bytes, Mapping[str, str], ContractOf], tuple[InferenceRequest, Encode]]
-
-Fields = list[tuple[bytes, bytes]]
-
-_SELECTION_HEADERS = {name.encode(): name for name in SELECTION_HEADERS}
-_USED_HEADERS = frozenset(
-    {
-        b"content-type",
-        b"content-length",
-        b"content-encoding",
-        b"inference-header-content-length",
-        b"x-request-timeout-ms",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,55 +39,6 @@ class Door:
     decode: Decode
     encode: Callable[[InferenceResponse], bytes]
     errors: ErrorShape
-
-
-@dataclass(slots=True)
-class RequestHeaders:
-    """The headers that an inference request can carry, and where it wants to be answered."""
-
-    values: Mapping[bytes, bytes]
-    selection: Mapping[str, str]
-
-    @classmethod
-    def read(cls, scope: Scope) -> RequestHeaders:
-        """Of an ASGI request; raises as `among` does."""
-        return cls.among(scope["headers"])
-
-    @classmethod
-    def among(cls, headers: Iterable[tuple[bytes, bytes]]) -> RequestHeaders:
-        """Raises INVALID_INPUT for a contradiction, UNPARSEABLE for a header that may come only once."""
-        values: dict[bytes, bytes] = {}
-        selection: dict[str, str] = {}
-        for name, value in headers:
-            if name in _USED_HEADERS:
-                if values.setdefault(name, value) != value:
-                    raise GatewayError(Cause.UNPARSEABLE, f"{name.decode()} is sent twice with different values")
-            elif name in _SELECTION_HEADERS:
-                choose(selection, _SELECTION_HEADERS[name], value.decode("latin-1"))
-        return cls(values, selection)
-
-    def check_encoding(self) -> None:
-        """Raises MEDIA_TYPE for a compressed body."""
-        encoding = self.values.get(b"content-encoding")
-        if encoding is not None and encoding.strip().lower() != b"identity":
-            raise GatewayError(Cause.MEDIA_TYPE, "Content-Encoding: expected none; bodies are taken uncompressed only")
-
-    def check_media_type(self) -> None:
-        """Raises MEDIA_TYPE for anything but uncompressed JSON in UTF-8."""
-        self.check_encoding()
-        stated = self.values.get(b"content-type", b"")
-        if stated == b"application/json":
-            return
-        media_type, _, parameters = stated.lower().partition(b";")
-        if media_type.strip() != b"application/json":
-            raise GatewayError(
-                Cause.MEDIA_TYPE,
-                "expected Content-Type: application/json; with curl: -H 'Content-Type: application/json'",
-            )
-        for parameter in parameters.split(b";"):
-            key, _, value = parameter.partition(b"=")
-            if key.strip() == b"charset" and value.strip(b' "') not in (b"utf-8", b"utf8"):
-                raise GatewayError(Cause.MEDIA_TYPE, "expected JSON in UTF-8, the only charset that JSON has")
 
 
 class InferenceEndpoint:
@@ -136,25 +68,17 @@ class InferenceEndpoint:
         if isinstance(outcome, GatewayError):
             await self._send_error(send, call, body, outcome)
             return
-        await send_answer(send, 200, outcome.media_type, outcome.body, [*_telling(call), *outcome.headers])
+        await send_answer(send, 200, outcome.media_type, outcome.body, [*telling(call), *outcome.headers])
 
-    def begin(
-        self, headers: Fields, path: Mapping[str, str], caller: str, body: bytes, connection: Connection
-    ) -> Serving:
+    def head(self, headers: Fields, path: Mapping[str, str]) -> Head:
+        """What follows from the headers of a request without ASGI, and from its path's parameters."""
+        return Head(headers, path)
+
+    def begin(self, head: Head, caller: str, body: bytes, connection: Connection) -> Serving:
         """Begins the same for a request that is there whole, without ASGI."""
-        sent = None
-        for name, value in headers:
-            if name == b"x-request-id":
-                sent = value.decode("latin-1")
-                break
-        call = self._edge.open(
-            self._door.protocol,
-            request_id_from(sent),
-            caller,
-            ((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers),
-        )
-        call.model = path.get("model", "")
-        return Serving(self, self._edge, call, headers, path, body, connection)
+        call = self._edge.open(self._door.protocol, request_id_from(head.sent_id), caller, head)
+        call.model = head.model
+        return Serving(self, self._edge, call, head, body, connection)
 
     def cap_of(self, _headers: Fields) -> tuple[int, str]:
         """How large a body with these headers may be, and of what kind it then is: all of it is JSON."""
@@ -223,7 +147,7 @@ class InferenceEndpoint:
     async def _send_error(self, send: Send, call: Call, body: Body, error: GatewayError) -> None:
         if error.cause is Cause.CLIENT_GONE:
             return
-        headers = _telling(call)
+        headers = telling(call)
         if body.skippable:
             await send_error(send, error, self.shape(error), call.context.request_id, headers)
             return
@@ -234,112 +158,6 @@ class InferenceEndpoint:
     def shape(self, _error: GatewayError) -> ErrorShape:
         """How the door tells this error."""
         return self._door.errors
-
-
-class Serving:
-    """One request that was there whole, from its head to its answer, on whichever of two ways.
-
-    `start` has it served without a coroutine where that is possible; `run` serves it in any case. `closed` makes the
-    answer of how it ended, and is called once.
-    """
-
-    __slots__ = (
-        "_body",
-        "_call",
-        "_connection",
-        "_edge",
-        "_encode",
-        "_endpoint",
-        "_headers",
-        "_path",
-        "_request",
-        "_selection",
-        "_ticket",
-    )
-
-    _encode: Encode
-    _request: InferenceRequest
-    _selection: Mapping[str, str]
-
-    def __init__(
-        self,
-        endpoint: InferenceEndpoint,
-        edge: Edge,
-        call: Call,
-        headers: Fields,
-        path: Mapping[str, str],
-        body: bytes,
-        connection: Connection,
-    ) -> None:
-        self._endpoint = endpoint
-        self._edge = edge
-        self._call = call
-        self._headers = headers
-        self._path = path
-        self._body = body
-        self._connection = connection
-        self._ticket = edge.admission.receive()
-
-    def open(self) -> None:
-        """Admits and reads the request; raises what it is refused for."""
-        edge, call, ticket, endpoint = self._edge, self._call, self._ticket, self._endpoint
-        body, self._body = self._body, b""
-        ticket.__enter__()
-        headers = RequestHeaders.among(self._headers)
-        timeout = headers.values.get(b"x-request-timeout-ms")
-        if timeout is not None:
-            edge.allow(call, seconds_from_milliseconds(timeout.decode("latin-1")))
-        translate = endpoint.translation(headers)
-        edge.seconds_left(call)
-        if call.model:
-            edge.data_plane.check_room(call.model, call.context.caller)
-        cap, kind = endpoint.cap_of(self._headers)
-        if len(body) > cap:
-            raise too_large(cap, kind)
-        ticket.take(len(body))
-        ticket.whole()
-        self._selection = headers.selection
-        with call.context.timings.phase("decode"):
-            self._request, self._encode = translate(body, self._path, edge.data_plane.contract)
-
-    def start(self, done: Done) -> Flying | None:
-        """Has it answered, as `DataPlane.begin` does."""
-        return self._edge.start(self._call, self._request, self._selection, done)
-
-    async def run(self) -> InferenceResponse:
-        """Has it answered; raises CLIENT_GONE where the client leaves meanwhile."""
-        work = self._edge.infer(self._call, self._request, self._selection)
-        return await while_connected(_nothing, work, self._connection)
-
-    def closed(self, outcome: Outcome) -> tuple[int, Fields, bytes] | None:
-        """The answer to a request that ended so: status, headers and body, None where the client has gone."""
-        call = self._call
-        request_id = call.context.request_id
-        answer: Answer | None = None
-        if isinstance(outcome, InferenceResponse):
-            try:
-                with call.context.timings.phase("encode"):
-                    answer = self._encode(outcome)
-            except Exception as exc:
-                outcome = exc
-        if answer is not None:
-            self._left(None)
-            return (
-                200,
-                [*stating(answer.media_type, answer.body), *_telling(call), *answer.headers, *common(request_id)],
-                answer.body,
-            )
-        error = failure(request_id, outcome) if isinstance(outcome, Exception) else shutting_down()
-        self._left(error.cause)
-        if error.cause is Cause.CLIENT_GONE:
-            return None
-        shape = self._endpoint.shape(error)
-        status, extra, text = told(error, shape, request_id, _telling(call))
-        return status, [*stating(shape.media_type, text), *extra, *common(request_id)], text
-
-    def _left(self, cause: Cause | None) -> None:
-        self._ticket.leave()
-        self._edge.finish(self._call, cause)
 
 
 def predict_door() -> Door:
@@ -355,15 +173,3 @@ def model_spec(path: Mapping[str, str]) -> ModelSpec:
     """The model that an Open Inference Protocol path names; raises VERSION_NOT_FOUND."""
     model, version = path["model"], path.get("version")
     return ModelSpec(model, None if version is None else version_number(version, model))
-
-
-async def _nothing() -> Message:
-    raise GatewayError(Cause.INTERNAL, "there is nothing to receive of a request that is there whole")
-
-
-def _telling(call: Call) -> list[tuple[bytes, bytes]]:
-    """The headers of every inference answer: its times, and who gave it, or failed to, where one was asked."""
-    headers = [(b"server-timing", call.context.timings.server_timing().encode())]
-    if call.context.served_by is not None:
-        headers.append((b"x-served-by", served_by_header(call.context.served_by).encode()))
-    return headers

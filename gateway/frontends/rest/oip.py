@@ -11,15 +11,8 @@ from gateway.core.messages import InferenceRequest, InferenceResponse
 from gateway.frontends.edge import Edge
 from gateway.frontends.rest.answers import Answer
 from gateway.frontends.rest.errors import OCTETS, OIP_SHAPE
-from gateway.frontends.rest.inference import (
-    Door,
-    Encode,
-    Fields,
-    InferenceEndpoint,
-    RequestHeaders,
-    Translate,
-    model_spec,
-)
+from gateway.frontends.rest.inference import Door, InferenceEndpoint, model_spec
+from gateway.frontends.rest.whole import Encode, Fields, RequestHeaders, Translate
 
 _LENGTH = oip_binary.LENGTH_HEADER.lower().encode()
 

@@ -15,9 +15,9 @@ from gateway.core.errors import Cause, GatewayError
 from gateway.frontends.edge import Edge
 from gateway.frontends.rest.body import Body
 from gateway.frontends.rest.errors import JSON
-from gateway.frontends.rest.inference import RequestHeaders
 from gateway.frontends.rest.middleware import REQUEST_ID
 from gateway.frontends.rest.openapi import json_answer, ref
+from gateway.frontends.rest.whole import RequestHeaders
 
 # The one field that an index request has needs far less.
 MAX_BODY_BYTES = 4096

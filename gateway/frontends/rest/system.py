@@ -16,8 +16,9 @@ from gateway.codecs.selection import addressed
 from gateway.dataplane import DataPlane
 from gateway.frontends.edge import EXTENSIONS, SERVER_NAME
 from gateway.frontends.rest.errors import JSON, PROBLEM_JSON
-from gateway.frontends.rest.inference import RequestHeaders, model_spec
+from gateway.frontends.rest.inference import model_spec
 from gateway.frontends.rest.openapi import json_answer
+from gateway.frontends.rest.whole import RequestHeaders
 
 _DOCS_PAGE = Path(__file__).with_name("docs.html")
 # The page is whole in itself: it may run what is in it, and talk to the gateway that sent it.

@@ -22,8 +22,9 @@ from gateway.frontends.edge import Call, Edge, Ticket, failure, header_text, sec
 from gateway.frontends.rest.answers import Answer, send_answer, send_error
 from gateway.frontends.rest.body import CONNECTION, Body, while_connected
 from gateway.frontends.rest.errors import JSON, TFSERVING_SHAPE, ErrorShape, tfserving_error
-from gateway.frontends.rest.inference import Door, InferenceEndpoint, RequestHeaders
+from gateway.frontends.rest.inference import Door, InferenceEndpoint
 from gateway.frontends.rest.middleware import REQUEST_ID
+from gateway.frontends.rest.whole import RequestHeaders
 from gateway.frontends.tfserving import check_servable, chosen_version, described, version_states
 
 PROTOCOL = "tfserving-rest"

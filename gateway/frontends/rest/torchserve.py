@@ -22,9 +22,10 @@ from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
 from gateway.dataplane import DataPlane
 from gateway.frontends.edge import Edge
 from gateway.frontends.rest.errors import JSON, TORCHSERVE_SHAPE, torchserve_shape
-from gateway.frontends.rest.inference import Door, InferenceEndpoint, RequestHeaders
+from gateway.frontends.rest.inference import Door, InferenceEndpoint
 from gateway.frontends.rest.openapi import RawRoute, json_answer
 from gateway.frontends.rest.schemas import predict_example
+from gateway.frontends.rest.whole import RequestHeaders
 from gateway.frontends.torchserve import health, pretty
 
 PROTOCOL = "torchserve-rest"

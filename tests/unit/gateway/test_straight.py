@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import dataclass, field
 
 import pytest
 
+from gateway.batching.entries import Entry
 from gateway.core.backend import Cancel, Done, Outcome
 from gateway.core.clock import SystemClock
 from gateway.core.context import CallContext
@@ -216,6 +218,21 @@ async def test_what_waits_travels_together(world: World) -> None:
     assert [answer.outputs[0].array.tolist() for answer in answers] == [[[2.0, 2.0]], [[4.0, 4.0]], [[6.0, 6.0]]]
     assert ("sent", 2) in world.counts.told
     assert world.quiet()
+
+
+async def test_a_batch_leaves_nothing_for_the_garbage_collector(world: World) -> None:
+    """Its members, with all that they hold, are gone as soon as they are answered."""
+    gc.collect()
+    gc.disable()
+    try:
+        answers = [world.ask([[value, value]]) for value in (1.0, 2.0, 3.0)]
+        await world.server.end()
+        await world.server.end()
+        assert all([(await answer).outputs for answer in answers])
+        world.flying.clear()
+        assert [item for item in gc.get_objects() if type(item) is Entry] == []
+    finally:
+        gc.enable()
 
 
 async def test_a_full_queue_refuses_what_comes_next(world: World) -> None:

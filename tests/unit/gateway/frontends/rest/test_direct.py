@@ -32,7 +32,7 @@ class Answering:
         self.asked: list[tuple[str, bytes]] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
-        self.outcome: tuple[int, Fields, bytes] | None = (200, [(b"x-way", b"short")], b"hello")
+        self.outcome: tuple[int, bytes, bytes] | None = (200, b"x-way: short\r\n", b"hello")
         self.broken = False
         self.left = False
         self.straight = False
@@ -46,9 +46,13 @@ class Answering:
         for flying in waiting:
             flying.landed(RESPONSE)
 
-    def begin(self, _headers: Fields, path: Mapping[str, str], _caller: str, body: bytes, connection: Any) -> Asked:
+    def head(self, _headers: Fields, path: Mapping[str, str]) -> str:
+        """The model."""
+        return path["model"]
+
+    def begin(self, head: str, _caller: str, body: bytes, connection: Any) -> Asked:
         """What is asked."""
-        return Asked(self, path["model"], body, connection)
+        return Asked(self, head, body, connection)
 
 
 class Asked:
@@ -69,7 +73,7 @@ class Asked:
             return None
         flying = Flying(Deadlines(), done, 1.0)
         self._endpoint.waiting.append(flying)
-        flying.started(lambda: flying.landed(asyncio.CancelledError()), asyncio.get_running_loop().time() + 9.0)
+        flying.started(lambda: flying.landed(asyncio.CancelledError()))
         if self._endpoint.may_answer.is_set():
             self._endpoint.answer()
         return flying
@@ -87,7 +91,7 @@ class Asked:
         self._connection.watch(None)
         return RESPONSE
 
-    def closed(self, outcome: Outcome) -> tuple[int, Fields, bytes] | None:
+    def closed(self, outcome: Outcome) -> tuple[int, bytes, bytes] | None:
         """The outcome, while the client is there."""
         endpoint = self._endpoint
         if endpoint.broken:

@@ -65,7 +65,10 @@ def json_cases(shape: tuple[int, ...]) -> list[Case]:
     nested = _nested(array)
     flat = _nested(array.reshape(-1))
     described = {"name": "x", "shape": list(shape), "datatype": "FP32", "data": flat}
-    inputs = torchserve_json.Decoded(InferenceRequest(SPEC, ()), torchserve_json.Form.INPUTS, batched=True)
+    inputs, listed = (
+        torchserve_json.Decoded(InferenceRequest(SPEC, ()), form, batched=True)
+        for form in (torchserve_json.Form.INPUTS, torchserve_json.Form.LIST)
+    )
 
     (spec,) = model.inputs
 
@@ -180,6 +183,14 @@ def json_cases(shape: tuple[int, ...]) -> list[Case]:
             lambda found: found["inputs"]["x"],
             lambda answer: torchserve_json.encode_response(answer, inputs),
             lambda data: {"outputs": {"y": data}},
+        ),
+        case(
+            "TorchServe, bare list",
+            nested,
+            lambda body: torchserve_json.decode_json(body, SPEC, of),
+            lambda found: found,
+            lambda answer: torchserve_json.encode_response(answer, listed),
+            lambda data: data,
         ),
     ]
 

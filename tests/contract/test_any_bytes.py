@@ -19,6 +19,7 @@ from gateway.codecs.tfserving_proto import encode_request
 from gateway.core.errors import Cause
 from gateway.core.messages import InferenceRequest, ModelSpec
 from tests.builders import tensor
+from tests.contract.stream_door import STREAM
 from tests.contract.test_frontends import answering
 from tests.unit.gateway.frontends.world import World
 
@@ -88,6 +89,14 @@ GRPC = {
         "inference.GRPCInferenceService/ModelMetadata",
         oip_pb2.ModelMetadataRequest(name="doubler").SerializeToString(),
     ),
+    "oip ready": (
+        "inference.GRPCInferenceService/ModelReady",
+        oip_pb2.ModelReadyRequest(name="doubler", version="1").SerializeToString(),
+    ),
+    "oip repository": (
+        "inference.GRPCInferenceService/RepositoryIndex",
+        oip_pb2.RepositoryIndexRequest(ready=True).SerializeToString(),
+    ),
     "tfserving": ("tensorflow.serving.PredictionService/Predict", encode_request(_PAIR)),
     "tfserving metadata": (
         "tensorflow.serving.PredictionService/GetModelMetadata",
@@ -105,6 +114,9 @@ GRPC = {
 doors = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
+# A real server and connection cost more time.
+sockets = settings(doors, max_examples=15)
+SHORT_WAY = ("predict", "oip", "tfserving rows", "torchserve")
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(["x", "FP32"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
@@ -166,6 +178,14 @@ def fields(draw: st.DrawFn, depth: int = 3) -> bytes:
     return b"".join(parts)
 
 
+def _serialized(message: oip_pb2.ModelInferRequest) -> bytes:
+    return message.SerializeToString()
+
+
+def _sound_or_not(message: bytes) -> st.SearchStrategy[bytes]:
+    return st.just(message) | st.binary(max_size=64) | damaged(message) | fields()
+
+
 NAMES = st.sampled_from([b"doubler", b"pair", b"x", b"FP32", b"serving_default", b"signature_def"])
 
 
@@ -189,6 +209,16 @@ async def channel(world: World) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
+@pytest.fixture
+async def connected(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a real server, whose protocol serves whole bodies without ASGI."""
+    async with (
+        world.rest_port() as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+    ):
+        yield client
+
+
 @pytest.mark.parametrize("name", REST)
 async def test_the_rest_bodies_are_sound(client: httpx.AsyncClient, name: str) -> None:
     """What is damaged below is answered where it is whole."""
@@ -210,14 +240,33 @@ async def test_no_body_makes_a_server_error(
     world: World, client: httpx.AsyncClient, name: str, data: st.DataObject
 ) -> None:
     """Whatever is sent over REST, the answer is a result or one of the client's own errors, and is counted as that."""
+    await _answered(world, client, name, data)
+
+
+@pytest.mark.parametrize("name", SHORT_WAY)
+@sockets
+@given(data=st.data())
+async def test_no_body_makes_a_server_error_over_a_socket(
+    world: World, connected: httpx.AsyncClient, name: str, data: st.DataObject
+) -> None:
+    """Nor where a real server takes it, past ASGI, from a connection that is kept."""
+    await _answered(world, connected, name, data)
+
+
+async def _answered(world: World, client: httpx.AsyncClient, name: str, data: st.DataObject) -> None:
     path, headers, body = REST[name]
     ways = [st.binary(max_size=64), damaged(body), _VALUES.map(_text)]
     sent = data.draw(st.one_of(*ways, *([other_values(body)] if body[:1] in b"{[" and "binary" not in name else [])))
     answer = await client.post(path, content=sent, headers=headers)
+    _check_causes(world)
+    assert answer.status_code in (200, 400, 404, 413, 415, 422)
+
+
+def _check_causes(world: World) -> None:
+    """What was reported is no server's fault, and nothing is under way any more."""
     causes = {finished.cause for finished in world.observer.finished}
     world.observer.finished.clear()
     assert causes <= CLIENTS_FAULT | {None}
-    assert answer.status_code in (200, 400, 404, 413, 415, 422)
     assert (world.admission.in_flight, world.admission.in_flight_bytes) == (0, 0)
 
 
@@ -232,7 +281,20 @@ async def test_no_message_makes_a_server_error(
     sent = data.draw(st.binary(max_size=64) | damaged(message) | fields())
     call = channel.unary_unary(f"/{method}")(sent)
     assert await call.code() in GRPC_STATUSES
-    causes = {finished.cause for finished in world.observer.finished}
-    world.observer.finished.clear()
-    assert causes <= CLIENTS_FAULT | {None}
-    assert (world.admission.in_flight, world.admission.in_flight_bytes) == (0, 0)
+    _check_causes(world)
+
+
+@doors
+@given(sent=st.lists(st.sampled_from([_TYPED, _RAW]).map(_serialized).flatmap(_sound_or_not), min_size=1, max_size=4))
+async def test_no_message_ends_a_stream(world: World, channel: grpc.aio.Channel, sent: list[bytes]) -> None:
+    """Each has its own reply, an answer or a text, in their order; a sound one is answered after any other."""
+    call = channel.stream_stream(STREAM)()
+    for message in (*sent, _RAW.SerializeToString()):
+        await call.write(message)
+    await call.done_writing()
+    replies = [oip_pb2.ModelStreamInferResponse.FromString(reply) async for reply in call]
+    assert await call.code() is grpc.StatusCode.OK
+    assert len(replies) == len(sent) + 1
+    assert all(bool(reply.error_message) != bool(reply.infer_response.outputs) for reply in replies)
+    assert replies[-1].infer_response.raw_output_contents == [struct.pack("<2f", 2, 4)]
+    _check_causes(world)

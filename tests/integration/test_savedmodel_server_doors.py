@@ -104,7 +104,7 @@ def values(page: str, name: str) -> dict[str, int]:
 def test_what_is_asked_is_counted(server: Server) -> None:
     """Models as clients spell them; latencies of what was answered only; the page itself and gRPC status are not."""
     before = values(server.ask("GET", METRICS).body.decode(), "request_count")
-    for body in ({"inputs": [[1, 1]]}, {"inputs": []}, {"inputs": "x"}):
+    for body in ({"inputs": [[1, 1]]}, {"inputs": [[2, 2]]}, {"inputs": "x"}):
         server.ask("POST", "/v1/models/affine:predict", body)
     server.ask("POST", "/v1/models/a%22b:regress", {"examples": [{}]})
     server.ask("GET", "/v1/foo")

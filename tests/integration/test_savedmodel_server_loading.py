@@ -132,7 +132,7 @@ def test_the_warm_up_ran(server: Server) -> None:
 
 
 def test_batches_have_limits(server: Server) -> None:
-    """A request that is too large, inputs without rows, a queue that is full: 400 and 503, in TensorFlow's words."""
+    """A request that is too large, a queue that is full: 400 and 503, in TensorFlow's words; inputs without rows."""
     reply = predict(server, "affine", [[1, 1]] * 3)
     assert (reply.status, json.loads(reply.body)["error"]) == (
         400,
@@ -140,7 +140,7 @@ def test_batches_have_limits(server: Server) -> None:
     )
     reply = predict(server, "old", 1)
     assert reply.status == 400
-    assert json.loads(reply.body)["error"] == "Batching Run() input tensors must have at least one dimension"
+    assert json.loads(reply.body)["error"] == "Expects arg[0] to be of shape [?] but [] is provided"
     with ThreadPoolExecutor(2) as pool:
         waiting = pool.submit(server.prediction.Predict, predict_request("affine", [1, 1]), 60)
         replies = []

@@ -17,7 +17,7 @@ from serving.tfserving.savedmodel_server import MARK
 from tests.integration.savedmodel_server_cases import ALL, JSON, Rest
 from tests.unit.serving.tfserving.savedmodel_server.example_models import save_examples
 from tests.unit.serving.tfserving.savedmodel_server.process import Server, request, running
-from tests.unit.serving.tfserving.savedmodel_server.saved_models import save_affine, save_zoo
+from tests.unit.serving.tfserving.savedmodel_server.saved_models import save_affine, save_filter, save_zoo
 
 pytestmark = pytest.mark.servers
 
@@ -27,17 +27,19 @@ ONE = np.float32([1])
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A stand-in with all three models, and a label."""
+    """A stand-in with all four models, and a label."""
     path = tmp_path_factory.mktemp("wire")
     save_zoo(path / "zoo")
     save_affine(path / "affine", 1)
     save_examples(path / "examples")
+    save_filter(path / "filter")
     configs = "".join(
         f'config {{ name: "{name}" base_path: "{path}/{name}" model_platform: "tensorflow" {labels} }}'
         for name, labels in (
             ("zoo", 'version_labels { key: "stable" value: 1 }'),
             ("affine", ""),
             ("examples", ""),
+            ("filter", ""),
         )
     )
     (path / "models.config").write_text(f"model_config_list {{ {configs} }}")
@@ -216,6 +218,26 @@ def test_errors_over_grpc(server: Server, method: str, message: Any, code: grpc.
     assert call.code() is code
     _check_text(call.details(), text)
     assert ("x-server", MARK) in call.initial_metadata()
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (0,), (1,), (1, 4), (1, 4, 4), (1, 4, 4, 2), (1, 4, 4, 1, 1), (1, 0, 4, 1)], ids=str
+)
+def test_no_shape_ends_the_server(server: Server, shape: tuple[int, ...]) -> None:
+    """What a kernel would fail a CHECK over is refused before it, at both doors, and the next request is answered."""
+    x = np.ones(shape, np.float32)
+    text = f"Expects arg[0] to be of shape [?,4,4,1] but [{','.join(map(str, shape))}] is provided"
+    message = request(x=x)
+    message.model_spec.name = "filter"
+    with pytest.raises(grpc.RpcError) as caught:
+        server.prediction.Predict(message)
+    call: Any = caught.value
+    assert (call.code(), call.details()) == (CODES.INVALID_ARGUMENT, text)
+    if 0 not in shape[:-1]:
+        reply = server.ask("POST", "/v1/models/filter:predict", {"inputs": x.tolist()})
+        assert (reply.status, json.loads(reply.body)) == (400, {"error": text})
+    good = server.ask("POST", "/v1/models/filter:predict", {"instances": np.ones((1, 4, 4, 1)).tolist()})
+    assert (good.status, json.loads(good.body)) == (200, {"predictions": [[[[9.0] * 2] * 2] * 2]})
 
 
 def test_answers_over_grpc(server: Server) -> None:

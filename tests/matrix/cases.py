@@ -165,14 +165,15 @@ def models(cases: Iterable[Case]) -> list[ModelContract]:
 
 
 def trained(artifacts: Path) -> list[Case]:
-    """The golden rows of the trained models, as many as one request takes."""
+    """The golden rows of the trained models, as many as one request takes, and none."""
     cases = []
     for name in REAL_MODELS:
         golden = load_golden(artifacts, name)
-        rows = min(golden.rows, golden.contract.batch_cap or 1)
-        outputs = tuple(
-            Tensor(spec.name, spec.datatype, golden.outputs[spec.name][:rows]) for spec in golden.contract.outputs
-        )
-        inputs = golden.tensors(0, rows)
-        cases.append(Case(REAL, f"`{name}`, {rows} rows", golden.contract, inputs, outputs, golden=golden))
+        for rows in (min(golden.rows, golden.contract.batch_cap or 1), 0):
+            outputs = tuple(
+                Tensor(spec.name, spec.datatype, golden.outputs[spec.name][:rows]) for spec in golden.contract.outputs
+            )
+            inputs = golden.tensors(0, rows)
+            odd = frozenset(_shapes_of(inputs)) | ({f"no rows of {name}"} if not rows else set())
+            cases.append(Case(REAL, f"`{name}`, {rows} rows", golden.contract, inputs, outputs, odd, golden=golden))
     return cases

@@ -9,8 +9,10 @@ from string import ascii_lowercase
 
 import grpc
 
+from gateway.core.errors import Cause
 from tests.matrix.cases import NO_ROWS, ODD, RANKS, REAL, SEVERAL, VALUES, Case
 from tests.matrix.doors import WAYS, Way
+from tests.matrix.rules import Refusal
 from tests.matrix.run import Cell, Results
 from tests.matrix.stack import Backend
 
@@ -34,7 +36,8 @@ _SECTIONS: dict[str, str] = {
     ODD: "",
     SEVERAL: "Rows repeat a scalar in every instance, which is then no scalar. TF Serving's REST has no way to ask for "
     "some of the outputs: all are answered.",
-    REAL: "Each server runs its own export; the answers are those of training, within the contract's tolerance.",
+    REAL: "Each server runs its own export; the answers are those of training, within the contract's tolerance. "
+    "Of no rows, what the server itself answers is what the gateway answers.",
 }
 
 
@@ -51,13 +54,16 @@ SERVERS = (
     "else, one request a row: for a model of several inputs, or of BYTES that may be more than one element a row, the "
     "gateway refuses such a target at its start. The scripted server is one of the tests', for two forms of the Open "
     "Inference Protocol that twinserve itself does not speak as a server: REST without the binary extension, and typed "
-    "answers to raw requests. It has no trained models."
+    "answers to raw requests. It has no trained models. REST with the binary extension, as a backend, is proven "
+    "against twinserve itself and fakes alone: MLServer, the one other server here, does not offer it over REST."
 )
 
 
 def render(results: Results, head: Sequence[str] = HEAD, servers: str = SERVERS) -> str:
     """The page of a run: the same for every run that gives the same answers."""
     letters = _letters(results)
+    servers_own = any(refused.cause is Cause.UPSTREAM_REJECTED for refused in _met(results))
+    but_for = ", but for an empty batch of a convolution, which TensorFlow's own kernels refuse" if servers_own else ""
     parts = [
         *head,
         f"`make matrix` writes this page from {len(results.cells)} requests to running servers; `make test-clients` "
@@ -69,7 +75,7 @@ def render(results: Results, head: Sequence[str] = HEAD, servers: str = SERVERS)
         servers,
         "## Summary",
         f"Answers equal to the bit (`{EXACT}`), within the contract's tolerance (`{NEAR}`), and refusals by the "
-        "protocol's own status. Whatever is refused, is so because a protocol on its way has no form for it.",
+        f"protocol's own status. Whatever is refused, is so because a protocol on its way has no form for it{but_for}.",
         _table(
             ["door", *(backend.title for backend in results.backends)],
             [_summed(results, way, letters) for way in WAYS],
@@ -149,8 +155,12 @@ def _status(cell: Cell, *, number: bool = False) -> str:
 
 def _letters(results: Results) -> Letters:
     """A letter for each refusal, in the order in which the page comes to them."""
-    means = dict.fromkeys(cell.refused.means for _, cell in _in_order(results) if cell.refused is not None)
+    means = dict.fromkeys(refused.means for refused in _met(results))
     return dict(zip(means, ascii_lowercase, strict=False))
+
+
+def _met(results: Results) -> list[Refusal]:
+    return [cell.refused for _, cell in _in_order(results) if cell.refused is not None]
 
 
 def _in_order(results: Results) -> Iterator[tuple[Way, Cell]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gateway.core.errors import Cause
@@ -28,7 +28,11 @@ class Refusal:
         expected = self.status if self.status is not None else door.status(self.cause)
         if status != expected:
             return f"answered {status}, not {expected}: {text}"
-        return None if re.search(self.says, text) else f"does not say '{self.says}': {text}"
+        return None if self.said_by(text) else f"does not say '{self.says}': {text}"
+
+    def said_by(self, text: str) -> bool:
+        """Whether a text has its words."""
+        return re.search(self.says, text) is not None
 
 
 # At the door.
@@ -120,6 +124,17 @@ _TEMPLATE_TEXT = Refusal(
 )
 _NO_BF16 = Refusal(Cause.UNSUPPORTED_DATATYPE, "BF16", "The server has no BF16.")
 
+
+# The server's own.
+_NO_ROWS_IN_KERNEL = Refusal(
+    Cause.UPSTREAM_REJECTED,
+    "Incompatible shapes: ",
+    "TensorFlow's oneDNN kernels fuse the convolution with what follows, and lose the shape of a batch of no rows: the "
+    "server says so itself, asked directly. Where it runs without oneDNN (by its build, CPU or "
+    "`TF_ENABLE_ONEDNN_OPTS=0`) it answers [0, 10], and then so does the gateway. Send no empty batches to "
+    "convolutions on TensorFlow.",
+)
+
 _TFS_TYPES = dict.fromkeys(("FP16", "BF16", "UINT16"), _NOT_TFS)
 
 # By door: what a case may hold that the door refuses, first match first.
@@ -146,6 +161,9 @@ BACKENDS: Mapping[str, Mapping[str, Refusal]] = {
     "mls-grpc": {"BF16": _NO_BF16},
 }
 
+# By backend: what its server may refuse itself. Where it does, asked directly, the gateway must pass that on.
+SERVERS: Mapping[str, Mapping[str, Refusal]] = {"tf-grpc": {"no rows of digits": _NO_ROWS_IN_KERNEL}}
+
 # By door: what it takes, but cannot answer with.
 ANSWERS: Mapping[str, Mapping[str, Refusal]] = {
     "oip-mixed": {"FP16": _NOT_JSON_OUT, "BF16": _NOT_JSON_OUT, "nan": _OUT, "not UTF-8": _OUT},
@@ -156,8 +174,13 @@ ANSWERS: Mapping[str, Mapping[str, Refusal]] = {
 
 def expected(door: str, backend: str, case: Case) -> Refusal | None:
     """The refusal that a case meets on its way, None where it gets its answer."""
-    for table in (DOORS.get(door, {}), BACKENDS.get(backend, {}), ANSWERS.get(door, {})):
-        for what, refusal in table.items():
-            if what in case.odd:
-                return refusal
-    return None
+    return _first((DOORS.get(door, {}), BACKENDS.get(backend, {}), ANSWERS.get(door, {})), case)
+
+
+def servers_own(backend: str, case: Case) -> Refusal | None:
+    """The refusal that the server itself may answer a case with."""
+    return _first((SERVERS.get(backend, {}),), case)
+
+
+def _first(tables: Iterable[Mapping[str, Refusal]], case: Case) -> Refusal | None:
+    return next((refusal for table in tables for what, refusal in table.items() if what in case.odd), None)

@@ -33,7 +33,7 @@ class Cell:
 class Results:
     """All answers: by door, backend and case; those of the servers themselves by backend and case.
 
-    `trained` are the latter's outputs for trained models.
+    `trained` are the latter's outputs for trained models, `refused` what they refused themselves.
     """
 
     cases: tuple[Case, ...]
@@ -42,6 +42,7 @@ class Results:
     cells: dict[tuple[str, str, tuple[str, str]], Cell] = field(default_factory=dict)
     direct: dict[tuple[str, tuple[str, str]], str | None] = field(default_factory=dict)
     trained: dict[tuple[str, tuple[str, str]], dict[str, NDArray]] = field(default_factory=dict)
+    refused: set[tuple[str, tuple[str, str]]] = field(default_factory=set)
 
     def faults(self, door: str, backend: str) -> list[str]:
         """What is wrong on one way, each with its case."""
@@ -107,6 +108,11 @@ async def _direct(stack: Running, backend: Backend, case: Case, results: Results
     if server is None or rules.expected("", backend.name, case) is not None:
         return
     outcome = await direct.ask(server, backend.name, case)
+    own = rules.servers_own(backend.name, case)
+    if own is not None and own.said_by(outcome.text):
+        results.refused.add((backend.name, case.key))
+        results.direct[backend.name, case.key] = None
+        return
     fault = outcome.text or compare.fault(case, outcome.outputs, filtered=False)
     results.direct[backend.name, case.key] = fault
     if case.golden is not None and fault is None:
@@ -123,6 +129,9 @@ async def _ask(stack: Running, way: Way, backend: Backend, case: Case, results: 
         results.cells[door.name, backend.name, case.key] = Cell(fault=repr(exc))
         return
     refusal = rules.expected(door.name, backend.name, case)
+    own = rules.servers_own(backend.name, case) if refusal is None else None
+    if own is not None and (backend.name, case.key) in results.refused:
+        refusal = own
     if refusal is not None:
         cell = Cell(outcome.status, refusal, refusal.fault(door, outcome.status, outcome.text))
     elif outcome.status != door.status(None):
@@ -133,7 +142,8 @@ async def _ask(stack: Running, way: Way, backend: Backend, case: Case, results: 
         if way.names_server:
             results.servers.setdefault(backend.name, outcome.served_by.partition('server="')[2].partition('"')[0])
         # Behind the second gateway is TorchServe.
-        own = results.trained.get((backend.name if backend.name in stack.direct else "ts-rest", case.key))
-        fault = compare.fault(case, outcome.outputs, filtered=way.filters, direct=own)
-        cell = Cell(outcome.status, fault=fault)
+        theirs = results.trained.get((backend.name if backend.name in stack.direct else "ts-rest", case.key))
+        fault = compare.fault(case, outcome.outputs, filtered=way.filters, direct=theirs)
+        # The page is the same for every build of the server: it tells of the refusal, and of who answers instead.
+        cell = Cell(outcome.status if own is None else door.status(own.cause), own, fault)
     results.cells[door.name, backend.name, case.key] = cell

@@ -71,7 +71,8 @@ def _pool(stack: AsyncExitStack, threads: int, name: str) -> Executor:
 
 
 async def _start_grpc(flags: Flags, settings: DoorSettings, manager: Manager, pool: Executor, runtime: Runtime) -> Stop:
-    server = grpc.aio.server(options=SERVER_OPTIONS + flags.grpc_options)
+    # Of an option given twice, gRPC takes the first.
+    server = grpc.aio.server(options=flags.grpc_options + SERVER_OPTIONS)
     health = await add_health(server) if flags.enable_grpc_healthcheck_service else None
     add_services(server, manager.versions, pool, runtime, manager.reload)
     places = [("--port", f"{flags.bind_address}:{flags.port}")] if flags.port else []

@@ -21,7 +21,7 @@ from tensorflow.python.client import pywrap_tf_session
 
 from serving.tfserving.savedmodel_server import tensors
 from serving.tfserving.savedmodel_server.errors import DEADLINE_TEXT, ServingError, invalid, of_number
-from serving.tfserving.savedmodel_server.tensors import NDArray
+from serving.tfserving.savedmodel_server.tensors import NDArray, PartialShape
 
 SERVE = "serve"
 DEFAULT_SIGNATURE = "serving_default"
@@ -72,7 +72,10 @@ Wrap: TypeAlias = Callable[[SignatureDef, Execute], Execute]
 class Signature:
     """One signature of a loaded model, over whatever executes it."""
 
-    def __init__(self, name: str, definition: SignatureDef, execute: Execute) -> None:
+    def __init__(
+        self, name: str, definition: SignatureDef, execute: Execute, shapes: Mapping[str, PartialShape] | None = None
+    ) -> None:
+        """`shapes` of the inputs by alias, -1 for any size: those that the definition declares unless given."""
         self.name = name
         self.method_name: str = definition.method_name
         self.inputs = {alias: definition.inputs[alias] for alias in sorted(definition.inputs)}
@@ -80,6 +83,7 @@ class Signature:
         self.defaults: dict[str, TensorProto] = dict(definition.defaults)
         # Sorted as a session sorts its feeds: `arg[i]` in an error text is the place in this order.
         self._order = sorted(self.inputs, key=lambda alias: self.inputs[alias].name)
+        self._shapes = shapes or {alias: tensors.partial_shape(info) for alias, info in self.inputs.items()}
         self._execute = execute
 
     def run(
@@ -87,10 +91,11 @@ class Signature:
     ) -> dict[str, NDArray]:
         """The wanted outputs for one array per input. Any thread may call this, several at once.
 
-        `deadline` is a time.monotonic(). Raises INVALID_ARGUMENT for a wrong dtype, and as `Execute` does.
+        `deadline` is a time.monotonic(). Raises INVALID_ARGUMENT for a wrong dtype or shape, and as `Execute` does.
         """
         for place, alias in enumerate(self._order):
             self._check_dtype(place, alias, arrays[alias])
+            self._check_shape(place, alias, arrays[alias])
         return self._execute(arrays, wanted, deadline)
 
     def _check_dtype(self, place: int, alias: str, array: NDArray) -> None:
@@ -99,6 +104,23 @@ class Signature:
         if expected is None or array.dtype != expected.dtype:
             given = next(kind.word for kind in tensors.DATA_TYPES.values() if kind.dtype == array.dtype)
             raise invalid(f"Expects arg[{place}] to be {tensors.word_of(dtype)} but {given} is provided")
+
+    def _check_shape(self, place: int, alias: str, array: NDArray) -> None:
+        """What Session.run checks, and the C++ session does not: without it one request may end the whole process.
+
+        oneDNN's convolution ends it: fewer than four dimensions fail a CHECK in it, which is no error to be caught.
+        """
+        declared = self._shapes[alias]
+        if declared is None:
+            return
+        shape = array.shape
+        if len(shape) != len(declared) or any(
+            size not in (-1, given) for size, given in zip(declared, shape, strict=True)
+        ):
+            raise invalid(
+                f"Expects arg[{place}] to be of shape {tensors.shape_text(declared)} but "
+                f"{tensors.shape_text(shape)} is provided"
+            )
 
 
 class SavedModel:

@@ -16,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from grpc import StatusCode
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving.tfserving.savedmodel_server.errors import ServingError, invalid
 
 NDArray = npt.NDArray[Any]
 TensorProto: TypeAlias = tensor_pb2.TensorProto
+# -1 is any size; None any shape.
+PartialShape: TypeAlias = tuple[int, ...] | None
 
 # tensorflow/core/framework/tensor_shape.h; numpy stops at 64 dimensions, which is enough for any kernel.
 MAX_RANK = 64
@@ -108,6 +111,18 @@ def shape_proto(shape: Sequence[int]) -> tensor_shape_pb2.TensorShapeProto:
     """The message of a fully known shape."""
     dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in shape]
     return tensor_shape_pb2.TensorShapeProto(dim=dims)
+
+
+def partial_shape(info: meta_graph_pb2.TensorInfo) -> PartialShape:
+    """The shape that a signature declares."""
+    if not info.HasField("tensor_shape") or info.tensor_shape.unknown_rank:
+        return None
+    return tuple(dim.size for dim in info.tensor_shape.dim)
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as TensorFlow's texts have it: `[?,8,8,1]`."""
+    return f"[{','.join('?' if size < 0 else str(size) for size in shape)}]"
 
 
 def as_array(value: Any, dtype: int) -> NDArray:  # noqa: ANN401 - what a session returns: arrays, numpy scalars, bytes

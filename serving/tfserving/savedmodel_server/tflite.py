@@ -28,7 +28,7 @@ from serving.tfserving.savedmodel_server.executor import (
     Wrap,
     left_ms,
 )
-from serving.tfserving.savedmodel_server.tensors import DATA_TYPES, NDArray, shape_proto
+from serving.tfserving.savedmodel_server.tensors import DATA_TYPES, NDArray, PartialShape, shape_proto
 
 FILE = "model.tflite"
 PREDICT = "tensorflow/serving/predict"
@@ -73,7 +73,8 @@ class TFLiteModel:
 
     def _signature(self, name: str, definition: SignatureDef, wrap: Wrap | None) -> Signature:
         execute: Execute = _TFLiteRun(definition, self._runner)
-        return Signature(name, definition, wrap(definition, execute) if wrap else execute)
+        shapes = {alias: self._runner.shapes[info.name] for alias, info in definition.inputs.items()}
+        return Signature(name, definition, wrap(definition, execute) if wrap else execute, shapes)
 
 
 class _TFLiteRun:
@@ -106,11 +107,12 @@ class _Runner:
             raise invalid(f"Cannot build FlatBufferModel from buffer. {exc}") from exc
         self.inputs = _infos(self._interpreter.get_input_details())
         self.outputs = _infos(self._interpreter.get_output_details())
+        self.shapes = {detail["name"]: _partial_shape(detail) for detail in self._interpreter.get_input_details()}
         self._indices = {
             detail["name"]: detail["index"]
             for detail in (*self._interpreter.get_input_details(), *self._interpreter.get_output_details())
         }
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._last: dict[str, tuple[int, ...]] = {}
         self._lock = threading.Lock()
 
     def run(self, given: Mapping[str, NDArray], wanted: Iterable[str], deadline: float | None) -> list[NDArray]:
@@ -121,20 +123,20 @@ class _Runner:
             shapes = {name: array.shape for name, array in given.items()}
             step = "resize its inputs"
             try:
-                if shapes != self._shapes:
-                    self._shapes = {}
+                if shapes != self._last:
+                    self._last = {}
                     for name, shape in shapes.items():
                         self._interpreter.resize_tensor_input(self._indices[name], list(shape))
                     step = "AllocateTensors() for its inputs"
                     self._interpreter.allocate_tensors()
-                    self._shapes = shapes
+                    self._last = shapes
                 step = "run interpreter"
                 for name, array in given.items():
                     self._interpreter.set_tensor(self._indices[name], array)
                 self._interpreter.invoke()
                 return [self._interpreter.get_tensor(self._indices[name]) for name in wanted]
             except (RuntimeError, ValueError) as exc:
-                self._shapes = {}
+                self._last = {}
                 raise ServingError(StatusCode.INTERNAL, f"Failed to {step}. {exc}") from exc
 
 
@@ -148,6 +150,16 @@ def _infos(details: Iterable[Mapping[str, Any]]) -> dict[str, meta_graph_pb2.Ten
         shape = shape_proto([int(size) for size in detail["shape"]])
         infos[detail["name"]] = meta_graph_pb2.TensorInfo(name=detail["name"], dtype=dtype, tensor_shape=shape)
     return infos
+
+
+def _partial_shape(detail: Mapping[str, Any]) -> PartialShape:
+    """What an input may be resized to: any number of rows, and any size where the model's author left one open.
+
+    The interpreter refuses no other shape: XNNPACK's convolution reads beyond the end of a smaller tensor.
+    """
+    sizes = [int(size) for size in detail["shape_signature"]]
+    # A tensor of unknown rank is told as a scalar.
+    return (-1, *sizes[1:]) if sizes else None
 
 
 def _of_tensors(runner: _Runner) -> SignatureDef:

@@ -26,6 +26,19 @@ class Affine(tf.Module):
         return {"y": self.weight * x + self.version}
 
 
+class Filter(tf.Module):
+    """A convolution over x FP32 [-1, 4, 4, 1], whose oneDNN kernel ends the process over a tensor of too low a rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = tf.Variable(tf.ones((3, 3, 1, 2)))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 1], tf.float32, name="x")])
+    def infer(self, x: Any) -> dict[str, Any]:
+        """The sum of each 3x3 square, twice."""
+        return {"y": tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, self.weight, 1, "VALID"), tf.zeros(2)))}
+
+
 class Zoo(tf.Module):
     """Many signatures, none of which is the default."""
 
@@ -82,6 +95,12 @@ def save_affine(base: Path, version: int) -> None:
     tf.saved_model.save(model, str(aside), signatures={"serving_default": model.infer})
     base.mkdir(parents=True, exist_ok=True)
     aside.rename(base / str(version))
+
+
+def save_filter(base: Path) -> None:
+    """Writes version 1 of `Filter`."""
+    model = Filter()
+    tf.saved_model.save(model, str(base / "1"), signatures={"serving_default": model.infer})
 
 
 def save_zoo(base: Path) -> None:

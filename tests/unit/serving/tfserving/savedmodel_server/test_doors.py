@@ -27,10 +27,10 @@ async def opened(stack: AsyncExitStack, flags: Flags) -> None:
     await stack.enter_async_context(open_doors(flags, read_settings(flags), manager, Runtime()))
 
 
-async def status_over_grpc(target: str) -> grpc.StatusCode:
+async def status_over_grpc(target: str, model: str = "m") -> grpc.StatusCode:
     """What gRPC says of a model that is not there."""
     async with grpc.aio.insecure_channel(target) as channel:
-        request = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "m"})
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": model})
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request)
         return caught.value.code()
@@ -52,6 +52,19 @@ async def test_a_socket_needs_no_port(tmp_path: Path, caplog: pytest.LogCaptureF
         await opened(stack, Flags(port=0, grpc_socket_path=f"{tmp_path}/s"))
         assert await status_over_grpc(f"unix:{tmp_path}/s") is grpc.StatusCode.NOT_FOUND
     assert f"gRPC at unix:{tmp_path}/s" in caplog.text
+
+
+async def test_channel_arguments_reach_grpc(tmp_path: Path) -> None:
+    """A message beyond the size that they allow is refused by gRPC itself."""
+    flags = Flags(
+        port=0,
+        grpc_socket_path=f"{tmp_path}/s",
+        grpc_channel_arguments="grpc.max_receive_message_length=64",
+    )
+    async with AsyncExitStack() as stack:
+        await opened(stack, flags)
+        assert await status_over_grpc(f"unix:{tmp_path}/s") is grpc.StatusCode.NOT_FOUND
+        assert await status_over_grpc(f"unix:{tmp_path}/s", "m" * 64) is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_a_taken_port_closes_what_was_open() -> None:

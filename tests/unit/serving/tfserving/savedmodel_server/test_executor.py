@@ -62,6 +62,25 @@ def test_a_kernel_refuses_in_its_own_words(affine: SavedModel) -> None:
     assert str(caught.value) == "INVALID_ARGUMENT: Expects arg[0] to be float but half is provided"
 
 
+@pytest.mark.parametrize(
+    ("shape", "text"), [((), "[]"), ((2,), "[2]"), ((1, 2, 1), "[1,2,1]"), ((1, 3), "[1,3]"), ((0, 3), "[0,3]")]
+)
+def test_a_shape_that_does_not_fit_is_refused(affine: SavedModel, shape: tuple[int, ...], text: str) -> None:
+    """By rank and by every dimension that the signature has fixed; no kernel is asked."""
+    signature = affine.signature("")
+    assert signature is not None
+    with pytest.raises(ServingError) as caught:
+        signature.run({"x": np.ones(shape, np.float32)}, ("y",))
+    assert str(caught.value) == f"INVALID_ARGUMENT: Expects arg[0] to be of shape [?,2] but {text} is provided"
+
+
+def test_any_number_of_rows_fits(affine: SavedModel) -> None:
+    """None among them."""
+    signature = affine.signature("")
+    assert signature is not None
+    assert signature.run({"x": np.ones((0, 2), np.float32)}, ("y",))["y"].shape == (0, 2)
+
+
 def test_a_call_out_of_time_is_cancelled(zoo: SavedModel) -> None:
     """In the middle of its computation, or before it starts; the threads are free again at once."""
     signature = zoo.signature("slow")

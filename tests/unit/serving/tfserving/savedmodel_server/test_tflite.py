@@ -105,14 +105,16 @@ def test_strings_pass_through(tmp_path: Path) -> None:
 
 
 def test_a_call_that_fails_leaves_the_model_usable(tmp_path: Path, content: bytes) -> None:
-    """A wrong datatype, a wrong rank, no time left."""
+    """A wrong datatype, a wrong rank or size, no time left."""
     signature = written(tmp_path, content).signature("")
     assert signature is not None
     (given,), (answer,) = signature.inputs, signature.outputs
     good = {given: np.ones((1, 2), np.float32)}
     for bad, deadline, code in (
         ({given: np.ones((1, 2), np.float64)}, None, "INVALID_ARGUMENT"),
-        ({given: np.ones((2, 2, 2, 2, 2, 2, 2), np.float32)}, None, "INTERNAL"),
+        ({given: np.ones((2, 2, 2, 2, 2, 2, 2), np.float32)}, None, "INVALID_ARGUMENT"),
+        ({given: np.ones(2, np.float32)}, None, "INVALID_ARGUMENT"),
+        ({given: np.ones((2, 1), np.float32)}, None, "INVALID_ARGUMENT"),
         (good, time.monotonic() - 1, "DEADLINE_EXCEEDED"),
     ):
         with pytest.raises(ServingError) as caught:

@@ -54,8 +54,7 @@ class Batcher:
         self._turn_ends = False
         self._dispatching = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        # Those under way without a task.
-        self._started: set[Batch] = set()
+        self._started: set[Batch] = set()  # under way without a task
         self._quiet: asyncio.Event | None = None
 
     @property
@@ -309,8 +308,10 @@ class Batcher:
             return
         if line.start is not None and self._cancels:
             self._started.add(batch)
-            batch.cancel = line.start(whole, batch.context, partial(self._finished, batch))
-            if batch.cancel is not None:
+            cancel = line.start(whole, batch.context, partial(self._finished, batch))
+            if cancel is not None:
+                if batch in self._started:
+                    batch.cancel = cancel
                 return
             self._started.discard(batch)
         self._spawn_for(batch, self._run(batch, line, whole))

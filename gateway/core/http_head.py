@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 _END = b"\r\n\r\n"
 _LENGTH = b"content-length"
+# Each connection keeps one, whether or not another message comes.
+_MOST = 4096
 
 
 class Repeated(Generic[T]):
@@ -31,9 +33,9 @@ class Repeated(Generic[T]):
 
 def repeatable(data: bytes, headers: list[tuple[bytes, bytes]], body: bytes, made: T) -> Repeated[T] | None:
     """What may come again of a message with this body, which `data` began with; None where that is more or less than
-    the message, or it did not say its length."""
+    the message, it did not say its length, or its head is a long one."""
     size = len(data) - len(body)
-    if size < len(_END) or data.find(_END) != size - len(_END) or not data.endswith(body):
+    if not len(_END) <= size <= _MOST or data.find(_END) != size - len(_END) or not data.endswith(body):
         return None
     lengths = [value for name, value in headers if name.lower() == _LENGTH]
     return Repeated(data[:size], len(data), made) if lengths == [b"%d" % len(body)] else None

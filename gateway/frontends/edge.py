@@ -339,6 +339,8 @@ class Edge:
 def failure(request_id: str, exc: Exception) -> GatewayError:
     """`exc` as what a client is told: of our own bug it is told the id, and the log gets the exception."""
     if isinstance(exc, GatewayError):
+        # Whoever keeps it stands in its traceback: the request in there would be left to the garbage collector.
+        exc.__traceback__ = exc.__context__ = exc.__cause__ = None
         return exc
     logger.error("internal error in request %s", request_id, exc_info=exc)
     return GatewayError(Cause.INTERNAL, f"internal error; the gateway's log has it under request id {request_id}")

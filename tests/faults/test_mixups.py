@@ -109,6 +109,8 @@ class Storm:
         self._reloader = Reloader(fleet, Source(lambda: load(file), file), observer)
         self._clock = SystemClock()
         self._random = Random(7)
+        # An edition is read before the next one is written: two readings of one would connect nothing anew.
+        self._editing = asyncio.Lock()
         self.asked = 0
         self.ended: Counter[str] = Counter()
 
@@ -119,8 +121,9 @@ class Storm:
             number = self.asked
             if not number % RELOAD_EVERY:
                 # Whoever comes while it is read, and while its endpoints are connected, goes by the one before.
-                write(self._file, number // RELOAD_EVERY)
-                await self._reloader.reload("file")
+                async with self._editing:
+                    write(self._file, number // RELOAD_EVERY)
+                    await self._reloader.reload("file")
             rows = 1 + number % 3
             nonces = [[float(number), float(row)] for row in range(rows)]
             context = CallContext("r", "predict", self._clock.now() + 60, caller=f"c{caller % 7}")

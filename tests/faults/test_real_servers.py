@@ -67,7 +67,15 @@ class Fleet:
     def workers(self) -> list[psutil.Process]:
         """TorchServe's worker processes."""
         found = psutil.Process(self.children["torchserve"].pid).children(recursive=True)
-        return [process for process in found if "model_service_worker.py" in " ".join(process.cmdline())]
+        return [process for process in found if "model_service_worker.py" in _command(process)]
+
+
+def _command(process: psutil.Process) -> str:
+    """A process's command line; empty for one that has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,8 @@ class OipServicer:
         call = open_call(self._edge, PROTOCOL, context, sent)
         outcome = await self._outcome(call, data, context, sent)
         if isinstance(outcome, GatewayError):
+            # gRPC keeps what ends a call, and with it this frame, in a cycle.
+            del data
             await abort(context, outcome, trailing(call))
         context.set_trailing_metadata(trailing(call))
         return outcome

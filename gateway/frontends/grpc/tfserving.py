@@ -19,6 +19,7 @@ from gateway.frontends.grpc.calls import (
     Answering,
     Context,
     Method,
+    Sent,
     abort,
     answering,
     keep_deadline,
@@ -82,6 +83,15 @@ class TfServingServicer:
         """Predict: one inference, answered once and reported once."""
         sent = metadata_of(context)
         call = open_call(self._edge, PROTOCOL, context, sent)
+        outcome = await self._outcome(call, data, context, sent)
+        if isinstance(outcome, GatewayError):
+            # gRPC keeps what ends a call, and with it this frame, in a cycle.
+            del data
+            await abort(context, outcome, trailing(call), TFSERVING)
+        context.set_trailing_metadata(trailing(call))
+        return outcome
+
+    async def _outcome(self, call: Call, data: bytes, context: Context, sent: Sent) -> bytes | GatewayError:
         with Answering(self._edge, call, data) as outcome:
             ticket = outcome.admit()
             keep_deadline(self._edge, call, context)
@@ -92,10 +102,7 @@ class TfServingServicer:
             response = answer if isinstance(answer, InferenceResponse) else await answer
             with timings.phase("encode"):
                 encoded = encode_response(response, request.model.signature_name)
-        if outcome.error is not None:
-            await abort(context, outcome.error, trailing(call), TFSERVING)
-        context.set_trailing_metadata(trailing(call))
-        return encoded
+        return outcome.error or encoded
 
     def _decoded(self, call: Call, data: bytes, ticket: Ticket) -> InferenceRequest:
         check_wire(data)

@@ -14,12 +14,13 @@ from gateway._generated import torchserve_pb2
 from gateway.codecs import torchserve_json
 from gateway.core.errors import Cause, GatewayError, capped
 from gateway.core.messages import InferenceResponse
-from gateway.frontends.edge import Edge
+from gateway.frontends.edge import Call, Edge
 from gateway.frontends.grpc.calls import (
     MAX_DETAIL,
     Answering,
     Context,
     Method,
+    Sent,
     Trailing,
     keep_deadline,
     metadata_of,
@@ -64,6 +65,18 @@ class TorchServeServicer:
         sent = metadata_of(context)
         call = open_call(self._edge, PROTOCOL, context, sent)
         asked = torchserve_pb2.PredictionsRequest()
+        outcome = await self._outcome(call, asked, data, context, sent)
+        if isinstance(outcome, GatewayError):
+            name, version = asked.model_name, asked.model_version
+            # gRPC keeps what ends a call, and with it this frame, in a cycle.
+            del data, asked
+            await _abort(context, outcome, trailing(call), name, version)
+        context.set_trailing_metadata(trailing(call))
+        return torchserve_pb2.PredictionResponse(prediction=outcome).SerializeToString()
+
+    async def _outcome(
+        self, call: Call, asked: torchserve_pb2.PredictionsRequest, data: bytes, context: Context, sent: Sent
+    ) -> bytes | GatewayError:
         with Answering(self._edge, call, data) as outcome:
             outcome.admit()
             call.model = parsed(asked, data).model_name
@@ -75,10 +88,7 @@ class TorchServeServicer:
             response = answer if isinstance(answer, InferenceResponse) else await answer
             with timings.phase("encode"):
                 encoded = torchserve_json.encode_response(response, decoded).body
-        if outcome.error is not None:
-            await _abort(context, outcome.error, trailing(call), asked.model_name, asked.model_version)
-        context.set_trailing_metadata(trailing(call))
-        return torchserve_pb2.PredictionResponse(prediction=encoded).SerializeToString()
+        return outcome.error or encoded
 
     def _decoded(self, asked: torchserve_pb2.PredictionsRequest) -> torchserve_json.Decoded:
         name, version = asked.model_name, asked.model_version

@@ -166,8 +166,11 @@ class Exchange:
             self._flying = None
             protocol.tasks.discard(cast("Any", self))
             protocol.watch(None)
+        # The connection knows its last request for as long as it is open: not with what was made of its body.
+        served = self._served
+        del self._served
         try:
-            answer = self._served.closed(outcome)
+            answer = served.closed(outcome)
             if answer is not None and protocol.flow.write_paused:
                 self._run_as(self._drain(answer))
             else:
@@ -295,7 +298,8 @@ class DirectHttpProtocol(BoundedHttpProtocol):
             return
         self._framing = 0
         self._way = None
-        self._next = self._exchange(Head(way, self.headers), bytes(self._whole))
+        body, self._whole = self._whole, b""
+        self._next = self._exchange(Head(way, self.headers), bytes(body))
 
     def _exchange(self, head: Head, body: bytes) -> Exchange:
         exchange = Exchange(self, head, body)

@@ -250,11 +250,15 @@ def _serves(model: BuiltModel, endpoint: str) -> bool:
 
 
 def questions(models: Iterable[BuiltModel], endpoints: Iterable[str]) -> dict[str, bytes]:
-    """A body of /predict for every model and variant wherever it is served: one row of zeros, by the contract."""
+    """A body of /predict for every model and variant wherever it is served: one row by the contract.
+
+    It is of zeros, or of the greatest value that the contract allows: with a mask of zeros nothing is left to answer
+    for, and FP16 divides by it.
+    """
     bodies = {}
     for model in models:
         inputs = {
-            item["name"]: _filled(item["shape"], EMPTY.get(item["datatype"], 0))
+            item["name"]: _filled(item["shape"], item.get("bounds", {}).get("most", EMPTY.get(item["datatype"], 0)))
             for item in json.loads(model.contract.read_text())["inputs"]
         }
         for target in targets(model, endpoints):

@@ -169,6 +169,15 @@ def test_the_gateway_is_asked_about_every_model_on_every_endpoint(models: list[B
     }
 
 
+def test_an_input_with_bounds_is_asked_about_with_its_greatest_value(models: list[BuiltModel]) -> None:
+    """A mask of zeros leaves nothing to answer for."""
+    contract = json.loads(models[0].contract.read_text())
+    contract["inputs"][0]["bounds"] = {"least": 0, "most": 1}
+    models[0].contract.write_text(json.dumps(contract))
+    (body,) = servers.questions(models[:1], ["tf"]).values()
+    assert json.loads(body)["inputs"] == {"x": [[1, 1]]}
+
+
 def test_without_models_nothing_is_planned(settings: LaunchSettings) -> None:
     """There is nothing to be ready."""
     with pytest.raises(LaunchError, match="`twinserve models build simplenn digits --variants default` builds"):

@@ -144,7 +144,7 @@ def told(verdict: Verdict) -> str:
         lines.append(f"NOT SCANNED {len(names)}: {shown}: {reason}")
     if verdict.not_scanned:
         lines += [
-            "Nothing is known of what was not scanned. Run this where PyPI's own pages of packages (pypi/NAME/VERSION/json) answer",
+            "Nothing is known of what was not scanned. Run this where PyPI itself answers for pypi/NAME/VERSION/json",
             "(a mirror of PyPI mostly has packages alone), or with SERVICE=osv where https://api.osv.dev does.",
         ]
     elif verdict.open:

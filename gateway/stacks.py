@@ -17,11 +17,11 @@ from gateway.core.clock import Clock
 from gateway.core.context import CallContext
 from gateway.core.errors import Cause, GatewayError
 from gateway.core.messages import InferenceRequest
-from gateway.core.observer import Observer
+from gateway.core.observer import NullObserver, Observer
 from gateway.resilience.circuit_breaker import BreakerLimits, BreakerState, CircuitBreaker
 from gateway.resilience.gate import gate, record, shut, tell
 from gateway.routing.endpoint import Coalescing
-from gateway.telemetry.middleware import attempt_metrics, attempt_traces
+from gateway.telemetry.middleware import attempt_metrics
 
 
 class EndpointStack:
@@ -49,7 +49,8 @@ class EndpointStack:
         self._limits = breaker or BreakerLimits()
         self.batcher = Batcher(name, slots=slots, queue=queue, clock=clock, observer=observer, cancels=cancels)
         self._counted = attempt_metrics(observer, clock, endpoint=name, stack=stack)
-        self._traced = attempt_traces(clock, endpoint=name, stack=stack)
+        # Of copies, which are counted elsewhere, only the traces are told.
+        self._traced = attempt_metrics(NullObserver(), clock, endpoint=name, stack=stack)
         self._breakers: dict[str, CircuitBreaker] = {}
 
     @property

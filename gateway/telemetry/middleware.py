@@ -22,7 +22,10 @@ def attempt_metrics(observer: Observer, clock: Clock, *, endpoint: str, stack: s
     def wrap(inner: Handler) -> Handler:
         async def handle(request: InferenceRequest, context: CallContext) -> InferenceResponse:
             model = request.model.name
-            attempt = _begun(context, model, endpoint, stack)
+            attempt: Attempt | None = None
+            if context.trace is not None:
+                attempt = context.trace.attempt(context.company, model=model, endpoint=endpoint, stack=stack)
+                context.sent_along = attempt.headers
             begin = perf_counter()
             cause: Cause | None = None
             try:
@@ -41,35 +44,3 @@ def attempt_metrics(observer: Observer, clock: Clock, *, endpoint: str, stack: s
         return handle
 
     return wrap
-
-
-def attempt_traces(clock: Clock, *, endpoint: str, stack: str) -> Middleware:
-    """The same for calls that are counted elsewhere: each is a part of its trace, where it has one, and no more."""
-
-    def wrap(inner: Handler) -> Handler:
-        async def handle(request: InferenceRequest, context: CallContext) -> InferenceResponse:
-            attempt = _begun(context, request.model.name, endpoint, stack)
-            if attempt is None:
-                return await inner(request, context)
-            cause: Cause | None = None
-            try:
-                response = await inner(request, context)
-            except BaseException as exc:
-                cause = context.cause_of(exc, clock.now())
-                raise
-            finally:
-                attempt.finish(cause)
-            return response
-
-        return handle
-
-    return wrap
-
-
-def _begun(context: CallContext, model: str, endpoint: str, stack: str) -> Attempt | None:
-    """The call's part of its trace, of which the server is told; None where it has no trace."""
-    if context.trace is None:
-        return None
-    attempt = context.trace.attempt(context.company, model=model, endpoint=endpoint, stack=stack)
-    context.sent_along = attempt.headers
-    return attempt

@@ -88,18 +88,6 @@ class Access:
 
     def line(self, always: Mapping[str, Any]) -> str:
         """The line that a JsonFormatter with `always` would make of it, without its end."""
-        if self.trace is not None:
-            return _dumped(
-                {
-                    "time": _time(self.at),
-                    "level": "info",
-                    "logger": _ACCESS,
-                    "message": _ACCESS_MESSAGE,
-                    **always,
-                    **self.fields(),
-                }
-            )
-        # The same once more, since to put dictionaries together takes as long as to write them.
         return _dumped(
             {
                 "time": _time(self.at),
@@ -107,13 +95,7 @@ class Access:
                 "logger": _ACCESS,
                 "message": _ACCESS_MESSAGE,
                 **always,
-                "request_id": self.request_id,
-                "protocol": self.protocol,
-                "model": self.model,
-                "stack": self.stack,
-                "endpoint": self.endpoint,
-                "cause": None if self.cause is None else self.cause.value,
-                "ms": round(self.seconds * 1e3, 3),
+                **self.fields(),
             }
         )
 

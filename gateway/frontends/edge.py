@@ -68,10 +68,6 @@ class Admission:
         self.in_flight = 0
         self.in_flight_bytes = 0
 
-    def admit(self) -> Ticket:
-        """For a `with` block, the stay of one request that is whole; entering raises OVERLOADED."""
-        return Ticket(self, arrived=True)
-
     def receive(self) -> Ticket:
         """For a `with` block, the stay of one request from its first byte, in flight from `Ticket.whole` on.
 
@@ -80,23 +76,10 @@ class Admission:
         return Ticket(self)
 
     def whole(self, size: int) -> Ticket:
-        """The stay of one request of `size` bytes that is whole, until `leave`; raises OVERLOADED.
-
-        What `admit`, entering and taking do, in fewer calls.
-        """
-        most, size_then = self._limits.in_flight, self.in_flight_bytes + size
-        if (
-            self.in_flight >= most
-            or self.arriving >= ARRIVING_PER_IN_FLIGHT * most
-            or size_then > self._limits.in_flight_bytes
-        ):
-            self.check()
-            self.check_room(size)
-        ticket = Ticket(self, arrived=True)
-        ticket.entered = ticket.in_flight = True
-        ticket.taken = size
-        self.in_flight += 1
-        self.in_flight_bytes = size_then
+        """The stay of one request of `size` bytes that is whole, until `Ticket.leave`; raises OVERLOADED."""
+        self.check()
+        ticket = Ticket(self)
+        ticket.take_whole(size)
         return ticket
 
     def arrive(self) -> None:
@@ -151,11 +134,10 @@ class Admission:
 class Ticket:
     """One admitted request's share of the bytes in flight, given back when its stay ends."""
 
-    __slots__ = ("_admission", "_arrived", "entered", "in_flight", "taken")
+    __slots__ = ("_admission", "entered", "in_flight", "taken")
 
-    def __init__(self, admission: Admission, *, arrived: bool = False) -> None:
+    def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        self._arrived = arrived
         self.entered = False
         self.in_flight = False
         self.taken = 0
@@ -163,14 +145,12 @@ class Ticket:
     def __enter__(self) -> Self:
         self._admission.arrive()
         self.entered = True
-        if self._arrived:
-            self.whole()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._admission.leave(self)
+        self.leave()
 
     def leave(self) -> None:
         """Ends the stay of a request, if it was let in."""

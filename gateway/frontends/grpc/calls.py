@@ -97,7 +97,7 @@ class Answering:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if self._ticket is not None:
-            self._edge.admission.leave(self._ticket)
+            self._ticket.leave()
         call = self._call
         cause: Cause | None = None
         if error is not None:

@@ -21,7 +21,7 @@ from gateway.frontends.edge import (
     seconds_from_milliseconds,
 )
 from tests.builders import FakeClock, request
-from tests.unit.gateway.frontends.world import Finished, World
+from tests.unit.gateway.frontends.world import Finished, World, admitted
 
 LIMITS = Limits(in_flight=2, in_flight_bytes=100, timeout_s=30, max_timeout_s=120)
 
@@ -43,7 +43,7 @@ def edge(world: World, clock: FakeClock) -> Edge:
 
 def enter(admission: Admission, *sizes: int) -> None:
     """One request with a body in parts."""
-    with admission.admit() as ticket:
+    with admitted(admission) as ticket:
         for size in sizes:
             ticket.take(size)
 
@@ -51,7 +51,7 @@ def enter(admission: Admission, *sizes: int) -> None:
 def test_requests_over_the_limit_are_refused() -> None:
     """The one too many is refused at once; a place is free again when a request ends."""
     admission = Admission(LIMITS)
-    with admission.admit(), admission.admit():
+    with admitted(admission), admitted(admission):
         assert admission.in_flight == 2
         with pytest.raises(GatewayError) as refused:
             enter(admission)
@@ -101,7 +101,7 @@ def test_requests_that_arrive_have_a_bound_of_their_own() -> None:
 def test_bytes_over_the_limit_are_refused() -> None:
     """Bodies share one budget of bytes, and give back exactly what they took, also where they fail."""
     admission = Admission(LIMITS)
-    with admission.admit() as first:
+    with admitted(admission) as first:
         first.take(60)
         with pytest.raises(GatewayError) as refused:
             enter(admission, 40, 1)

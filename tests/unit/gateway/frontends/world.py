@@ -21,7 +21,7 @@ from gateway.core.errors import Cause
 from gateway.core.messages import InferenceRequest, InferenceResponse, TensorSpec
 from gateway.core.observer import NullObserver
 from gateway.dataplane import DataPlane
-from gateway.frontends.edge import Admission, Limits
+from gateway.frontends.edge import Admission, Limits, Ticket
 from gateway.frontends.grpc.server import create_server
 from gateway.frontends.rest.app import create_app
 from gateway.frontends.rest.direct import DirectHttpProtocol
@@ -115,6 +115,14 @@ class StraightBackend(FakeBackend):
 
         task.add_done_callback(ended)
         return cancel
+
+
+@contextmanager
+def admitted(admission: Admission) -> Iterator[Ticket]:
+    """The stay of one request that is whole."""
+    with admission.receive() as ticket:
+        ticket.whole()
+        yield ticket
 
 
 class World:

@@ -13,7 +13,7 @@ from gateway.frontends.edge import Limits
 from gateway.frontends.grpc.server import create_server
 from tests.unit.gateway.frontends.grpc.test_calls import refusal
 from tests.unit.gateway.frontends.grpc.test_oip import INFER, infer_request
-from tests.unit.gateway.frontends.world import World
+from tests.unit.gateway.frontends.world import World, admitted
 
 
 async def test_a_message_over_the_cap_is_refused_by_grpc_itself() -> None:
@@ -46,7 +46,7 @@ async def test_rest_and_grpc_share_one_limit() -> None:
     """A place taken at one door is missing at the other."""
     world = await World.started(Limits(in_flight=1))
     async with world.grpc() as channel, world.rest() as client:
-        with world.admission.admit():
+        with admitted(world.admission):
             assert (await refusal(channel, INFER, infer_request())).code() is grpc.StatusCode.UNAVAILABLE
             answer = await client.post("/predict", json={"model": "doubler", "inputs": [[1, 2]]})
             assert answer.status_code == 503

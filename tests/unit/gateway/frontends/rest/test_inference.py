@@ -15,7 +15,7 @@ from gateway.core.messages import InferenceRequest, InferenceResponse, ModelSpec
 from gateway.frontends.edge import Limits
 from gateway.frontends.rest.inference import model_spec
 from tests.unit.gateway.frontends.rest.asgi import Sent, chunk, receiving, scope
-from tests.unit.gateway.frontends.world import Finished, World
+from tests.unit.gateway.frontends.world import Finished, World, admitted
 
 GOOD = {"model": "doubler", "inputs": [[1, 2]]}
 OIP_GOOD = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
@@ -205,7 +205,7 @@ async def test_a_body_over_the_cap_is_refused_and_its_connection_closed(world: W
 
 async def test_a_refused_small_body_leaves_the_connection_open(world: World) -> None:
     """A refusal under load must not cost the client its connection."""
-    with world.admission.admit():
+    with admitted(world.admission):
         full = World(Limits(in_flight=0))
         sent = await played(full, [], [JSON_HEADER, (b"content-length", b"20")], "/predict")
     assert sent.status == 503

@@ -24,7 +24,7 @@ from gateway.frontends.rest.tfserving import inflated
 from tests.builders import contract, tensor
 from tests.unit.gateway.codecs.tensors import untimed
 from tests.unit.gateway.frontends.rest.asgi import Sent, receiving, scope
-from tests.unit.gateway.frontends.world import Finished, World
+from tests.unit.gateway.frontends.world import Finished, World, admitted
 
 PREDICT = "/v1/models/doubler:predict"
 GOOD = {"instances": [[1, 2]]}
@@ -200,7 +200,7 @@ async def test_gzip_is_inflated_under_the_cap(client: httpx.AsyncClient) -> None
 def test_inflating_counts_every_byte() -> None:
     """A bomb stops at the first chunk over the room that is left."""
     admission = Admission(Limits(in_flight_bytes=100_000))
-    with admission.admit() as ticket, pytest.raises(GatewayError) as caught:
+    with admitted(admission) as ticket, pytest.raises(GatewayError) as caught:
         inflated(gzip.compress(bytes(10_000_000)), ticket, 50_000_000)
     assert caught.value.cause is Cause.OVERLOADED
     assert admission.in_flight_bytes == 0
@@ -211,7 +211,7 @@ def test_inflating_counts_every_byte() -> None:
 def test_any_bytes_are_inflated_or_refused(body: bytes) -> None:
     """Nothing but a GatewayError that blames the client."""
     cause: Cause | None = None
-    with Admission(Limits()).admit() as ticket:
+    with admitted(Admission(Limits())) as ticket:
         try:
             inflated(body, ticket, 64)
         except GatewayError as exc:

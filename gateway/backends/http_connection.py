@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import httptools
 
 from gateway.backends.errors import bad_reply, lost, too_late
+from gateway.core.backend import into
 from gateway.core.deadlines import Deadlines
 from gateway.core.errors import GatewayError
 from gateway.core.http_head import Repeated, repeatable
@@ -116,16 +117,7 @@ class HttpConnection(asyncio.Protocol):
         the end of one that has ended.
         """
         waiter: asyncio.Future[HttpReply] = asyncio.get_running_loop().create_future()
-
-        def ended(outcome: HttpReply | BaseException) -> None:
-            if waiter.done():
-                return
-            if isinstance(outcome, BaseException):
-                waiter.set_exception(outcome)
-            else:
-                waiter.set_result(outcome)
-
-        self.start(head, body, deadline, ended)
+        self.start(head, body, deadline, into(waiter))
         try:
             return await waiter
         except asyncio.CancelledError:

@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any
 
 from gateway.batching.coalesce import batch_key, bytes_of, joined, rows_of, split
-from gateway.batching.entries import Batch, Entry, LimitsOf, Line, fail_all, future_of, retrieved
+from gateway.batching.entries import Batch, Entry, LimitsOf, Line, fail_all, retrieved
 from gateway.batching.fair_queue import BatchLimits, FairQueue
 from gateway.batching.forecast import Forecast
 from gateway.batching.quarantine import BLAMES_A_MEMBER, MAYBE_A_MEMBER, Quarantine
 from gateway.batching.refusals import full, no_time, shutting_down
-from gateway.core.backend import Cancel, Done, Handler, Middleware, Outcome, Start
+from gateway.core.backend import Cancel, Done, Handler, Middleware, Outcome, Start, into
 from gateway.core.clock import Clock
 from gateway.core.context import CallContext, together
 from gateway.core.digest import digest
@@ -121,7 +121,7 @@ class Batcher:
                 finally:
                     self._release()
             answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
-            entry = self._enter(line, request, context, limits, future_of(answer))
+            entry = self._enter(line, request, context, limits, into(answer))
             try:
                 return await answer
             except asyncio.CancelledError:

@@ -89,20 +89,6 @@ class Batch:
             entry.batch = None
 
 
-def future_of(answer: asyncio.Future[InferenceResponse]) -> Done:
-    """What gives a future its result, unless whoever waited for it has left."""
-
-    def done(outcome: Outcome) -> None:
-        if answer.done():
-            return
-        if isinstance(outcome, BaseException):
-            answer.set_exception(outcome)
-        else:
-            answer.set_result(outcome)
-
-    return done
-
-
 def fail_all(members: Iterable[Entry], exc: Exception, context: CallContext) -> None:
     """Tells all members of a call that failed."""
     for entry in members:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from gateway.core.context import CallContext
 from gateway.core.messages import DEFAULT_SIGNATURE, InferenceRequest, InferenceResponse, ModelMetadata
+
+T = TypeVar("T")
 
 Handler = Callable[[InferenceRequest, CallContext], Awaitable[InferenceResponse]]
 Middleware = Callable[[Handler], Handler]
@@ -87,6 +90,20 @@ class Backend(Protocol):
 
 def nothing() -> None:
     """Cancels a call that has ended already."""
+
+
+def into(future: asyncio.Future[T]) -> Callable[[T | BaseException], None]:
+    """What gives a future its result, or its exception, unless whoever waited for it has left."""
+
+    def done(outcome: T | BaseException) -> None:
+        if future.done():
+            return
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    return done
 
 
 def compose(handler: Handler, *middleware: Middleware) -> Handler:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from gateway.batching.entries import Entry
-from gateway.core.backend import Cancel, Done, Outcome
+from gateway.core.backend import Cancel, Done, Outcome, into
 from gateway.core.clock import SystemClock
 from gateway.core.context import CallContext
 from gateway.core.errors import Cause, GatewayError
@@ -65,14 +65,7 @@ class Server(FakeBackend):
     async def infer(self, request: InferenceRequest, context: CallContext) -> InferenceResponse:
         self._write(request)
         answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: Outcome) -> None:
-            if isinstance(outcome, BaseException):
-                answer.set_exception(outcome)
-            else:
-                answer.set_result(outcome)
-
-        self.pending.append((request, done))
+        self.pending.append((request, into(answer)))
         try:
             return await answer
         except asyncio.CancelledError:
@@ -128,14 +121,7 @@ class World:
         if self.way == "general":
             return asyncio.ensure_future(self.plane.infer(request(values), context))
         answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: Outcome) -> None:
-            if isinstance(outcome, BaseException):
-                answer.set_exception(outcome)
-            else:
-                answer.set_result(outcome)
-
-        flying = self.plane.begin(request(values), context, done)
+        flying = self.plane.begin(request(values), context, into(answer))
         assert flying is not None, "it went the general way"
         self.flying.append(flying)
         return answer

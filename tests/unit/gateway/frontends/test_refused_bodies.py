@@ -8,7 +8,7 @@ import asyncio
 import gc
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import grpc
 import pytest
@@ -98,11 +98,11 @@ def uncollected() -> Iterator[None]:
     + [(over_grpc, method) for method in METHODS],
 )
 async def test_nothing_is_left_of_a_refused_request(
-    door: Callable[[World, str], AsyncIterator[Send]], where: str
+    door: Callable[[World, str], AbstractAsyncContextManager[Send]], where: str
 ) -> None:
     """Of a dozen, less than two are in memory."""
     world = await World.started()
-    async with door(world, where) as send:  # type: ignore[attr-defined]
+    async with door(world, where) as send:
         await send()
         before, _ = tracemalloc.get_traced_memory()
         for _ in range(OFTEN):

@@ -30,6 +30,7 @@ class Answering:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, bytes]] = []
+        self.arrived = asyncio.Semaphore(0)
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.outcome: tuple[int, bytes, bytes] | None = (200, b"x-way: short\r\n", b"hello")
@@ -66,6 +67,7 @@ class Asked:
     def open(self) -> None:
         """Keeps what is asked."""
         self._endpoint.asked.append(self._asked)
+        self._endpoint.arrived.release()
 
     def start(self, done: Done) -> Flying | None:
         """Answers once the endpoint may, without a task of the connection's."""

@@ -50,8 +50,8 @@ async def test_what_is_under_way_when_the_time_to_drain_is_over_is_answered() ->
     clients = [await asyncio.open_connection(*listener.getsockname()) for _ in range(3)]
     for _, writer in clients:
         writer.write(post())
-    while len(app.endpoint.asked) < 3:
-        await asyncio.sleep(0.001)
+    for _ in clients:
+        await app.endpoint.arrived.acquire()
     server.should_exit = True
     for reader, writer in clients:
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")

@@ -29,7 +29,7 @@ _CLOSED_PATIENCE = 11
 
 @dataclass(slots=True, eq=False)
 class Player:
-    """The near end of one worker's control socket (see `worker.py` for what is said over it)."""
+    """The near end of one worker's control socket (`control` says what goes over it)."""
 
     index: int
     socket: socket.socket

@@ -163,19 +163,20 @@ class OpenLoop:
         return self._steps[0].seconds
 
     def run(self, user: int = 0) -> None:
-        """Sends everything, then awaits the stragglers."""
+        """Sends everything, then awaits the stragglers; returns soon after a stop."""
         del user
         self._runner = gevent.getcurrent()
         try:
             if not self._share.stopped:
                 self._dispatch()
+                # Each request has the time limit of its own; the second is for a busy machine.
+                self._group.join(self._share.spec.load.timeout_seconds + 1)
         except StoppedError:
-            self._group.kill()
+            pass
         finally:
+            self._runner = None
             self._alarm.close()
-        # Each request has the time limit of its own; the second is for a busy machine.
-        self._group.join(self._share.spec.load.timeout_seconds + 1)
-        self._group.kill()
+            self._group.kill()
 
     def stop(self) -> None:
         """Ends the schedule now and cuts off what is under way."""

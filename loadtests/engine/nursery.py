@@ -146,8 +146,11 @@ def _serve(control: socket.socket) -> None:
 
 
 def _become(message: bytes, fds: Sequence[int]) -> NoReturn:
-    """The child: runs what was asked for and is gone, whatever happens."""
-    code, told = 1, fds[0]
+    """The child: runs what was asked for and is gone, whatever happens.
+
+    It never ends as an interpreter does: libraries would wait for threads that only the nursery has.
+    """
+    code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         request = json.loads(message)
@@ -160,13 +163,15 @@ def _become(message: bytes, fds: Sequence[int]) -> NoReturn:
             os.dup2(fd, wanted)
         for fd in (output, *others):
             os.close(fd)
-        code = importlib.import_module(request["module"]).main(request["arguments"])
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        try:
+            code = importlib.import_module(request["module"]).main(request["arguments"])
+        except BaseException:
+            traceback.print_exc()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        # An error where nobody reads it any more: who asked was killed.
         os.write(told, str(code).encode())
+    finally:
         os._exit(code)
 
 

@@ -3,12 +3,7 @@
     python -m loadtests.engine.worker CELL-FILE INDEX ARTIFACTS CONTROL-FD ROWS-FD
 
 It needs LOCUST_SKIP_MONKEY_PATCH=1: our clients name gevent's sockets themselves, and gRPC's threads need the standard
-library as it is.
-
-Over the control socket go lines of JSON. From here: `{"ready": warm-up seconds}`, in a closed loop `{"warm": true}`,
-at the end `{"done": health, "scheduled": n, "rows": n, "stopped": bool}`, or `{"error": words}`. To here:
-`{"begin": t}` (the warm-up may begin), in a closed loop `{"measure": t}`, each a Unix time shortly ahead, and
-`{"stop": true}`. Where the other end is gone, the run stops.
+library as it is. `control` says what it tells and hears.
 """
 
 from __future__ import annotations
@@ -18,18 +13,16 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import gevent
-import orjson
-from gevent import socket
 from gevent.event import Event
 from locust import User, task
 from locust.env import Environment
 
 from loadtests.cell_spec import CellSpec
+from loadtests.engine.control import Control
 from loadtests.engine.dispatch import ClosedLoop, OpenLoop, Share, loop_of
 from loadtests.engine.sink import Sink, pipe_writer
 from loadtests.errors import LoadTestError
@@ -39,35 +32,6 @@ logger = logging.getLogger(__name__)
 _FOR_EVER_S = 1e6
 # The watch ends with the measured part; on a busy machine a little later.
 _WATCH_ENDS_S = 2.0
-
-
-class Control:
-    """Our end of the control socket. `said` maps what was told to an event, `values` has what came with it."""
-
-    def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=fd)
-        self._lines = self._socket.makefile("rb")
-        self.values: dict[str, Any] = {}
-        self.said = {name: Event() for name in ("begin", "measure", "stop")}
-
-    def tell(self, message: Mapping[str, Any]) -> None:
-        """Sends a message."""
-        self._socket.sendall(orjson.dumps(message) + b"\n")
-
-    def listen(self) -> None:
-        """Takes messages until the other end is gone, which is a stop as well; for a greenlet of its own."""
-        for line in self._lines:
-            for name, value in json.loads(line).items():
-                self.values[name] = value
-                self.said[name].set()
-        self.said["stop"].set()
-
-    def wait(self, name: str) -> float:
-        """Waits for an instant; raises LoadTestError where a stop comes first."""
-        gevent.wait([self.said[name], self.said["stop"]], count=1)
-        if name not in self.values:
-            raise LoadTestError("stopped before the run began")
-        return float(self.values[name])
 
 
 def user_class(loop: OpenLoop | ClosedLoop) -> type[User]:
@@ -166,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     source, index, artifacts, control_fd, rows_fd = arguments
     control = Control(int(control_fd))
-    gevent.spawn(control.listen)
+    listening = gevent.spawn(control.listen)
     sink = Sink(pipe_writer(int(rows_fd)), control.said["stop"].set)
     try:
         spec = CellSpec.from_json(json.loads(Path(source).read_text("utf-8")), source)
@@ -175,6 +139,9 @@ def main(arguments: Sequence[str]) -> int:
         logger.error("%s", exc)
         control.tell({"error": str(exc)})
         return 2
+    finally:
+        listening.kill()
+        control.close()
     return 0
 
 

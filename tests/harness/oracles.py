@@ -92,7 +92,12 @@ class Connection(asyncio.Protocol):
         content = RIGHT if answer.right else WRONG
         reply = b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
         reply %= answer.status, _REASON[answer.status], len(content), content
-        self._departures.at(answer.at, lambda: self._transport.write(reply))
+        self._departures.at(answer.at, lambda: self._reply(reply))
+
+    def _reply(self, reply: bytes) -> None:
+        # The client may be gone; what is due for others must not be held up by that.
+        if not self._transport.is_closing():
+            self._transport.write(reply)
 
 
 class H2Connection(Connection):
@@ -137,7 +142,7 @@ class H2Connection(Connection):
         if answer.status == 200:
             reply += self._frame(self._DATA, 0, stream, bytes(5))
         reply += self._frame(self._HEADERS, self._END_HEADERS | self._END_STREAM, stream, self._CLOSES[answer.status])
-        self._departures.at(answer.at, lambda: self._transport.write(reply))
+        self._departures.at(answer.at, lambda: self._reply(reply))
 
     @staticmethod
     def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

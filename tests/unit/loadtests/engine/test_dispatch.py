@@ -105,16 +105,17 @@ def test_beyond_the_cap_arrivals_are_dropped_not_delayed() -> None:
     assert share.health.sent == 2
 
 
-def test_a_stop_ends_at_once_and_invents_nothing() -> None:
-    """What was under way has no outcome."""
-    share, sink = _share(Event().wait, steps=(Step(200, 60),), warm_up_seconds=0.0)
+@pytest.mark.parametrize("seconds", [60, 0.02], ids=["while sending", "when the last are awaited"])
+def test_a_stop_ends_at_once_and_invents_nothing(seconds: float) -> None:
+    """What was under way has no outcome; `run` returns, which ends the cell."""
+    share, sink = _share(Event().wait, steps=(Step(400, seconds),), warm_up_seconds=0.0)
     loop = OpenLoop(share)
     share.begin(0.0, time.perf_counter())
     running = gevent.spawn(loop.run)
     gevent.sleep(0.05)
     loop.stop()
     running.join(5)
-    assert running.ready()
+    assert (running.ready(), running.value) == (True, None)
     assert sink.rows == []
 
 

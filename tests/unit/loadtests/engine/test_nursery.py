@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from loadtests.engine.nursery import Nursery, nursery
@@ -73,6 +74,17 @@ def test_a_child_ends_with_the_block_that_holds_it(children: Nursery, pipe: tupl
     with ended(child):
         assert child.poll() is None
     assert child.poll() is not None
+
+
+def test_a_child_whose_asker_is_gone_ends_as_any_other(children: Nursery, tmp_path: Path) -> None:
+    """Not as an interpreter does: libraries would wait there for threads that the nursery has and a child has not."""
+    source, fill = os.pipe()
+    with (tmp_path / "output").open("wb") as output, open(source, "rb"):
+        child = children.start(MODULE, ["outlive", str(source)], [source], output)
+        child._code.close()  # as the end of who asked does
+    os.close(fill)
+    assert psutil.wait_procs([psutil.Process(child.pid)], timeout=PATIENCE_S)[1] == []
+    assert (tmp_path / "output").read_text() == ""
 
 
 @pytest.mark.parametrize("how", ["fail", "leave"])

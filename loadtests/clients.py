@@ -12,12 +12,15 @@ from urllib.parse import urlsplit
 
 import gevent
 from gevent import socket
-from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError, HTTPSocketResponse
+from httptools import HttpParserError, HttpResponseParser
 
 from loadtests.errors import LoadTestError
 from loadtests.replies import Outcome, Reply, outcome_of_status
 
 MARKS = ("x-served-by", "x-server", "server-timing")
+_MARKS = {name.encode(): name for name in MARKS}
+# Either says where the body ends; without one it ends with the connection (RFC 9112, section 6.3).
+_FRAMING = (b"content-length", b"transfer-encoding")
 _READ_BYTES = 64 * 1024
 _DETAIL_CHARACTERS = 200
 
@@ -40,6 +43,77 @@ class Client(Protocol):
         ...
 
 
+class _Replies:
+    """The replies on one connection, one after the other: what httptools' parser calls back, kept where it is needed.
+
+    One parser lasts as long as its connection. They know each other, and a worker collects no garbage while it sends.
+    """
+
+    __slots__ = ("_framed", "_parser", "_parts", "marks", "reusable", "status", "whole")
+
+    def __init__(self) -> None:
+        self._parser = HttpResponseParser(self)
+        self.expect()
+
+    def expect(self) -> None:
+        """The next reply begins."""
+        self.status, self.reusable, self.whole, self._framed = 0, True, False, False
+        self.marks: dict[str, str] = {}
+        self._parts: list[bytes] = []
+
+    def feed(self, data: bytes) -> None:
+        """Takes what was read, nothing for the connection's end; raises ConnectionError where that comes too early."""
+        if data:
+            self._parser.feed_data(data)
+        elif self.status and not self._framed:
+            self.whole, self.reusable = True, False
+        else:
+            raise ConnectionError("the server closed the connection before its reply was whole")
+
+    @property
+    def body(self) -> bytes:
+        """The content."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    def on_message_begin(self) -> None:
+        """A second reply to one request is nobody's, and leaves the connection good for nothing."""
+        if self.whole:
+            self.reusable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header field of a reply, or of an interim one before it."""
+        name = name.lower()
+        if self.whole:
+            return
+        if (mark := _MARKS.get(name)) is not None:
+            self.marks[mark] = value.decode("latin-1")
+        elif name in _FRAMING:
+            self._framed = True
+
+    def on_headers_complete(self) -> None:
+        """The status is known."""
+        if not self.whole:
+            self.status = int(self._parser.get_status_code())
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the content."""
+        if not self.whole:
+            self._parts.append(data)
+
+    def on_message_complete(self) -> None:
+        """The end of the reply; an interim one (1xx) has another after it."""
+        if self.whole:
+            return
+        if self.status < 200:
+            self.expect()
+        else:
+            self.whole, self.reusable = True, bool(self._parser.should_keep_alive())
+
+    def close(self) -> None:
+        """Parts the two."""
+        del self._parser
+
+
 class HttpClient:
     """HTTP/1.1 POST over one kept-alive connection, which is reopened after an error. Plain http only."""
 
@@ -50,6 +124,7 @@ class HttpClient:
         self._host, self._port = parts.hostname, parts.port or 80
         self._timeout = timeout
         self._socket: Any = None
+        self._replies: Any = None  # of the connection
         self.opened = 0
         lines = {
             "Host": parts.netloc,
@@ -78,7 +153,7 @@ class HttpClient:
             if expired is not timer:
                 raise
             return Reply(Outcome.TIMEOUT, time.perf_counter() - started, detail=f"no reply in {self._timeout:g} s")
-        except (OSError, HTTPConnectionClosed, HTTPParseError) as exc:
+        except (OSError, HttpParserError) as exc:
             self.close()
             return Reply(Outcome.CONN_ERROR, time.perf_counter() - started, detail=str(exc) or type(exc).__name__)
         finally:
@@ -92,7 +167,8 @@ class HttpClient:
         """Closes the connection; the next request opens another."""
         if self._socket is not None:
             self._socket.close()
-            self._socket = None
+            self._replies.close()
+            self._socket = self._replies = None
 
     def _exchange(self, request: bytes) -> tuple[int, bytes, dict[str, str]]:
         if self._socket is not None and self._left():
@@ -101,13 +177,15 @@ class HttpClient:
             self.opened += 1
             self._socket = socket.create_connection((self._host, self._port))
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._replies = _Replies()
+        reply, read = self._replies, self._socket.recv
+        reply.expect()
         self._socket.sendall(request)
-        response = HTTPSocketResponse(self._socket, block_size=_READ_BYTES, method="POST")
-        body = bytes(response.read())
-        if response.should_close():
+        while not reply.whole:
+            reply.feed(read(_READ_BYTES))
+        if not reply.reusable:
             self.close()
-        marks = {name: value for name in MARKS if isinstance(value := response.get(name), str)}
-        return int(response.status_code), body, marks
+        return reply.status, reply.body, reply.marks
 
     def _left(self) -> bool:
         """Whether the server closed the idle connection (or wrote what nobody asked for): it carries no request."""

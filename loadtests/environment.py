@@ -28,7 +28,7 @@ PACKAGES = (
     "orjson",
     "locust",
     "gevent",
-    "geventhttpclient",
+    "httptools",
 )
 _ROOT = Path(__file__).resolve().parents[1]
 

@@ -56,9 +56,10 @@ generator works.
 
 {findings}
 "This schedule" is what the law's recursion gives for the very arrivals and service times of the run, so nothing but
-the harness can differ; where it stands, the mean of a server that answers at once, measured beside
-each law, is added, as this machine adds it to every figure. "Theory" is the closed formula; a run is a sample of it, and the limit is where 99 % of simulated runs as
-long fall. A row whose generator was held up is INVALID(client) and decides nothing, as in a campaign.
+the harness can differ; where it stands, the mean of a server that answers at once is added, as this machine adds it to
+every figure, measured beside each law. "Theory" is the closed formula; a run is a sample of it, and the limit is where
+99 % of simulated runs as long fall. A row whose generator was held up is INVALID(client) and decides nothing, as in a
+campaign.
 
 ## Open loop against closed loop, one stall
 

@@ -12,15 +12,13 @@ from urllib.parse import urlsplit
 
 import gevent
 from gevent import socket
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from loadtests.errors import LoadTestError
 from loadtests.replies import Outcome, Reply, outcome_of_status
 
 MARKS = ("x-served-by", "x-server", "server-timing")
 _MARKS = {name.encode(): name for name in MARKS}
-# Either says where the body ends; without one it ends with the connection (RFC 9112, section 6.3).
-_FRAMING = (b"content-length", b"transfer-encoding")
 _READ_BYTES = 64 * 1024
 _DETAIL_CHARACTERS = 200
 
@@ -62,9 +60,17 @@ class _Replies:
         self._parts: list[bytes] = []
 
     def feed(self, data: bytes) -> None:
-        """Takes what was read, nothing for the connection's end; raises ConnectionError where that comes too early."""
+        """Takes what was read, nothing for the connection's end.
+
+        Raises ConnectionError where that comes too early, or what came is no reply to a POST.
+        """
         if data:
-            self._parser.feed_data(data)
+            try:
+                self._parser.feed_data(data)
+            except (HttpParserError, HttpParserUpgrade) as exc:
+                if not self.whole:
+                    raise ConnectionError(f"no HTTP/1.1 reply: {type(exc).__name__} {exc}") from exc
+                self.reusable = False  # the rest of the packet is nobody's
         elif self.status and not self._framed:
             self.whole, self.reusable = True, False
         else:
@@ -87,8 +93,11 @@ class _Replies:
             return
         if (mark := _MARKS.get(name)) is not None:
             self.marks[mark] = value.decode("latin-1")
-        elif name in _FRAMING:
+        # Where neither says how long the body is, it ends with the connection (RFC 9112, section 6.3).
+        elif name == b"content-length":
             self._framed = True
+        elif name == b"transfer-encoding":
+            self._framed = value.rpartition(b",")[2].strip().lower() == b"chunked"
 
     def on_headers_complete(self) -> None:
         """The status is known."""
@@ -153,11 +162,12 @@ class HttpClient:
             if expired is not timer:
                 raise
             return Reply(Outcome.TIMEOUT, time.perf_counter() - started, detail=f"no reply in {self._timeout:g} s")
-        except (OSError, HttpParserError) as exc:
+        except OSError as exc:
             self.close()
             return Reply(Outcome.CONN_ERROR, time.perf_counter() - started, detail=str(exc) or type(exc).__name__)
         finally:
             timer.close()
+            del timer  # its traceback has this frame, which has it
         seconds = time.perf_counter() - started
         outcome = outcome_of_status(status)
         detail = "" if outcome is Outcome.OK else f"HTTP {status}: {_text(body)}"
@@ -176,16 +186,17 @@ class HttpClient:
         if self._socket is None:
             self.opened += 1
             self._socket = socket.create_connection((self._host, self._port))
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._replies = _Replies()
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         reply, read = self._replies, self._socket.recv
-        reply.expect()
         self._socket.sendall(request)
         while not reply.whole:
             reply.feed(read(_READ_BYTES))
         if not reply.reusable:
             self.close()
-        return reply.status, reply.body, reply.marks
+        found = reply.status, reply.body, reply.marks
+        reply.expect()  # an idle connection keeps no body
+        return found
 
     def _left(self) -> bool:
         """Whether the server closed the idle connection (or wrote what nobody asked for): it carries no request."""

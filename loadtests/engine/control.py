@@ -36,13 +36,15 @@ class Control:
 
     def listen(self) -> None:
         """Takes messages until the other end is gone, which is a stop as well; for a greenlet of its own."""
-        # Where it was killed before it had read what was told, that is an error instead of an end.
-        with contextlib.suppress(ConnectionResetError):
-            for line in self._lines:
-                for name, value in json.loads(line).items():
-                    self.values[name] = value
-                    self.said[name].set()
-        self.said["stop"].set()
+        try:
+            # Where it was killed before it had read what was told, that is an error instead of an end.
+            with contextlib.suppress(ConnectionResetError):
+                for line in self._lines:
+                    for name, value in json.loads(line).items():
+                        self.values[name] = value
+                        self.said[name].set()
+        finally:
+            self.said["stop"].set()
 
     def wait(self, name: str) -> float:
         """Waits for an instant; raises LoadTestError where a stop comes first."""

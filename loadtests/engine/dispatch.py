@@ -181,8 +181,9 @@ class OpenLoop:
     def stop(self) -> None:
         """Ends the schedule now and cuts off what is under way."""
         self._share.stopped = True
-        if self._runner is not None:
-            self._runner.kill(StoppedError, block=False)
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.kill(StoppedError, block=False)
 
     def _dispatch(self) -> None:
         share, until, spawn = self._share, self._alarm.until, gevent.spawn

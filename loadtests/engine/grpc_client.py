@@ -79,6 +79,7 @@ class Http2GrpcClient:
             raise
         finally:
             timer.close()
+            del timer  # its traceback has this frame, which has it
         return _reply(stream, ended - started)
 
     def close(self) -> None:

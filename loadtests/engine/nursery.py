@@ -150,7 +150,7 @@ def _become(message: bytes, fds: Sequence[int]) -> NoReturn:
 
     It never ends as an interpreter does: libraries would wait for threads that only the nursery has.
     """
-    code = 1
+    code, told = 1, fds[0]
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         request = json.loads(message)
@@ -163,12 +163,14 @@ def _become(message: bytes, fds: Sequence[int]) -> NoReturn:
             os.dup2(fd, wanted)
         for fd in (output, *others):
             os.close(fd)
-        try:
-            code = importlib.import_module(request["module"]).main(request["arguments"])
-        except BaseException:
+        code = importlib.import_module(request["module"]).main(request["arguments"])
+    except BaseException:
+        with contextlib.suppress(OSError):
             traceback.print_exc()
+    try:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with contextlib.suppress(OSError):
+                stream.flush()
         # An error where nobody reads it any more: who asked was killed.
         os.write(told, str(code).encode())
     finally:

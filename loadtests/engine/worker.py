@@ -23,7 +23,7 @@ from locust.env import Environment
 
 from loadtests.cell_spec import CellSpec
 from loadtests.engine.control import Control
-from loadtests.engine.dispatch import ClosedLoop, OpenLoop, Share, loop_of
+from loadtests.engine.dispatch import ClosedLoop, OpenLoop, Share, StoppedError, loop_of
 from loadtests.engine.sink import Sink, pipe_writer
 from loadtests.errors import LoadTestError
 
@@ -43,7 +43,13 @@ def user_class(loop: OpenLoop | ClosedLoop) -> type[User]:
         @task
         def send(self) -> None:
             """Sends its part, then has nothing more to do."""
-            loop.run(next(self.numbers))
+            try:
+                loop.run(next(self.numbers))
+            except StoppedError:
+                pass  # a stop that came at its end
+            except Exception as exc:
+                logger.exception("a user of the cell failed")
+                failures.append(exc)
             finished.append(self)
             if len(finished) == loop.users:
                 done.set()
@@ -51,7 +57,9 @@ def user_class(loop: OpenLoop | ClosedLoop) -> type[User]:
 
     finished: list[User] = []
     done = Event()
+    failures: list[Exception] = []
     CellUser.done = done  # type: ignore[attr-defined]
+    CellUser.failures = failures  # type: ignore[attr-defined]
     return CellUser
 
 
@@ -95,6 +103,8 @@ def run(spec: CellSpec, index: int, artifacts: Path, control: Control, sink: Sin
         for target in share.targets:
             target.clients.close()
     runner.quit()
+    for exc in users.failures:  # type: ignore[attr-defined]
+        raise LoadTestError(f"a user of the generator failed: {exc!r}") from exc
     sink.drain()
     control.tell(
         {

@@ -15,6 +15,7 @@ from loadtests.clients import HttpClient, _Replies
 from loadtests.replies import Outcome, Reply
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
+UPGRADE = b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
 INTERIM = b"HTTP/1.1 100 Continue\r\nX-Served-By: b\r\n\r\n"
 MARKED = b"X-Served-By: a/tfserving\r\nSERVER-TIMING: total;dur=1\r\nDate: now\r\n"
 
@@ -41,10 +42,12 @@ class Scripted:
 
 
 @contextmanager
-def asked(*answers: Sequence[bytes], close: bool = False) -> Iterator[tuple[Scripted, Callable[[], Reply]]]:
+def asked(
+    *answers: Sequence[bytes], close: bool = False, timeout: float = 5.0
+) -> Iterator[tuple[Scripted, Callable[[], Reply]]]:
     """The server, and what asks it once."""
     server = Scripted(answers, close)
-    client = HttpClient(f"127.0.0.1:{server.server.server_port}", "/x", {}, timeout=5.0)
+    client = HttpClient(f"127.0.0.1:{server.server.server_port}", "/x", {}, timeout=timeout)
     try:
         yield server, lambda: client.send(client.prepared(b"{}"))
     finally:
@@ -75,10 +78,11 @@ def test_a_reply_is_read_however_it_comes_and_its_connection_is_used_again(answe
     "answer",
     [
         HEAD + b"\r\nbody",
+        HEAD + b"Transfer-Encoding: identity\r\n\r\nbody",
         b"HTTP/1.0 200 OK\r\n\r\nbody",
         HEAD + b"Connection: close\r\nContent-Length: 4\r\n\r\nbody",
     ],
-    ids=["to the end of the connection", "HTTP/1.0", "which is the last"],
+    ids=["to the end of the connection", "in a coding without an end", "HTTP/1.0", "which is the last"],
 )
 def test_a_connection_that_ends_with_its_reply_is_followed_by_another(answer: bytes) -> None:
     """The reply is right all the same."""
@@ -102,19 +106,22 @@ def test_a_reply_that_is_cut_off_is_a_lost_connection(answer: bytes) -> None:
         assert server.connections == 2
 
 
-def test_what_is_no_http_is_a_lost_connection() -> None:
-    """With the parser's word for it."""
-    with asked([b"SSH-2.0-server\r\n"]) as (_, ask):
-        reply = ask()
-        assert (reply.outcome, bool(reply.detail)) == (Outcome.CONN_ERROR, True)
+@pytest.mark.parametrize("answer", [b"SSH-2.0-server\r\n", UPGRADE], ids=["no HTTP", "another protocol"])
+def test_what_is_no_reply_is_a_lost_connection(answer: bytes) -> None:
+    """With the parser's word for it; the next request has a connection of its own."""
+    with asked([answer], [answer]) as (server, ask):
+        for _ in range(2):
+            reply = ask()
+            assert (reply.outcome, reply.detail[:18]) == (Outcome.CONN_ERROR, "no HTTP/1.1 reply:")
+        assert server.connections == 2
 
 
-@pytest.mark.parametrize("more", [b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno", b"HTTP/1.1 5", b"?!"])
+@pytest.mark.parametrize("more", [b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno", b"HTTP/1.1 5", b"?!", UPGRADE])
 def test_what_follows_a_reply_unasked_answers_no_request(more: bytes) -> None:
     """It came in the same packet; the next request goes over another connection."""
     answer = HEAD + b"Content-Length: 4\r\n\r\nbody"
     with asked([answer + more], [answer]) as (server, ask):
-        assert [ask().body for _ in range(2)][-1] == b"body"
+        assert [ask().body for _ in range(2)] == [b"body", b"body"]
         assert server.connections == 2
 
 
@@ -129,14 +136,17 @@ def test_a_refusal_has_its_status_and_the_servers_words() -> None:
 
 
 def test_nothing_waits_for_the_garbage_collector() -> None:
-    """It does not run in a worker while that sends: neither replies nor connections may be left to it."""
-    answer = [HEAD + b"Connection: close\r\nContent-Length: 4\r\n\r\nbody"]
+    """It does not run in a worker while that sends: neither replies, connections nor timers may be left to it."""
+    last = HEAD + b"Connection: close\r\nContent-Length: 4\r\n\r\nbody"
+    answers = [[last], [HEAD + b"Content-Length: 9\r\n\r\nbody"]]
     gc.collect()
     gc.disable()
     try:
-        with asked(*[answer] * 5, close=True) as (_, ask):
-            for _ in range(5):
-                ask()
-        assert not [found for found in gc.get_objects() if isinstance(found, _Replies)]
+        with asked(*answers * 3, timeout=0.05) as (_, ask):
+            outcomes = [ask().outcome for _ in range(6)]
+        assert outcomes == [Outcome.OK, Outcome.TIMEOUT] * 3
+        # The last of each may still be in somebody's hand.
+        for kind in (_Replies, gevent.Timeout):
+            assert sum(type(found) is kind for found in gc.get_objects()) <= 1
     finally:
         gc.enable()

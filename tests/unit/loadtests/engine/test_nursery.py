@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -96,6 +97,20 @@ def test_a_child_that_fails_leaves_its_reason_and_the_nursery_goes_on(
         assert children.start(MODULE, [how], [], output).wait(PATIENCE_S) == 1
         assert children.start(MODULE, [], [], output).wait(PATIENCE_S) == 0
     assert f"this child {how}s" in (tmp_path / "output").read_text()
+
+
+def test_a_child_that_cannot_be_made_is_no_child_that_was_killed(children: Nursery, tmp_path: Path) -> None:
+    """One of its descriptors cannot have its number: it fails, and the nursery goes on."""
+    with (tmp_path / "output").open("wb") as output, open(os.devnull, "rb") as source:
+        high = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1
+        os.dup2(source.fileno(), high)
+        try:
+            child = children.start(MODULE, [], [high], output)
+        finally:
+            os.close(high)
+        assert child.wait(PATIENCE_S) == 1
+        assert children.start(MODULE, [], [], output).wait(PATIENCE_S) == 0
+    assert "Error" in children.last_words()
 
 
 def test_nothing_of_one_child_is_left_in_another(children: Nursery, tmp_path: Path) -> None:

@@ -82,15 +82,13 @@ class _Replies:
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     def on_message_begin(self) -> None:
-        """A second reply to one request is nobody's, and leaves the connection good for nothing."""
+        """A second reply to one request is nobody's: it ends the parsing, which `feed` hears as an error."""
         if self.whole:
-            self.reusable = False
+            raise ConnectionError("a reply that nobody asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field of a reply, or of an interim one before it."""
         name = name.lower()
-        if self.whole:
-            return
         if (mark := _MARKS.get(name)) is not None:
             self.marks[mark] = value.decode("latin-1")
         # Where neither says how long the body is, it ends with the connection (RFC 9112, section 6.3).
@@ -101,18 +99,14 @@ class _Replies:
 
     def on_headers_complete(self) -> None:
         """The status is known."""
-        if not self.whole:
-            self.status = int(self._parser.get_status_code())
+        self.status = int(self._parser.get_status_code())
 
     def on_body(self, data: bytes) -> None:
         """A piece of the content."""
-        if not self.whole:
-            self._parts.append(data)
+        self._parts.append(data)
 
     def on_message_complete(self) -> None:
         """The end of the reply; an interim one (1xx) has another after it."""
-        if self.whole:
-            return
         if self.status < 200:
             self.expect()
         else:

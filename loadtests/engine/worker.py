@@ -103,8 +103,8 @@ def run(spec: CellSpec, index: int, artifacts: Path, control: Control, sink: Sin
         for target in share.targets:
             target.clients.close()
     runner.quit()
-    for exc in users.failures:  # type: ignore[attr-defined]
-        raise LoadTestError(f"a user of the generator failed: {exc!r}") from exc
+    if failures := users.failures:  # type: ignore[attr-defined]
+        raise LoadTestError(f"a user of the generator failed: {failures[0]!r}") from failures[0]
     sink.drain()
     control.tell(
         {
